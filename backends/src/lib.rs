@@ -1,1 +1,16 @@
-//! To be written.
+//! Tandem's two seats and what is around them.
+//!
+//! ```text
+//! config: text > Plan        control: Plan > tables        memory: the tables, mapped or plain
+//! xdp: the kernel seat       afxdp: the userspace seat      replay: frame by frame, without an interface
+//! run: the balancer process  facts: what this host is
+//! ```
+//!
+//! The engine decides about frames; nothing here does.
+
+pub mod afxdp;
+pub mod config;
+pub mod control;
+pub mod memory;
+pub mod replay;
+pub mod xdp;

@@ -1,1 +1,26 @@
+//! Tandem's XDP programs: the engine in the kernel. On the host this crate is an empty binary.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod balancer;
+#[cfg(target_arch = "bpf")]
+mod bench;
+#[cfg(target_arch = "bpf")]
+mod clock;
+#[cfg(target_arch = "bpf")]
+mod decap;
+#[cfg(target_arch = "bpf")]
+mod frame;
+#[cfg(target_arch = "bpf")]
+mod panic;
+#[cfg(target_arch = "bpf")]
+mod tables;
+
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}
+
+/// What the kernel lets use its GPL-only helpers; the source itself is Apache-2.0 OR MIT.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,41 @@
+# One entry for people and for CI. Every target sets up what it needs; nothing has to be run before it.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test test-long bench clean
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+# Runs a command with the compilers that setup found, TANDEM_BPF_RUSTC and TANDEM_BPF_LINKER in its environment.
+WITH := scripts/with-toolchain.sh
+
+help:
+	@echo 'make setup      install what is missing: compilers, libraries, nginx, iperf3, curl'
+	@echo 'make build      $(TARGET_DIR)/release/tandem'
+	@echo 'make demo       the five-minute proof: real HTTP, TCP and UDP traffic, balanced in the kernel and in userspace (root)'
+	@echo 'make test       format, lints, documentation, all tests; as root the kernel tests are required'
+	@echo 'make test-long  the same tests at full length (millions of frames)'
+	@echo 'make bench      the benchmarks'
+	@echo 'make clean      remove $(TARGET_DIR)/; the linker in ~/.cache/tandem stays'
+
+setup:
+	@scripts/setup.sh
+
+build: setup
+	@$(WITH) cargo build --release --locked
+
+demo:
+	@[ "$$(id -u)" = 0 ] || { echo 'make demo: needs root, for network namespaces and XDP; run it as root' >&2; exit 1; }
+	@$(MAKE) --no-print-directory build
+	@$(TARGET_DIR)/release/tandem demo
+
+test: setup
+	@$(WITH) scripts/test.sh
+
+test-long: setup
+	@$(WITH) scripts/test.sh --long
+
+bench: setup
+	@$(WITH) cargo bench --locked -p tandem-bench
+
+clean:
+	@rm -rf -- '$(TARGET_DIR)'

@@ -1,0 +1,107 @@
+//! Builds the BPF object, so that none is ever committed or stale.
+//!
+//! It needs a `core` for the BPF target and `bpf-linker`, which the toolchain of this workspace may not have:
+//!
+//! * `TANDEM_BPF_RUSTC`, else the toolchain's own rustc if it has `rust-src`, else `/usr/bin/rustc` with Debian's
+//!   `rust-web-src`;
+//! * `TANDEM_BPF_LINKER`, else `bpf-linker` in `PATH`, else in `~/.cache/tandem/bin`.
+//!
+//! What is missing is an error that names `make setup`. The object lands in `OUT_DIR/tandem-bpf`.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const TARGET: &str = "bpfel-unknown-none";
+
+fn main() {
+    if let Err(message) = build() {
+        eprintln!("error: cannot build the BPF object: {message}");
+        std::process::exit(1);
+    }
+}
+
+fn build() -> Result<(), String> {
+    for variable in ["TANDEM_BPF_RUSTC", "TANDEM_BPF_LINKER", "PATH"] {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
+    let root = var_path("CARGO_MANIFEST_DIR")?.join("..");
+    for part in ["bpf", "engine/src", "engine/Cargo.toml", "Cargo.lock", "Cargo.toml"] {
+        println!("cargo:rerun-if-changed={}", root.join(part).display());
+    }
+    let out = var_path("OUT_DIR")?;
+    let (rustc, linker) = (rustc()?, linker()?);
+    // Beside the profiles' directories, so that all of them share one build of `core`.
+    let target_dir = out.ancestors().nth(4).map_or_else(|| out.join("bpf"), |target| target.join("bpf"));
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo set for this build must not reach the other one.
+    for (name, _) in env::vars_os() {
+        let name_text = name.to_string_lossy();
+        if name_text.starts_with("CARGO_") && name_text != "CARGO_HOME" || name_text.starts_with("RUSTC_") || name_text == "RUSTFLAGS" {
+            cargo.env_remove(&name);
+        }
+    }
+    let flags = [
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+        format!("-Clinker={}", linker.display()),
+        format!("--cfg=bpf_target_arch=\"{}\"", var("CARGO_CFG_TARGET_ARCH")?),
+    ];
+    cargo
+        .current_dir(&root)
+        .env("RUSTC", &rustc)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .args(["build", "--locked", "-Z", "build-std=core", "--target", TARGET, "--profile", "bpf", "-p", "tandem-bpf"])
+        .arg("--target-dir")
+        .arg(&target_dir);
+    let output = cargo.output().map_err(|e| format!("cannot run cargo: {e}"))?;
+    if !output.status.success() {
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(format!("{}\n(rustc: {}; linker: {}; `make setup` installs both)", log.trim_end(), rustc.display(), linker.display()));
+    }
+    let object = target_dir.join(TARGET).join("bpf").join("tandem-bpf");
+    std::fs::copy(&object, out.join("tandem-bpf")).map_err(|e| format!("{}: {e}", object.display()))?;
+    Ok(())
+}
+
+/// A rustc that has the source of `core` beside it.
+fn rustc() -> Result<PathBuf, String> {
+    let own = PathBuf::from(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    let candidates = match env::var_os("TANDEM_BPF_RUSTC") {
+        Some(named) => vec![PathBuf::from(named)],
+        None => vec![own, PathBuf::from("/usr/bin/rustc")],
+    };
+    candidates.iter().find(|rustc| has_core_source(rustc)).cloned().ok_or_else(|| {
+        format!("no rustc with the source of `core` (looked at {candidates:?}); run `make setup`, or install Debian's rustc-web and rust-web-src, or rustup's component rust-src")
+    })
+}
+
+fn has_core_source(rustc: &Path) -> bool {
+    let Ok(output) = Command::new(rustc).args(["--print", "sysroot"]).output() else { return false };
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    output.status.success() && sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").exists()
+}
+
+fn linker() -> Result<PathBuf, String> {
+    if let Some(named) = env::var_os("TANDEM_BPF_LINKER") {
+        let named = PathBuf::from(named);
+        return if named.exists() { Ok(named) } else { Err(format!("TANDEM_BPF_LINKER: {} does not exist; run `make setup`", named.display())) };
+    }
+    let in_path = env::var_os("PATH").map(|path| env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
+    let cache = env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/tandem/bin"));
+    in_path
+        .into_iter()
+        .chain(cache)
+        .map(|dir| dir.join("bpf-linker"))
+        .find(|linker| linker.exists())
+        .ok_or_else(|| "no bpf-linker in PATH; run `make setup`, or `cargo install --locked bpf-linker --version 0.10.3`".to_owned())
+}
+
+fn var(name: &str) -> Result<String, String> {
+    env::var(name).map_err(|_| format!("cargo did not set {name}"))
+}
+
+fn var_path(name: &str) -> Result<PathBuf, String> {
+    var(name).map(PathBuf::from)
+}

@@ -1,0 +1,91 @@
+//! One received frame inside its chunk, as the core sees it.
+//!
+//! ```text
+//!   start of descriptor                                         end of chunk
+//!   |<------- room ------->|<------------- frame ------------->|<-- tail -->|
+//!   | Handover | undefined | Ethernet | IP ...                 |  unused    |
+//!              head -------^                              end -^
+//! ```
+//!
+//! xsk-rs cannot send a frame from another address than it was received at, so it has to start at the descriptor's start
+//! again when it leaves. Usually it does: the outer header takes the room exactly.
+
+use tandem_engine::Packet;
+use tandem_engine::handover::Handover;
+use tandem_engine::wire::Ethernet;
+
+/// A frame that the kernel seat handed over.
+#[derive(Debug)]
+pub struct FrameBuf<'a> {
+    chunk: &'a mut [u8],
+    head: usize,
+    end: usize,
+    moved: bool,
+}
+
+impl<'a> FrameBuf<'a> {
+    /// Takes over what arrived: `chunk` reaches from the descriptor's start to the end of the chunk, and its first
+    /// `length` bytes were received. `None` if they do not start with a sane hand-over header.
+    #[inline]
+    pub fn received(chunk: &'a mut [u8], length: usize) -> Option<Self> {
+        let head = usize::from(Handover::read(chunk.get(..length)?)?.room);
+        (head + Ethernet::LEN <= length).then_some(Self { chunk, head, end: length, moved: false })
+    }
+
+    /// Puts the frame at the descriptor's start, if it is not there, and tells its length.
+    #[inline]
+    pub fn settle(&mut self) -> usize {
+        if self.head != 0 {
+            self.chunk.copy_within(self.head..self.end, 0);
+            self.end -= self.head;
+            self.head = 0;
+            self.moved = true;
+        }
+        self.end
+    }
+
+    /// Whether its bytes had to be moved because another room was needed than there was.
+    pub fn was_moved(&self) -> bool {
+        self.moved
+    }
+
+    #[inline(always)]
+    fn frame(&self) -> &[u8] {
+        self.chunk.get(self.head..self.end).unwrap_or_default()
+    }
+}
+
+impl Packet for FrameBuf<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.end - self.head
+    }
+
+    #[inline(always)]
+    fn bytes<const N: usize>(&self, at: usize) -> Option<&[u8; N]> {
+        self.frame().get(at..)?.first_chunk()
+    }
+
+    #[inline(always)]
+    fn bytes_mut<const N: usize>(&mut self, at: usize) -> Option<&mut [u8; N]> {
+        self.chunk.get_mut(self.head..self.end)?.get_mut(at..)?.first_chunk_mut()
+    }
+
+    /// Grows into the room; if that is too small, the frame makes way towards the tail.
+    #[inline(always)]
+    fn grow_head<const N: usize>(&mut self) -> bool {
+        if self.head >= N {
+            self.head -= N;
+            return true;
+        }
+        let missing = N - self.head;
+        if self.chunk.len() - self.end < missing {
+            return false;
+        }
+        self.chunk.copy_within(self.head..self.end, N);
+        self.head = 0;
+        self.end += missing;
+        self.moved = true;
+        true
+    }
+}

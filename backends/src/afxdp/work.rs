@@ -1,0 +1,89 @@
+//! What a worker does to a batch of frames: no ring, no socket, no clock. Everything here is a pure function of the
+//! frames and the shared memory, so that tests and benchmarks run it without a kernel.
+
+use tandem_engine::memory::counters::count_seat;
+use tandem_engine::memory::{Memory, SeatCounter};
+use tandem_engine::{Flow, Reason, Verdict, account, classify, finish, soon};
+
+use super::frame::FrameBuf;
+use super::frames::BATCH;
+
+#[cfg(test)]
+mod tests;
+
+/// What has to happen to a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Outcome {
+    /// Its chunk is free again.
+    #[default]
+    Release,
+    /// This many bytes, from the descriptor's start, are to be sent.
+    Send(usize),
+}
+
+/// What is known of each frame of a batch; kept by the worker, since it is too large to be cleared for a single frame.
+pub type Flows = [Flow; BATCH];
+
+/// Decides on at most [`BATCH`] frames: classifies all of them, asking for their flow sets, then finishes all.
+///
+/// By the time a frame is finished its sets have arrived, which is worth three times the work at a million flows.
+/// `None` stands for a frame whose hand-over header made no sense. `outcomes` gets one entry for each frame.
+#[inline]
+pub fn handle<M: Memory>(
+    frames: &mut [Option<FrameBuf<'_>>],
+    memory: &M,
+    flows: &mut Flows,
+    outcomes: &mut [Outcome; BATCH],
+) {
+    // One bit for each frame that has a VIP.
+    let mut ready: u32 = 0;
+    for (i, (frame, flow)) in frames.iter().zip(flows.iter_mut()).enumerate() {
+        *flow = Flow::default();
+        match frame.as_ref().map(|frame| classify(frame, memory, flow)) {
+            Some(Ok(())) => {
+                soon(memory, flow);
+                ready |= 1 << i;
+            }
+            Some(Err(verdict)) => refuse(&verdict, memory),
+            None => count_seat(memory, SeatCounter::Defect, 1),
+        }
+    }
+    for (i, ((frame, flow), outcome)) in frames.iter_mut().zip(flows).zip(outcomes).enumerate() {
+        *outcome = match frame {
+            Some(frame) if ready & 1 << i != 0 => conclude(frame, flow, memory),
+            _ => Outcome::Release,
+        };
+    }
+}
+
+const _: () = assert!(BATCH <= u32::BITS as usize);
+
+#[inline(always)]
+fn conclude<M: Memory>(frame: &mut FrameBuf<'_>, flow: &Flow, memory: &M) -> Outcome {
+    let verdict = finish(frame, memory, flow);
+    match verdict {
+        Verdict::Forward { .. } => {
+            account(&verdict, memory);
+            let length = frame.settle();
+            if frame.was_moved() {
+                count_seat(memory, SeatCounter::RoomMoved, 1);
+            }
+            Outcome::Send(length)
+        }
+        Verdict::Pass(_) | Verdict::Drop(_) => {
+            refuse(&verdict, memory);
+            Outcome::Release
+        }
+    }
+}
+
+/// Counts a frame that is not forwarded. The kernel seat saw it as a VIP's, so it can no longer be given to the host: a VIP
+/// that was removed meanwhile explains one reason to pass it, and nothing explains the others.
+#[cold]
+fn refuse<M: Memory>(verdict: &Verdict, memory: &M) {
+    match verdict {
+        Verdict::Forward { .. } | Verdict::Drop(_) => account(verdict, memory),
+        Verdict::Pass(Reason::NotAVip) => count_seat(memory, SeatCounter::VipGone, 1),
+        Verdict::Pass(_) => count_seat(memory, SeatCounter::Defect, 1),
+    }
+}

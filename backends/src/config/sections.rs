@@ -1,0 +1,196 @@
+//! The document as a whole, and its sections that are there once: `[node]`, `[tunnel]`, `[flows]`.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use super::finding::Kind;
+use super::keys::{self, Section};
+use super::plan::{self, Attach, ModeWish, Plan, Profile};
+use super::reader::{Place, Reader};
+use super::tables::Table;
+use super::{values, vips};
+
+/// The only forwarding method so far: checked, and not part of the plan.
+pub(super) const ENCAPS: &[(&str, ())] = &[("ipip", ())];
+
+/// The whole document; what is missing or wrong has its default, and a wrong one its finding.
+pub(super) fn read<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>) -> Plan {
+    reader.check_sections(document);
+    let mut plan = Plan {
+        interfaces: Vec::new(),
+        mode: ModeWish::Auto,
+        attach: Attach::Native,
+        next_hop_mac: None,
+        local_mac: None,
+        profile: Profile::Standard,
+        cores: None,
+        source_v4: None,
+        source_v6: None,
+        source_prefix_v4: None,
+        source_prefix_v6: None,
+        max_frame: plan::MAX_FRAME,
+        flow_capacity: plan::FLOW_CAPACITY,
+        udp_idle: plan::UDP_IDLE,
+        vips: Vec::new(),
+    };
+    let mut once = |section| reader.tables(section, document, "").into_iter().next();
+    let (node, tunnel, flows) = (once(&keys::NODE), once(&keys::TUNNEL), once(&keys::FLOWS));
+    if let Some(table) = &node {
+        read_node(reader, table, &mut plan);
+    }
+    if let Some(table) = &tunnel {
+        read_tunnel(reader, table, &mut plan);
+    }
+    if let Some(table) = &flows {
+        read_flows(reader, table, &mut plan);
+    }
+    for section in keys::SECTIONS
+        .iter()
+        .filter(|section| !section.since.is_now())
+    {
+        // Only for the findings.
+        reader.tables(section, document, "");
+    }
+    plan.vips = vips::read(reader, document);
+    warn_of_host_addresses(reader, &plan, (node.as_ref(), tunnel.as_ref()));
+    plan
+}
+
+fn read_node(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
+    plan.interfaces = interfaces(reader, table).into_iter().collect();
+    let modes = [
+        ("auto", ModeWish::Auto),
+        ("xdp", ModeWish::Xdp),
+        ("afxdp", ModeWish::Afxdp),
+    ];
+    plan.mode = reader.choice(table, "mode", &modes).unwrap_or(plan.mode);
+    let attaches = [("native", Attach::Native), ("generic", Attach::Generic)];
+    plan.attach = reader
+        .choice(table, "attach", &attaches)
+        .unwrap_or(plan.attach);
+    plan.next_hop_mac = reader.text(table, "next_hop_mac", values::station);
+    plan.local_mac = reader.text(table, "local_mac", values::station);
+    let profiles = [("standard", Profile::Standard)];
+    plan.profile = reader
+        .choice(table, "profile", &profiles)
+        .unwrap_or(plan.profile);
+    plan.cores = cores(reader, table);
+}
+
+/// The one interface, as a text or as an array of one.
+fn interfaces(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<String> {
+    const NAME: &str = "interface";
+    let item = reader.any(table, NAME)?;
+    if !matches!(item.value, DeValue::Array(_)) {
+        return reader.text_of(table, NAME, &item, values::interface);
+    }
+    let array = reader.array(table, NAME)?;
+    match array.value.as_slice() {
+        [] => reader.wrong_type(table, NAME, &item),
+        [one] => reader.text_of(table, NAME, one, values::interface),
+        several => {
+            let problem = format!(
+                "several interfaces are of a later version, not available yet (found {})",
+                several.len()
+            );
+            let cure = "accepted now: one name".to_owned();
+            reader.mistake(Kind::NotYet, &array.place, problem, cure);
+            None
+        }
+    }
+}
+
+fn cores(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Vec<usize>> {
+    let array = reader.array(table, "cores")?;
+    let mut cores = Vec::new();
+    let mut seen = HashSet::new();
+    for item in &array.value {
+        // `CPU_SETSIZE`: what one affinity mask of the C library holds.
+        let core = reader.number_of(table, "cores", 0..1024, item);
+        let Some(core) = core.and_then(|core| usize::try_from(core).ok()) else {
+            continue;
+        };
+        if seen.insert(core) {
+            cores.push(core);
+        } else {
+            let problem = format!("the same core twice (found {core})");
+            reader.mistake(
+                Kind::Conflict,
+                &item.place,
+                problem,
+                "remove one of them".to_owned(),
+            );
+        }
+    }
+    if array.value.is_empty() {
+        reader.mistake(
+            Kind::Value,
+            &array.place,
+            "no core (found an empty array)".to_owned(),
+            "name at least one, or remove the key for one per receive queue".to_owned(),
+        );
+    }
+    Some(cores)
+}
+
+fn read_tunnel(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
+    reader.choice(table, "encap", ENCAPS);
+    plan.source_v4 = reader.text(table, "source_v4", values::address_v4);
+    plan.source_v6 = reader.text(table, "source_v6", values::address_v6);
+    plan.source_prefix_v4 = reader.text(table, "source_prefix_v4", values::prefix_v4);
+    plan.source_prefix_v6 = reader.text(table, "source_prefix_v6", values::prefix_v6);
+    // 60: the smallest Ethernet frame. 3520: a page less XDP's headroom (256) and skb_shared_info (320).
+    if let Some(size) = narrow(reader.number(table, "max_frame", 60..3521)) {
+        plan.max_frame = size;
+    }
+    reader.choice(table, "too_big", &[("drop", ())]);
+}
+
+fn read_flows(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
+    if let Some(capacity) = narrow(reader.number(table, "capacity", 10..(1 << 31) + 1)) {
+        plan.flow_capacity = capacity;
+    }
+    let idle: Option<Duration> = reader.text(table, "udp_idle", values::udp_idle);
+    plan.udp_idle = idle.unwrap_or(plan.udp_idle);
+}
+
+/// A number whose range was checked to fit.
+pub(super) fn narrow<T: TryFrom<u64>>(number: Option<u64>) -> Option<T> {
+    number.and_then(|number| T::try_from(number).ok())
+}
+
+/// What only the host can supply: fine for `run`, unknown to `check`.
+fn warn_of_host_addresses(
+    reader: &mut Reader<'_>,
+    plan: &Plan,
+    (node, tunnel): (Option<&Table<'_>>, Option<&Table<'_>>),
+) {
+    let at = |table: Option<&Table<'_>>, section: &Section, name: &str| Place {
+        key: format!("{}.{name}", section.name),
+        span: table.map_or(0..0, |table| table.place.span.clone()),
+    };
+    if plan.interfaces.is_empty() {
+        reader.warn(
+            &at(node, &keys::NODE, "interface"),
+            "no interface: enough for `replay` and `trace`, `run` will refuse".to_owned(),
+            "add it, for example `interface = \"eth0\"`".to_owned(),
+        );
+    }
+    for (needed, name, family) in [
+        (plan.needs_source_v4(), "source_v4", "IPv4"),
+        (plan.needs_source_v6(), "source_v6", "IPv6"),
+    ] {
+        if needed {
+            reader.warn(
+                &at(tunnel, &keys::TUNNEL, name),
+                format!(
+                    "there are {family} reals and no source for their outer headers: it will be \
+                     taken from the interface's own address"
+                ),
+                format!("set it if the interface has no {family} address, or several"),
+            );
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! A frame in memory of its own, as the engine sees it.
+
+use tandem_engine::Packet;
+
+/// Bytes in front of a frame, as the kernel leaves for XDP (XDP_PACKET_HEADROOM).
+const HEADROOM: usize = 256;
+
+/// One frame with room in front of it.
+#[derive(Clone, Debug, Default)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    head: usize,
+}
+
+impl Buffer {
+    /// Takes a copy of `frame`, with the headroom that XDP has.
+    pub fn load(&mut self, frame: &[u8]) {
+        self.load_with(HEADROOM, frame);
+    }
+
+    /// Takes a copy of `frame`, with this headroom.
+    pub fn load_with(&mut self, headroom: usize, frame: &[u8]) {
+        self.bytes.clear();
+        self.bytes.resize(headroom, 0);
+        self.bytes.extend_from_slice(frame);
+        self.head = headroom;
+    }
+
+    /// The frame as it is now.
+    pub fn frame(&self) -> &[u8] {
+        self.bytes.get(self.head..).unwrap_or_default()
+    }
+}
+
+impl Packet for Buffer {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.frame().len()
+    }
+    #[inline(always)]
+    fn bytes<const N: usize>(&self, at: usize) -> Option<&[u8; N]> {
+        self.frame().get(at..)?.first_chunk()
+    }
+    #[inline(always)]
+    fn bytes_mut<const N: usize>(&mut self, at: usize) -> Option<&mut [u8; N]> {
+        self.bytes.get_mut(self.head..)?.get_mut(at..)?.first_chunk_mut()
+    }
+    #[inline(always)]
+    fn grow_head<const N: usize>(&mut self) -> bool {
+        if self.head < N {
+            return false;
+        }
+        self.head -= N;
+        true
+    }
+}

@@ -1,0 +1,159 @@
+//! What the data path wrote down about one frame.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+use tandem_engine::{From, Reason, Verdict};
+
+use crate::control::{key_name, words_addr};
+use crate::memory::Tables;
+
+/// What happened to a frame; the numbers are XDP's (`enum xdp_action`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Dropped.
+    Drop = 1,
+    /// Given to the host.
+    Pass = 2,
+    /// Sent out of the interface it came from.
+    Tx = 3,
+    /// Sent elsewhere.
+    Redirect = 4,
+}
+
+impl Action {
+    /// Of a program's return value.
+    pub fn of_xdp(action: u32) -> Option<Self> {
+        [Self::Drop, Self::Pass, Self::Tx, Self::Redirect].into_iter().find(|a| *a as u32 == action)
+    }
+
+    /// Of the engine's verdict.
+    pub fn of_verdict(verdict: &Verdict) -> Self {
+        Self::of_reason(verdict.reason())
+    }
+
+    /// Of a reason.
+    pub fn of_reason(reason: Reason) -> Self {
+        match reason.action() {
+            tandem_engine::Action::Tx => Self::Tx,
+            tandem_engine::Action::Pass => Self::Pass,
+            tandem_engine::Action::Drop => Self::Drop,
+        }
+    }
+
+    /// The name in verdicts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Pass => "pass",
+            Self::Tx => "tx",
+            Self::Redirect => "redirect",
+        }
+    }
+}
+
+/// Everything that was decided about one frame, in the order in which it was.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Decision {
+    /// What happened.
+    pub action: Action,
+    /// Why: the counter that moved.
+    pub reason: Option<Reason>,
+    /// The VIP's id, and its name.
+    pub vip: Option<(u32, String)>,
+    /// The real's id, and its address.
+    pub real: Option<(u32, IpAddr)>,
+    /// Who chose the real.
+    pub from: Option<From>,
+    /// The flow's sets in the flow table, and its print.
+    pub sets: [Option<u32>; 2],
+    /// Hash of the flow in the flow table.
+    pub print: u64,
+    /// Set and way where the flow was found.
+    pub found: Option<(u32, u32)>,
+    /// Hash and slot of the ring.
+    pub ring: Option<(u32, u32)>,
+    /// Set and way that the flow was entered into, and whether another flow lost it.
+    pub entered: Option<(u32, u32, bool)>,
+}
+
+impl Decision {
+    /// Reads the trace cell.
+    pub(super) fn read(tables: &Tables, action: Action) -> Self {
+        let cell = tables.trace();
+        let index = |value: u32| value.checked_sub(1);
+        let vip = index(cell.vip.get()).map(|id| (id, vip_name(tables, id)));
+        let real = index(cell.real.get()).and_then(|id| Some((id, real_addr(tables, id)?)));
+        let place = |cells: &[tandem_engine::memory::shared::S32; 2]| {
+            let [set, way] = cells;
+            index(set.get()).map(|set| (set, way.get()))
+        };
+        Self {
+            action,
+            reason: index(cell.reason.get()).and_then(Reason::from_index),
+            vip,
+            real,
+            from: index(cell.from.get()).and_then(|from| [From::Flow, From::Ring].into_iter().find(|f| *f as u32 == from)),
+            sets: cell.sets.each_ref().map(|set| index(set.get())),
+            print: cell.print.get(),
+            found: place(&cell.found),
+            ring: index(cell.slot.get()).map(|slot| (cell.hash.get(), slot)),
+            entered: place(&cell.written).map(|(set, way)| (set, way, cell.evicted.get() != 0)),
+        }
+    }
+
+    /// A frame without an Ethernet header, which no program runs on.
+    pub(super) fn too_short() -> Self {
+        Self {
+            action: Action::Drop,
+            reason: Some(Reason::FrameTooShort),
+            vip: None,
+            real: None,
+            from: None,
+            sets: [None; 2],
+            print: 0,
+            found: None,
+            ring: None,
+            entered: None,
+        }
+    }
+
+    /// The line of `--verdicts`.
+    pub fn row(&self, frame: u64) -> VerdictRow<'_> {
+        VerdictRow {
+            frame,
+            action: self.action.name(),
+            reason: self.reason.map(Reason::name),
+            vip: self.vip.as_ref().map(|(_, name)| name.as_str()),
+            real: self.real.map(|(_, address)| address),
+            from: self.from.map_or("none", From::name),
+        }
+    }
+}
+
+/// One line of `--verdicts`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct VerdictRow<'a> {
+    /// Number of the frame in the capture, from 0.
+    pub frame: u64,
+    /// `tx`, `pass`, `drop` or `redirect`.
+    pub action: &'static str,
+    /// Name of the counter that moved.
+    pub reason: Option<&'static str>,
+    /// The VIP, if there was one.
+    pub vip: Option<&'a str>,
+    /// The real, if there was one.
+    pub real: Option<IpAddr>,
+    /// Who chose the real.
+    pub from: &'static str,
+}
+
+fn vip_name(tables: &Tables, id: u32) -> String {
+    let entry = tables.vips().iter().filter_map(|slot| slot.entry()).find(|(_, vip)| vip.id == id);
+    entry.map_or_else(|| format!("vip {id}"), |(key, _)| key_name(&key))
+}
+
+fn real_addr(tables: &Tables, id: u32) -> Option<IpAddr> {
+    let real = tables.reals().get(id as usize)?;
+    Some(words_addr(real.addr(), real.hop().is_v6()))
+}

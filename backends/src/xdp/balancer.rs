@@ -1,0 +1,296 @@
+//! The balancer program: loaded, attached, asked.
+
+use std::fs;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aya::maps::XskMap;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{TestRun, TestRunOptions, Xdp, XdpMode};
+use aya::Ebpf;
+
+use super::clock::KernelClock;
+use super::error::{XdpError, chain, errno};
+use super::object::{MAPS, Role, load, program};
+use crate::config::Attach;
+use crate::memory::{Sizes, Tables};
+
+/// Largest frame that `BPF_PROG_TEST_RUN` takes: a page, less the headroom and what the kernel keeps at its end.
+pub const LARGEST_TEST_FRAME: usize = 3498;
+
+const BALANCER: &str = "balancer";
+
+/// Bytes in front of a frame (`XDP_PACKET_HEADROOM`).
+const HEADROOM: usize = 256;
+/// Metadata that leaves no headroom: 256 bytes, less the 40 that the kernel keeps for itself (`struct xdp_frame`).
+const ALL_METADATA: u32 = 216;
+
+/// What is in front of a frame that is run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Headroom {
+    /// What a driver leaves.
+    Usual,
+    /// Nothing: metadata takes all of it. Linux 6.8 or newer (older ones refuse so much metadata).
+    None,
+}
+
+/// The size of a loaded program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Budget {
+    /// Instructions after the verifier's rewriting.
+    pub translated: u32,
+    /// Bytes of machine code.
+    pub jitted: u32,
+    /// Instructions that the verifier followed.
+    pub verified: u32,
+}
+
+/// The balancer in the kernel, with its memory.
+pub struct Balancer {
+    ebpf: Ebpf,
+    tables: Arc<Tables>,
+    directory: Option<PathBuf>,
+    clock: KernelClock,
+}
+
+impl Balancer {
+    /// Creates the maps (or takes them over from their pins) and loads the program. Nothing is attached yet.
+    ///
+    /// # Errors
+    /// [`XdpError`]: no privileges, a kernel that is too old, pins of another version.
+    pub fn load(role: &Role, sizes: Sizes) -> Result<Self, XdpError> {
+        let directory = match role {
+            Role::Forward(directory) => {
+                make_directory(directory)?;
+                Some(directory.clone())
+            }
+            Role::Unpinned | Role::Replay => None,
+        };
+        let (mut ebpf, tables) = load(role, sizes)?;
+        program(&mut ebpf, BALANCER)?;
+        let clock = KernelClock::calibrate(program(&mut ebpf, "clock")?)?;
+        Ok(Self { ebpf, tables, directory, clock })
+    }
+
+    /// The one memory.
+    pub fn tables(&self) -> &Arc<Tables> {
+        &self.tables
+    }
+
+    /// The kernel's coarse clock, as userspace reads it.
+    pub fn clock(&self) -> KernelClock {
+        self.clock
+    }
+
+    /// Measures the clock anew, against slow drift.
+    ///
+    /// # Errors
+    /// [`XdpError::TestRun`].
+    pub fn recalibrate(&mut self) -> Result<KernelClock, XdpError> {
+        self.clock = KernelClock::calibrate(program(&mut self.ebpf, "clock")?)?;
+        Ok(self.clock)
+    }
+
+    fn program(&self) -> Result<&Xdp, XdpError> {
+        let missing = XdpError::Missing { what: "program", name: BALANCER };
+        self.ebpf.program(BALANCER).and_then(|p| p.try_into().ok()).ok_or(missing)
+    }
+
+    /// How large the loaded program is.
+    ///
+    /// # Errors
+    /// [`XdpError::Missing`] if the kernel does not say.
+    pub fn budget(&self) -> Result<Budget, XdpError> {
+        let missing = || XdpError::Missing { what: "size of the program", name: BALANCER };
+        let info = self.program()?.info().map_err(|_| missing())?;
+        Ok(Budget {
+            translated: info.size_translated().ok_or_else(missing)? / 8,
+            jitted: info.size_jitted(),
+            verified: info.verified_instruction_count().ok_or_else(missing)?,
+        })
+    }
+
+    /// Attaches the balancer to an interface of the current network namespace, or puts it in the place of the program that
+    /// a former process left there, without a gap.
+    ///
+    /// # Errors
+    /// [`XdpError::Attach`]: the driver has no native XDP, another program is there, the interface is gone.
+    pub fn attach(&mut self, interface: &str, mode: Attach) -> Result<(), XdpError> {
+        let pin = self.directory.as_ref().map(|d| d.join("link"));
+        let left = pin.as_ref().and_then(|pin| PinnedLink::from_pin(pin).ok());
+        let program = program(&mut self.ebpf, BALANCER)?;
+        if let Some(left) = left {
+            let replaced = XdpLink::try_from(FdLink::from(left)).ok().and_then(|link| program.attach_to_link(link).ok());
+            if replaced.is_some() {
+                log::info!("{interface}: took the place of the program that was attached");
+                return Ok(());
+            }
+            // The link's interface is gone, or it is another kind of link: it holds nothing.
+            remove(pin.as_deref())?;
+        }
+        attach(program, BALANCER, interface, mode, pin.as_deref())
+    }
+
+    /// Puts a worker's socket into the XSKMAP: from now on its queue's frames go there in mode afxdp.
+    ///
+    /// # Errors
+    /// [`XdpError::Socket`]: no such slot, or a socket of another interface.
+    pub fn set_socket(&mut self, queue: u32, socket: RawFd) -> Result<(), XdpError> {
+        let fail = |cause| XdpError::Socket { queue, cause };
+        self.sockets()?.set(queue, socket, 0).map_err(|e| fail(chain(&e)))
+    }
+
+    /// Takes a queue's socket out of the XSKMAP; its frames are forwarded in the kernel from here on.
+    ///
+    /// # Errors
+    /// [`XdpError::Missing`]: no XSKMAP in the object.
+    pub fn unset_socket(&mut self, queue: u32) -> Result<(), XdpError> {
+        // An empty slot is as good.
+        let _ = self.sockets()?.unset(queue);
+        Ok(())
+    }
+
+    fn sockets(&mut self) -> Result<XskMap<&mut aya::maps::MapData>, XdpError> {
+        let missing = XdpError::Missing { what: "map", name: "XSKS" };
+        self.ebpf.map_mut("XSKS").and_then(|map| XskMap::try_from(map).ok()).ok_or(missing)
+    }
+
+    /// Runs one frame through the loaded program; gives the XDP action and the frame as it was left.
+    ///
+    /// # Errors
+    /// [`XdpError::TestRun`]: a frame that is shorter than an Ethernet header or longer than [`LARGEST_TEST_FRAME`].
+    pub fn run_frame(&self, frame: &[u8], headroom: Headroom, out: &mut Vec<u8>) -> Result<u32, XdpError> {
+        out.clear();
+        out.resize(frame.len() + HEADROOM, 0);
+        let failed = |source| XdpError::TestRun { program: BALANCER, bytes: frame.len(), source: Box::new(source) };
+        let program = self.program()?;
+        let result = match headroom {
+            Headroom::Usual => {
+                let options = TestRunOptions { data_in: Some(frame), data_out: Some(out), repeat: 1, ..Default::default() };
+                program.test_run(options).map_err(failed)?
+            }
+            Headroom::None => {
+                let with_metadata = [&[0; ALL_METADATA as usize], frame].concat();
+                let context = [ALL_METADATA, with_metadata.len() as u32, 0, 0, 0, 0].map(u32::to_ne_bytes).concat();
+                let options = TestRunOptions {
+                    data_in: Some(&with_metadata),
+                    data_out: Some(out),
+                    ctx_in: Some(&context),
+                    repeat: 1,
+                    ..Default::default()
+                };
+                program.test_run(options).map_err(failed)?
+            }
+        };
+        out.truncate(result.data_size_out as usize);
+        if headroom == Headroom::None {
+            out.drain(..(ALL_METADATA as usize).min(out.len()));
+        }
+        Ok(result.return_value)
+    }
+
+    /// Detaches the program and removes all pins: the host is as it was.
+    ///
+    /// # Errors
+    /// [`XdpError::Pin`]: a pin cannot be removed.
+    pub fn remove(self) -> Result<(), XdpError> {
+        match &self.directory {
+            Some(directory) => remove_pins(directory),
+            None => Ok(()),
+        }
+    }
+
+    /// Detaches and removes what a balancer left in `directory`; `false` if nothing was there.
+    ///
+    /// # Errors
+    /// [`XdpError::Pin`]: a pin cannot be removed.
+    pub fn remove_left(directory: &Path) -> Result<bool, XdpError> {
+        let was_there = directory.exists();
+        if was_there {
+            remove_pins(directory)?;
+        }
+        Ok(was_there)
+    }
+}
+
+fn make_directory(directory: &Path) -> Result<(), XdpError> {
+    fs::create_dir_all(directory).map_err(|e| XdpError::Pin {
+        path: directory.to_owned(),
+        what: "cannot make the directory of pins",
+        cause: e.to_string(),
+        cure: "it takes root and a mounted bpffs (`mount -t bpf bpf /sys/fs/bpf`)",
+    })
+}
+
+fn remove_pins(directory: &Path) -> Result<(), XdpError> {
+    remove(Some(&directory.join("link")))?;
+    for name in MAPS {
+        remove(Some(&directory.join(name)))?;
+    }
+    let fail = |e: std::io::Error| XdpError::Pin {
+        path: directory.to_owned(),
+        what: "cannot remove the directory of pins",
+        cause: e.to_string(),
+        cure: "remove what else is in it",
+    };
+    fs::remove_dir(directory).map_err(fail)?;
+    // The directory of all balancers goes with the last of them.
+    if let Some(parent) = directory.parent().filter(|p| p.ends_with("tandem")) {
+        let _ = fs::remove_dir(parent);
+    }
+    Ok(())
+}
+
+/// Removes a pin; one that is not there is fine.
+fn remove(pin: Option<&Path>) -> Result<(), XdpError> {
+    let Some(pin) = pin else { return Ok(()) };
+    match fs::remove_file(pin) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(XdpError::Pin {
+            path: pin.to_owned(),
+            what: "cannot remove the pin",
+            cause: e.to_string(),
+            cure: "are you root?",
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Attaches a loaded program, and pins the link if a path is given.
+pub(super) fn attach(program: &mut Xdp, name: &'static str, interface: &str, mode: Attach, pin: Option<&Path>) -> Result<(), XdpError> {
+    let (mode, mode_name) = match mode {
+        Attach::Native => (XdpMode::Driver, "native"),
+        Attach::Generic => (XdpMode::Skb, "generic"),
+    };
+    let link = program.attach(interface, mode).map_err(|error| {
+        let number = errno(&error);
+        let source = number.map_or_else(|| std::io::Error::other(chain(&error)), std::io::Error::from_raw_os_error);
+        let interface = interface.to_owned();
+        XdpError::Attach { interface, program: name, mode: mode_name, source, cure: attach_cure(number, mode == XdpMode::Driver) }
+    })?;
+    let Some(pin) = pin else { return Ok(()) };
+    let fail = |cause| XdpError::Pin {
+        path: pin.to_owned(),
+        what: "cannot pin the attachment",
+        cause,
+        cure: "it takes root and a mounted bpffs (`mount -t bpf bpf /sys/fs/bpf`)",
+    };
+    let link = program.take_link(link).map_err(|e| fail(chain(&e)))?;
+    let link = FdLink::try_from(link).map_err(|e| fail(format!("{}; bpf_link needs Linux 5.9", chain(&e))))?;
+    link.pin(pin).map_err(|e| fail(chain(&e)))?;
+    Ok(())
+}
+
+fn attach_cure(errno: Option<i32>, native: bool) -> &'static str {
+    match errno {
+        Some(libc::EOPNOTSUPP | libc::EINVAL) if native => {
+            "the driver has no native XDP, or not at this MTU; set node.attach = \"generic\" (slower), or lower the MTU"
+        }
+        Some(libc::EBUSY | libc::EEXIST) => "another XDP program is attached; `ip link show` names it, `ip link set dev IF xdp off` removes it",
+        Some(libc::EPERM | libc::EACCES) => "it takes CAP_NET_ADMIN and CAP_BPF (run as root)",
+        Some(libc::ENODEV) | None => "is there an interface of this name in this network namespace? `ip link` lists them",
+        Some(libc::ERANGE) => "the interface's MTU is too large for native XDP; lower it or set node.attach = \"generic\"",
+        _ => "`dmesg | tail` may say more",
+    }
+}

@@ -1,0 +1,136 @@
+//! What can go wrong between userspace and the kernel seat, with the cure.
+
+use std::io;
+use std::path::PathBuf;
+
+use aya::programs::ProgramError;
+
+use crate::memory::MapError;
+
+/// Why the kernel seat cannot be set up or used.
+#[derive(Debug, thiserror::Error)]
+pub enum XdpError {
+    /// The object is not what this program was built with, or the kernel refuses its maps.
+    #[error("cannot load the BPF object: {source}; {cure}")]
+    Load {
+        /// What aya says.
+        source: Box<aya::EbpfError>,
+        /// What to do.
+        cure: &'static str,
+    },
+    /// The verifier or the JIT refused a program.
+    #[error("the kernel refuses the program {program}: {cause}; {cure}")]
+    Refused {
+        /// Its name.
+        program: &'static str,
+        /// The last lines of the verifier's log, or the system's answer.
+        cause: String,
+        /// What to do.
+        cure: &'static str,
+    },
+    /// A map or program that the object should have is missing.
+    #[error("the BPF object has no {what} {name}: it was built from another version of the source; run `make build`")]
+    Missing {
+        /// Map or program.
+        what: &'static str,
+        /// Its name.
+        name: &'static str,
+    },
+    /// A map cannot be mapped.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// A program cannot be attached.
+    #[error("{interface}: cannot attach {program} ({mode}): {source}; {cure}")]
+    Attach {
+        /// The interface.
+        interface: String,
+        /// Its name.
+        program: &'static str,
+        /// `native` or `generic`.
+        mode: &'static str,
+        /// The system's answer.
+        source: io::Error,
+        /// What to do.
+        cure: &'static str,
+    },
+    /// A pin cannot be made, opened or removed.
+    #[error("{}: {what}: {cause}; {cure}", path.display())]
+    Pin {
+        /// The path.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// The answer.
+        cause: String,
+        /// What to do.
+        cure: &'static str,
+    },
+    /// Pinned tables of another layout or of too small a size.
+    #[error("{}: the pinned tables cannot be taken over: {why}; `tandem detach` removes them (their flows are lost), then start again", path.display())]
+    Foreign {
+        /// The directory of pins.
+        path: PathBuf,
+        /// What does not fit.
+        why: String,
+    },
+    /// A socket cannot be put into the XSKMAP.
+    #[error("cannot give queue {queue} its AF_XDP socket: {cause}")]
+    Socket {
+        /// RX queue.
+        queue: u32,
+        /// The answer.
+        cause: String,
+    },
+    /// `BPF_PROG_TEST_RUN` failed.
+    #[error("BPF_PROG_TEST_RUN of {program} failed on a frame of {bytes} bytes: {source}")]
+    TestRun {
+        /// Its name.
+        program: &'static str,
+        /// Bytes of the frame.
+        bytes: usize,
+        /// The answer.
+        source: Box<ProgramError>,
+    },
+}
+
+/// The cure for a refusal by errno.
+pub(super) fn load_cure(errno: Option<i32>) -> &'static str {
+    match errno {
+        Some(libc::EPERM | libc::EACCES) => "it takes CAP_BPF and CAP_NET_ADMIN (run as root), and no lockdown of BPF",
+        Some(libc::ENOMEM) => "the tables need more memory than there is; lower flows.capacity",
+        Some(libc::EINVAL | libc::ENOTSUPP) => "it takes Linux 5.10 or newer with CONFIG_BPF_SYSCALL and CONFIG_BPF_JIT",
+        _ => "it takes Linux 5.10 or newer and root",
+    }
+}
+
+/// `ENOTSUPP` of the kernel's own, which libc does not name.
+mod libc {
+    pub use ::libc::{EACCES, EINVAL, ENOMEM, EPERM};
+    pub const ENOTSUPP: i32 = 524;
+}
+
+/// Finds the errno in an error's chain of causes.
+pub(super) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return io.raw_os_error();
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// An error with all its causes, in one line.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,20 @@
+//! The kernel seat: the BPF object, its maps as the one memory, its programs on interfaces, its pins.
+//!
+//! Pins of one balancer, in a directory of its own on bpffs:
+//!
+//! ```text
+//! ROOT VIPS RINGS REALS FLOWS COUNTS TRACE XSKS    the maps: the next process takes them over, flows and all
+//! link                                             the attachment: the program goes on without a process
+//! ```
+
+mod balancer;
+mod clock;
+mod companion;
+mod error;
+mod object;
+
+pub use balancer::{Balancer, Budget, Headroom, LARGEST_TEST_FRAME};
+pub use clock::KernelClock;
+pub use companion::{Companion, attach_companion};
+pub use error::XdpError;
+pub use object::{OBJECT, Role};

@@ -1,0 +1,113 @@
+//! The BPF object that the build made, and how its maps and programs are created.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aya::maps::{Map, MapData};
+use aya::programs::{ProgramError, Xdp};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use tandem_engine::memory::counters::BLOCK;
+use tandem_engine::memory::reals::MAX_REALS;
+use tandem_engine::memory::vips::SLOTS;
+
+use super::error::{XdpError, chain, errno, load_cure};
+use crate::memory::{Area, Shared, Sizes, Tables};
+
+/// The object, as the build made it from `bpf/`.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tandem-bpf"));
+
+/// What a loaded balancer is for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// To forward: per-CPU counters, the kernel's clock, maps pinned in this directory (and taken over from it).
+    Forward(PathBuf),
+    /// To forward for the life of this process only.
+    Unpinned,
+    /// To be asked, frame by frame: a clock that stands still, one block of counters, the trace cell written.
+    Replay,
+}
+
+/// The maps that make up the one memory, and the workers' sockets.
+pub(super) const MAPS: [&str; 8] = ["ROOT", "VIPS", "RINGS", "REALS", "FLOWS", "COUNTS", "TRACE", "XSKS"];
+
+/// Creates (or takes over) the maps, and maps them.
+pub(super) fn load(role: &Role, sizes: Sizes) -> Result<(Ebpf, Arc<Tables>), XdpError> {
+    let mut sizes = sizes;
+    let mut loader = EbpfLoader::new();
+    loader.verifier_log_level(VerifierLogLevel::STATS);
+    let replay = u32::from(*role == Role::Replay);
+    loader.override_global("REPLAY", &replay, true);
+    if let Role::Forward(directory) = role {
+        if let Some(pinned) = pinned_sizes(directory)? {
+            sizes = pinned;
+        }
+        for name in MAPS {
+            loader.map_pin_path(name, directory.join(name));
+        }
+    }
+    loader
+        .map_max_entries("RINGS", sizes.ring_lines)
+        .map_max_entries("FLOWS", sizes.flow_sets)
+        .map_max_entries("COUNTS", sizes.blocks * BLOCK);
+    let ebpf = loader.load(OBJECT).map_err(|source| {
+        let cure = load_cure(errno(&source));
+        XdpError::Load { source: Box::new(source), cure }
+    })?;
+    let tables = tables(&ebpf, sizes)?;
+    Ok((ebpf, tables))
+}
+
+/// Sizes of the maps that are pinned in `directory`; `None` if there are none.
+fn pinned_sizes(directory: &Path) -> Result<Option<Sizes>, XdpError> {
+    if !directory.join("ROOT").exists() {
+        return Ok(None);
+    }
+    let entries = |name: &'static str| -> Result<u32, XdpError> {
+        let path = directory.join(name);
+        let pin = |cause| XdpError::Pin { path: path.clone(), what: "cannot open the pinned map", cause, cure: "are you root?" };
+        let data = MapData::from_pin(&path).map_err(|e| pin(chain(&e)))?;
+        data.info().map(|info| info.max_entries()).map_err(|e| pin(chain(&e)))
+    };
+    let (reals, vips) = (entries("REALS")?, entries("VIPS")?);
+    if (reals, vips) != (MAX_REALS, 2 * SLOTS) {
+        let why = format!("{reals} reals and {vips} VIP slots, expected {MAX_REALS} and {}: another version's", 2 * SLOTS);
+        return Err(XdpError::Foreign { path: directory.to_owned(), why });
+    }
+    let counts = entries("COUNTS")?;
+    Ok(Some(Sizes { ring_lines: entries("RINGS")?, flow_sets: entries("FLOWS")?, blocks: counts / BLOCK }))
+}
+
+fn tables(ebpf: &Ebpf, sizes: Sizes) -> Result<Arc<Tables>, XdpError> {
+    let blocks = sizes.blocks as usize * BLOCK as usize;
+    Ok(Tables::of_areas(
+        area(ebpf, "ROOT", 1)?,
+        area(ebpf, "VIPS", 2 * SLOTS as usize)?,
+        area(ebpf, "RINGS", sizes.ring_lines as usize)?,
+        area(ebpf, "REALS", MAX_REALS as usize)?,
+        area(ebpf, "FLOWS", sizes.flow_sets as usize)?,
+        area(ebpf, "COUNTS", blocks)?,
+        area(ebpf, "TRACE", 1)?,
+    )?)
+}
+
+fn area<T: Shared>(ebpf: &Ebpf, name: &'static str, len: usize) -> Result<Area<T>, XdpError> {
+    let Some(Map::Array(data)) = ebpf.map(name) else { return Err(XdpError::Missing { what: "array", name }) };
+    Ok(Area::of_map(name, data.fd().as_fd(), len)?)
+}
+
+/// The program `name`, loaded into the kernel.
+pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, XdpError> {
+    let missing = || XdpError::Missing { what: "program", name };
+    let program: &mut Xdp = ebpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(|_| missing())?;
+    match program.load() {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
+        Err(ProgramError::LoadError { io_error, verifier_log }) => {
+            let log = verifier_log.to_string();
+            let last: Vec<&str> = log.lines().rev().take(12).collect();
+            let cause = format!("{io_error}\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            Err(XdpError::Refused { program: name, cause, cure: load_cure(io_error.raw_os_error()) })
+        }
+        Err(error) => Err(XdpError::Refused { program: name, cause: chain(&error), cure: load_cure(errno(&error)) }),
+    }
+}

@@ -1,0 +1,178 @@
+//! Generated frames: valid ones towards the VIPs of the plan, mutated ones, truncated ones, and the host's own.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, PacketBuilder, TcpHeader};
+use tandem_backends::config::{Plan, Protocol};
+
+/// SplitMix64: small, seedable, and the same everywhere.
+#[derive(Clone)]
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+    pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+        &of[self.below(of.len() as u64) as usize]
+    }
+}
+
+/// Clients: few enough that flows return, many enough that small tables overflow.
+const CLIENTS: u64 = 24;
+const PORTS: u64 = 400;
+
+/// A frame, and what of it a full-key oracle needs (if it is a valid one to a VIP).
+pub fn frame(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
+    match rng.below(20) {
+        0 => host(rng),
+        1 => odd_ip(rng, plan),
+        2 => mutated(rng, plan),
+        3 => truncated(rng, plan),
+        _ => to_vip(rng, plan),
+    }
+}
+
+fn client(rng: &mut Rng, like: IpAddr) -> IpAddr {
+    let n = rng.below(CLIENTS) as u8;
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::new(198, 51, 100, n).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, u16::from(n), 7).into(),
+    }
+}
+
+fn destination(rng: &mut Rng, plan: &Plan) -> (IpAddr, u16, Protocol) {
+    if plan.vips.is_empty() {
+        return (Ipv4Addr::new(10, 200, 1, 1).into(), 80, Protocol::Tcp);
+    }
+    let vip = rng.pick(&plan.vips);
+    let port = match (vip.port, rng.below(30)) {
+        (0, _) => rng.below(50) as u16 + 1,
+        (port, 0) => port + 1,
+        (port, _) => port,
+    };
+    (vip.address, port, vip.protocol)
+}
+
+fn to_vip(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
+    let (address, port, protocol) = destination(rng, plan);
+    let source = client(rng, address);
+    let sport = 1024 + rng.below(PORTS) as u16;
+    let ttl = if rng.one_in(40) { rng.below(3) as u8 } else { 2 + rng.below(254) as u8 };
+    let size = if rng.one_in(50) { 1400 + rng.below(200) } else { rng.below(64) };
+    let payload = vec![rng.next() as u8; size as usize];
+    let mut frame = build(source, address, ttl, protocol, sport, port, tcp_flags(rng), &payload);
+    // TOS or traffic class and flow label
+    if frame[14] >> 4 == 6 {
+        frame[14] = 0x60 | rng.below(16) as u8;
+        frame[15] = rng.next() as u8;
+    } else {
+        frame[15] = rng.next() as u8;
+    }
+    if rng.one_in(10) {
+        frame.extend(vec![0; rng.below(20) as usize]);
+    }
+    frame
+}
+
+/// SYN, RST, SYN and RST, or an ordinary segment.
+fn tcp_flags(rng: &mut Rng) -> u8 {
+    match rng.below(20) {
+        0 => 0x02,
+        1 => 0x12,
+        2 => 0x04,
+        3 => 0x06,
+        4 => 0x11,
+        _ => 0x10,
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "the fields of a packet")]
+fn build(source: IpAddr, destination: IpAddr, ttl: u8, protocol: Protocol, sport: u16, dport: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]);
+    let ip = match (source, destination) {
+        (IpAddr::V4(s), IpAddr::V4(d)) => eth.ipv4(s.octets(), d.octets(), ttl),
+        (IpAddr::V6(s), IpAddr::V6(d)) => eth.ipv6(s.octets(), d.octets(), ttl),
+        _ => unreachable!("families agree"),
+    };
+    let mut frame = Vec::new();
+    match protocol {
+        Protocol::Udp => ip.udp(sport, dport).write(&mut frame, payload).unwrap(),
+        Protocol::Tcp => {
+            let mut tcp = TcpHeader::new(sport, dport, 1, 1000);
+            (tcp.syn, tcp.rst, tcp.ack, tcp.fin) = (flags & 2 != 0, flags & 4 != 0, flags & 16 != 0, flags & 1 != 0);
+            ip.tcp_header(tcp).write(&mut frame, payload).unwrap();
+        }
+    }
+    frame
+}
+
+/// What the host itself gets: ARP, neighbour discovery, pings, other ports.
+fn host(rng: &mut Rng) -> Vec<u8> {
+    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]);
+    let mut frame = Vec::new();
+    match rng.below(5) {
+        0 => {
+            frame = vec![0xff; 12];
+            frame.extend([8, 6]);
+            frame.extend([1; 28]);
+        }
+        1 => eth.ipv4([192, 0, 2, 1], [10, 0, 0, 1], 64).icmpv4_echo_request(1, 2).write(&mut frame, b"ping").unwrap(),
+        2 => eth.ipv6([1; 16], [2; 16], 255).icmpv6_echo_request(1, 2).write(&mut frame, b"ping").unwrap(),
+        3 => eth.ipv4([192, 0, 2, 1], [10, 0, 0, 1], 64).tcp(1, 22, 3, 4).write(&mut frame, &[]).unwrap(),
+        _ => eth.single_vlan(5.try_into().unwrap()).ipv4([1; 4], [10, 200, 1, 1], 9).udp(1, 80).write(&mut frame, &[]).unwrap(),
+    }
+    frame
+}
+
+/// IPv4 options and fragments, IPv6 fragments and extension headers, wrong versions.
+fn odd_ip(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
+    let mut frame = to_vip(rng, plan);
+    let v6 = frame[14] >> 4 == 6;
+    match (v6, rng.below(4)) {
+        (false, 0) => {
+            let mut ip = Ipv4Header::new(8, 64, IpNumber::UDP, [1, 2, 3, 4], [10, 200, 1, 1]).unwrap();
+            ip.options = Ipv4Options::from([1; 4]);
+            let mut with = frame[..14].to_vec();
+            ip.write(&mut with).unwrap();
+            with.extend([0; 8]);
+            return with;
+        }
+        (false, 1) => {
+            let offset = IpFragOffset::try_new(rng.below(100) as u16).unwrap().value();
+            let more = u16::from(rng.one_in(2)) << 13;
+            frame[20..22].copy_from_slice(&(offset | more).to_be_bytes());
+        }
+        (false, _) => frame[14] = rng.next() as u8,
+        (true, 0) => frame[20] = 44,
+        (true, 1) => frame[20] = *rng.pick(&[0, 43, 60, 58, 1, 4, 41]),
+        (true, _) => frame[14] = rng.next() as u8,
+    }
+    frame
+}
+
+/// Up to four bytes of the headers changed.
+fn mutated(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
+    let mut frame = to_vip(rng, plan);
+    for _ in 0..=rng.below(4) {
+        let at = rng.below(frame.len().min(74) as u64) as usize;
+        frame[at] ^= 1 << rng.below(8);
+    }
+    frame
+}
+
+fn truncated(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
+    let mut frame = to_vip(rng, plan);
+    frame.truncate(rng.below(frame.len().min(90) as u64) as usize);
+    frame
+}

@@ -1,0 +1,1 @@
+//! Reference programs of the benchmarks.

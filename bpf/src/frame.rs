@@ -1,0 +1,74 @@
+//! The frame of an XDP program: the only access to packet memory.
+
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::bpf_xdp_adjust_head;
+use tandem_engine::Packet;
+
+/// The frame that `ctx` describes. Positions are read anew for each window, so that none outlives a moved head.
+pub struct Frame {
+    ctx: *mut xdp_md,
+}
+
+impl Frame {
+    /// The frame of a running program.
+    #[inline(always)]
+    pub fn new(ctx: *mut xdp_md) -> Self {
+        Self { ctx }
+    }
+
+    #[inline(always)]
+    fn start(&self) -> usize {
+        // SAFETY: the kernel gave `ctx` to the program and keeps it valid while the program runs.
+        unsafe { (*self.ctx).data as usize }
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        // SAFETY: as in `start`.
+        unsafe { (*self.ctx).data_end as usize }
+    }
+
+    /// The RX queue that the frame came from.
+    #[inline(always)]
+    pub fn rx_queue(&self) -> u32 {
+        // SAFETY: as in `start`.
+        unsafe { (*self.ctx).rx_queue_index }
+    }
+
+    /// Moves the frame's start by `by` bytes; positive: the frame gets shorter.
+    #[inline(always)]
+    pub fn move_head(&mut self, by: i32) -> bool {
+        // SAFETY: the helper checks its arguments; every window ended with the borrow of `self`.
+        unsafe { bpf_xdp_adjust_head(self.ctx, by) == 0 }
+    }
+
+    #[inline(always)]
+    fn window<const N: usize>(&self, at: usize) -> Option<*mut [u8; N]> {
+        let start = self.start() + at;
+        if start + N > self.end() { None } else { Some(start as *mut [u8; N]) }
+    }
+}
+
+impl Packet for Frame {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.end() - self.start()
+    }
+
+    #[inline(always)]
+    fn bytes<const N: usize>(&self, at: usize) -> Option<&[u8; N]> {
+        // SAFETY: `window` compared the bytes with the frame's end; the verifier proves it again.
+        self.window(at).map(|window| unsafe { &*window })
+    }
+
+    #[inline(always)]
+    fn bytes_mut<const N: usize>(&mut self, at: usize) -> Option<&mut [u8; N]> {
+        // SAFETY: as in `bytes`; `&mut self` makes it the only window.
+        self.window(at).map(|window| unsafe { &mut *window })
+    }
+
+    #[inline(always)]
+    fn grow_head<const N: usize>(&mut self) -> bool {
+        self.move_head(-(N as i32))
+    }
+}

@@ -1,0 +1,90 @@
+//! The engine's memory in the kernel: BPF arrays that userspace maps.
+//!
+//! The numbers of entries here are the smallest; the loader sets the real ones.
+
+use aya_ebpf::Global;
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use aya_ebpf::helpers::generated::bpf_jiffies64;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, XskMap};
+use tandem_engine::memory::counters::BLOCK;
+use tandem_engine::memory::reals::MAX_REALS;
+use tandem_engine::memory::vips::SLOTS;
+use tandem_engine::memory::{FlowSet, Line, Memory, Real, RingLine, Root, Trace, VipSlot};
+
+/// `BPF_F_MMAPABLE` (kernel fc9702273e2e, v5.5): only plain arrays can have it.
+const MMAPABLE: u32 = 1 << 10;
+
+#[map]
+static ROOT: Array<Root> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+static VIPS: Array<VipSlot> = Array::with_max_entries(2 * SLOTS, MMAPABLE);
+#[map]
+static RINGS: Array<RingLine> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+static REALS: Array<Real> = Array::with_max_entries(MAX_REALS, MMAPABLE);
+#[map]
+static FLOWS: Array<FlowSet> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+static COUNTS: Array<Line> = Array::with_max_entries(BLOCK, MMAPABLE);
+#[map]
+static TRACE: Array<Trace> = Array::with_max_entries(1, MMAPABLE);
+/// The workers' sockets, by RX queue.
+#[map]
+pub static XSKS: XskMap = XskMap::with_max_entries(64, 0);
+
+/// Load-time constant: not 0 for replays and tests. The clock is the root's `tick`, all is counted in block 0, and every
+/// decision is written to the trace cell. The verifier removes whatever it does not select.
+#[unsafe(no_mangle)]
+static REPLAY: Global<u32> = Global::new(0);
+
+/// Jiffies in a tick of the coarse clock, as a power of two.
+const TICK_SHIFT: u32 = 6;
+
+/// The tables as this CPU sees them.
+pub struct Kernel;
+
+impl Memory for Kernel {
+    #[inline(always)]
+    fn root(&self) -> Option<&Root> {
+        ROOT.get(0)
+    }
+    #[inline(always)]
+    fn vip(&self, index: u32) -> Option<&VipSlot> {
+        VIPS.get(index)
+    }
+    #[inline(always)]
+    fn ring(&self, index: u32) -> Option<&RingLine> {
+        RINGS.get(index)
+    }
+    #[inline(always)]
+    fn real(&self, id: u32) -> Option<&Real> {
+        REALS.get(id)
+    }
+    #[inline(always)]
+    fn flows(&self, index: u32) -> Option<&FlowSet> {
+        FLOWS.get(index)
+    }
+    #[inline(always)]
+    fn count(&self, index: u32) -> Option<&Line> {
+        let block = if REPLAY.load() != 0 {
+            0
+        } else {
+            // SAFETY: the helper only reads which CPU the program runs on.
+            unsafe { bpf_get_smp_processor_id() }
+        };
+        COUNTS.get(block * BLOCK + index)
+    }
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        if REPLAY.load() != 0 {
+            return ROOT.get(0).map_or(0, |root| root.tick.get());
+        }
+        // SAFETY: the helper only reads a counter of the kernel.
+        (unsafe { bpf_jiffies64() } >> TICK_SHIFT) as u32
+    }
+    #[inline(always)]
+    fn trace(&self) -> Option<&Trace> {
+        if REPLAY.load() != 0 { TRACE.get(0) } else { None }
+    }
+}

@@ -1,0 +1,66 @@
+//! The Internet checksum (RFC 1071) over words in any one byte order (RFC 1071 section 2.B), and its update (RFC 1624).
+
+/// Folds a sum of 16- or 32-bit words and complements it.
+///
+/// `sum` must hold fewer than 2^31 words of 32 bits, so that it has not wrapped.
+#[inline(always)]
+pub const fn finish(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff).wrapping_add(sum >> 32);
+    let sum = (sum & 0xffff).wrapping_add((sum >> 16) & 0xffff).wrapping_add(sum >> 32);
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    !(sum as u16)
+}
+
+/// The IPv4 header checksum (as a number) after TTL was decremented: the checksum grows by 0x0100, with the end-around
+/// carry; 0xffff becomes 0 as RFC 1624 section 3 wants.
+#[inline(always)]
+pub const fn after_ttl_decrement(checksum: u16) -> u16 {
+    let sum = (checksum as u32).wrapping_add(0x0100);
+    sum.wrapping_add((sum >= 0xffff) as u32) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// RFC 1071 section 4.1, word by word in network order.
+    fn rfc1071(bytes: &[u8]) -> u16 {
+        let mut sum = 0_u32;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+        }
+        while sum >> 16 != 0 {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+
+    proptest! {
+        #[test]
+        fn equals_the_rfcs_algorithm(words in proptest::collection::vec(any::<u32>(), 0..64)) {
+            let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
+            let ours = finish(words.iter().map(|w| u64::from(*w)).sum());
+            prop_assert_eq!(u16::from_be_bytes(ours.to_ne_bytes()), rfc1071(&bytes));
+        }
+
+        #[test]
+        fn a_decremented_ttl_keeps_the_header_valid(mut header in any::<[u8; 20]>(), ttl in 1_u8..) {
+            header[8] = ttl;
+            header[10..12].fill(0);
+            let sum = rfc1071(&header);
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
+            prop_assert_eq!(rfc1071(&header), 0);
+            header[8] -= 1;
+            header[10..12].copy_from_slice(&after_ttl_decrement(sum).to_be_bytes());
+            prop_assert_eq!(rfc1071(&header), 0);
+            // RFC 1624 equation 3, and Linux's ip_decrease_ttl
+            let (old, new) = (u16::from_be_bytes([ttl, header[9]]), u16::from_be_bytes([ttl - 1, header[9]]));
+            let mut eqn3 = u32::from(!sum) + u32::from(!old) + u32::from(new);
+            eqn3 = (eqn3 & 0xffff) + (eqn3 >> 16);
+            eqn3 = (eqn3 & 0xffff) + (eqn3 >> 16);
+            prop_assert_eq!(after_ttl_decrement(sum), !(eqn3 as u16));
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The two hashes of a flow: a public, frozen one for the ring, and a keyed one for the flow table.
+
+use crate::memory::{Root, Tag};
+use crate::parse::Flow;
+
+/// The standard profile's packet hash, frozen: every balancer of a group must compute the same.
+///
+/// MurmurHash3 x86_32 over the 32-bit little-endian words of the wire bytes: source address (1 or 4 words), destination
+/// address, ports (source in the low half); seed `0xdeadbeef ^ protocol`; the final length is left out.
+#[inline(always)]
+pub fn packet(flow: &Flow) -> u32 {
+    let mut h = 0xdead_beef_u32 ^ flow.protocol as u32;
+    let ([s0, s1], [d0, d1]) = (flow.src, flow.dst);
+    if flow.is_v6 {
+        for word in [s0, s1, d0, d1] {
+            h = mix(mix(h, word as u32), (word >> 32) as u32);
+        }
+    } else {
+        h = mix(mix(h, s0 as u32), d0 as u32);
+    }
+    h = mix(h, flow.ports);
+    h ^= h >> 16;
+    h = h.wrapping_mul(0x85eb_ca6b);
+    h ^= h >> 13;
+    h = h.wrapping_mul(0xc2b2_ae35);
+    h ^ (h >> 16)
+}
+
+#[inline(always)]
+fn mix(h: u32, word: u32) -> u32 {
+    let word = word.wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593);
+    (h ^ word).rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64)
+}
+
+/// The flow's places and print in the flow table.
+///
+/// NH (UMAC, RFC 4418 section 5.2) twice over the flow's 32-bit words with shifted keys, then mixed. The key is the
+/// instance's own, so nobody outside can aim at a set or at another flow's print. The VIP's id is part of the input.
+#[inline(always)]
+pub(crate) fn tag(root: &Root, flow: &Flow) -> Tag {
+    let last = flow.protocol as u32 | flow.vip.id << 8;
+    let ([s0, s1], [d0, d1]) = (flow.src, flow.dst);
+    let (a, b) = if flow.is_v6 {
+        let nh = |shift: usize| {
+            pair(root, shift, flow.ports, last)
+                .wrapping_add(halves(root, shift.wrapping_add(2), s0))
+                .wrapping_add(halves(root, shift.wrapping_add(4), s1))
+                .wrapping_add(halves(root, shift.wrapping_add(6), d0))
+                .wrapping_add(halves(root, shift.wrapping_add(8), d1))
+        };
+        (nh(0), nh(2))
+    } else {
+        let nh = |shift: usize| {
+            pair(root, shift, flow.ports, last).wrapping_add(pair(root, shift.wrapping_add(2), s0 as u32, d0 as u32))
+        };
+        (nh(0), nh(2))
+    };
+    let mask = root.flow_mask.get();
+    let mut set = a.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    set ^= set >> 32;
+    let set = (set.wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32) as u32;
+    let mut print = b ^ a.rotate_left(32);
+    print = (print ^ print >> 31).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    print ^= print >> 29;
+    Tag { one: set & mask, two: (print >> 24) as u32 & mask, print: print | 1 << 63 }
+}
+
+#[inline(always)]
+fn halves(root: &Root, key: usize, word: u64) -> u64 {
+    pair(root, key, word as u32, (word >> 32) as u32)
+}
+
+#[inline(always)]
+#[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "the callers' constants end at 11; masked all the same")]
+fn pair(root: &Root, key: usize, x: u32, y: u32) -> u64 {
+    let (k, l) = (root.key[key & 15].get(), root.key[(key + 1) & 15].get());
+    (x.wrapping_add(k) as u64).wrapping_mul(y.wrapping_add(l) as u64)
+}

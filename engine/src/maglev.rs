@@ -1,0 +1,124 @@
+//! The Maglev ring (Eisenbud et al., NSDI 2016, section 3.4), with Katran's two weightings.
+//!
+//! Frozen: every balancer of a group must build the same ring from the same reals, in whatever order they are listed.
+//!
+//! * An endpoint's 64-bit hash: with `(h, l)` the big-endian halves of its 16-byte address (IPv4 as `::ffff:a.b.c.d`) and
+//!   `fmix` the finaliser of MurmurHash3 x64: `hash = fmix(fmix(h ^ 0x9e3779b97f4a7c15) ^ l)`.
+//! * `offset = fmix(hash ^ 0xa0761d6478bd642f) mod M`, `skip = fmix(hash ^ 0xe7037ed1a0b428db) mod (M - 1) + 1`.
+//! * Endpoints take turns in the order of `(hash, address)`; those of weight 0 take none.
+
+use core::net::IpAddr;
+
+/// How a weight becomes a share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Weighting {
+    /// Weights are a head start: in the first round an endpoint takes `weight` slots, in every later one a single slot.
+    V1,
+    /// Shares are proportional: each visit adds the weight to an account, and a slot costs the largest weight.
+    V2,
+}
+
+/// One real in the making of a ring. The caller owns the memory; the core allocates nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoint {
+    id: u16,
+    weight: u32,
+    hash: u64,
+    address: u128,
+    /// The next slot it would like, and how far it steps from there.
+    next: u32,
+    skip: u32,
+    account: u32,
+}
+
+impl Endpoint {
+    /// An endpoint of the ring: the id that its slots will hold (not 0), its address, its weight.
+    pub fn new(id: u16, address: IpAddr, weight: u32) -> Self {
+        let address = match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        let address = u128::from(address);
+        Self { id, weight, hash: hash(address), address, next: 0, skip: 0, account: 0 }
+    }
+}
+
+fn fmix(mut x: u64) -> u64 {
+    x ^= x >> 33;
+    x = x.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    x ^= x >> 33;
+    x = x.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    x ^ x >> 33
+}
+
+fn hash(address: u128) -> u64 {
+    fmix(fmix((address >> 64) as u64 ^ 0x9e37_79b9_7f4a_7c15) ^ address as u64)
+}
+
+/// Fills every slot of `ring` with an endpoint's id, or all with 0 if none has a weight.
+///
+/// `ring` should have a prime number of slots: only then does every endpoint's sequence reach all of them. (Otherwise an
+/// endpoint that has run once around its sequence in vain is left out of the rest.) `endpoints` is reordered.
+pub fn fill(ring: &mut [u16], endpoints: &mut [Endpoint], weighting: Weighting) {
+    ring.fill(0);
+    endpoints.sort_unstable_by_key(|e| (e.hash, e.address));
+    let len = u32::try_from(ring.len()).unwrap_or(u32::MAX);
+    let Some(last) = len.checked_sub(1) else { return };
+    let heaviest = endpoints.iter().map(|e| e.weight).max().unwrap_or(0);
+    if heaviest == 0 {
+        return;
+    }
+    for e in endpoints.iter_mut() {
+        e.next = modulo(fmix(e.hash ^ 0xa076_1d64_78bd_642f), len);
+        e.skip = modulo(fmix(e.hash ^ 0xe703_7ed1_a0b4_28db), last.max(1)).wrapping_add(1);
+        e.account = 0;
+    }
+    let mut first_round = true;
+    let mut left = len;
+    while endpoints.iter().any(|e| e.weight != 0) {
+        for e in endpoints.iter_mut().filter(|e| e.weight != 0) {
+            let turns = match weighting {
+                Weighting::V1 if first_round => e.weight,
+                Weighting::V1 => 1,
+                Weighting::V2 => {
+                    e.account = e.account.saturating_add(e.weight);
+                    let pays = e.account >= heaviest;
+                    e.account = e.account.wrapping_sub(if pays { heaviest } else { 0 });
+                    u32::from(pays)
+                }
+            };
+            for _ in 0..turns {
+                if !take(ring, e, len) {
+                    e.weight = 0;
+                    break;
+                }
+                left = left.wrapping_sub(1);
+                if left == 0 {
+                    return;
+                }
+            }
+        }
+        first_round = false;
+    }
+}
+
+fn modulo(x: u64, by: u32) -> u32 {
+    x.checked_rem(u64::from(by)).unwrap_or(0) as u32
+}
+
+/// Gives the endpoint the next free slot of its sequence.
+fn take(ring: &mut [u16], e: &mut Endpoint, len: u32) -> bool {
+    for _ in 0..len {
+        let at = e.next;
+        // one subtraction instead of a division: both are below `len`
+        let next = u64::from(at).wrapping_add(u64::from(e.skip));
+        e.next = if next >= u64::from(len) { next.wrapping_sub(u64::from(len)) } else { next } as u32;
+        if let Some(slot) = ring.get_mut(at as usize)
+            && *slot == 0
+        {
+            *slot = e.id;
+            return true;
+        }
+    }
+    false
+}

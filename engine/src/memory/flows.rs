@@ -1,0 +1,180 @@
+//! The flow table: two sets of five ways for each flow, one cache line a set, shared by all cores and both seats.
+//!
+//! ```text
+//! x[5] u64: print ^ real | real[5] u16 | stamp[5] u16: held bit, 15 bits of tick | 4 B spare     = 64 B
+//! ```
+//!
+//! *Torn entries.* Several CPUs and threads write without a lock. An entry matches only if `x ^ real` is the flow's
+//! print, so the halves of two different writes match nobody, or both mean the same real. A torn stamp only makes an
+//! entry look older or younger.
+//!
+//! *Who goes.* A flow's second packet sets its held bit. A new flow takes its own entry, else a free way, else the oldest
+//! that was seen once, else the oldest: a flood of one-packet flows churns one way of a set and leaves the rest alone.
+//! Ways fill from the first, so the lower free way is in the emptier of the two sets (power of two choices).
+
+use super::shared::{S16, S32, S64};
+
+/// Ways of a set.
+pub const WAYS: usize = 5;
+/// Bytes that one entry of a full table takes, rounded up.
+pub const BYTES_PER_FLOW: usize = 13;
+/// The stamp's bit of a flow that was seen more than once.
+const HELD: u16 = 1 << 15;
+/// The stamp's bits of time.
+const TIME: u16 = HELD - 1;
+
+/// What a flow looks like to the table. Its two sets and its print come from different bits of a keyed hash.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Tag {
+    /// Index of its first set.
+    pub one: u32,
+    /// Index of its second set.
+    pub two: u32,
+    /// 63 bits of hash; the top bit is set, so that no print looks like an empty way.
+    pub print: u64,
+}
+
+/// How little is lost by taking a way, in the upper bits; the way in the lowest four (8 and up: the second set).
+///
+/// One number, so that the verifier follows as few states as there are ways.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Worth(u64);
+
+/// Seen once: goes before every flow that was seen again.
+const ONCE: u64 = 1 << 32;
+const FREE: u64 = 1 << 33;
+const ITSELF: u64 = 1 << 34;
+/// Ways of the second set are numbered from here.
+pub const SECOND: u64 = 8;
+
+impl Worth {
+    /// Less than any way.
+    pub const NONE: Self = Self(0);
+
+    /// Whether it is a way of the second set.
+    #[inline(always)]
+    pub fn is_second(self) -> bool {
+        self.0 & SECOND != 0
+    }
+    /// Whether another flow loses its place.
+    #[inline(always)]
+    pub fn evicts(self) -> bool {
+        self.0 >> 4 < FREE
+    }
+    /// The way in its set.
+    #[inline(always)]
+    pub fn way(self) -> u32 {
+        self.0 as u32 & 7
+    }
+}
+
+/// One set, 64 bytes.
+#[repr(C, align(64))]
+#[cfg_attr(not(target_arch = "bpf"), derive(Default, Debug))]
+pub struct FlowSet {
+    x: [S64; WAYS],
+    real: [S16; WAYS],
+    stamp: [S16; WAYS],
+    spare: S32,
+}
+
+const _: () = assert!(size_of::<FlowSet>() == 64);
+
+impl FlowSet {
+    /// The real of the flow, and the way it was found in. A hit renews the entry and protects it.
+    ///
+    /// An entry older than `idle` ticks (0: no limit) is a miss. Ages are known modulo 2^15 ticks.
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "the loop's bound is the arrays' length")]
+    pub fn get(&self, tag: &Tag, now: u32, idle: u32) -> Option<(u32, u32)> {
+        for way in 0..WAYS {
+            let real = self.real[way].get();
+            // a cleared way with a leftover of another writer is nobody's
+            if self.x[way].get() ^ real as u64 == tag.print && real != 0 {
+                let old = self.stamp[way].get();
+                if idle != 0 && (now as u16).wrapping_sub(old) & TIME > idle as u16 {
+                    return None;
+                }
+                let new = now as u16 | HELD;
+                // written only when it changes: the line stays shared between cores
+                if old != new {
+                    self.stamp[way].set(new);
+                }
+                return Some((real as u32, way as u32));
+            }
+        }
+        None
+    }
+
+    /// The better of `best` and this set's best place for the flow; ways are numbered from `first`.
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "the loop's bound is the arrays' length")]
+    pub fn place(&self, tag: &Tag, now: u32, first: u64, best: Worth) -> Worth {
+        let mut best = best.0;
+        for way in 0..WAYS {
+            let (real, stamp) = (self.real[way].get(), self.stamp[way].get());
+            let age = ((now as u16).wrapping_sub(stamp) & TIME) as u64;
+            let worth = if self.x[way].get() ^ real as u64 == tag.print {
+                ITSELF
+            } else if real == 0 {
+                FREE.wrapping_add(SECOND).wrapping_sub(way as u64)
+            } else if stamp & HELD == 0 {
+                age.wrapping_add(ONCE)
+            } else {
+                age
+            };
+            let worth = worth << 4 | first.wrapping_add(way as u64);
+            if worth > best {
+                best = worth;
+            }
+        }
+        Worth(best)
+    }
+
+    /// Writes the flow into a way.
+    #[inline(always)]
+    pub fn write(&self, way: u32, tag: &Tag, real: u32, now: u32) {
+        let way = (way & 7) as usize;
+        if let (Some(x), Some(id), Some(stamp)) = (self.x.get(way), self.real.get(way), self.stamp.get(way)) {
+            x.set(tag.print ^ real as u64);
+            id.set(real as u16);
+            stamp.set(now as u16 & TIME);
+        }
+    }
+}
+
+/// The control plane's side.
+#[cfg(not(target_arch = "bpf"))]
+impl FlowSet {
+    /// The entries in use: way, print, real, seen again, tick (15 bits).
+    pub fn entries(&self) -> impl Iterator<Item = (usize, u64, u16, bool, u16)> + '_ {
+        self.x.iter().zip(&self.real).zip(&self.stamp).enumerate().filter_map(|(way, ((x, real), stamp))| {
+            let (real, stamp) = (real.get(), stamp.get());
+            (real != 0).then(|| (way, x.get() ^ u64::from(real), real, stamp & HELD != 0, stamp & TIME))
+        })
+    }
+
+    /// Forgets the flows of every real that `gone` names; gives their number.
+    pub fn forget(&self, gone: impl Fn(u16) -> bool) -> u32 {
+        let mut n = 0_u32;
+        for (x, real) in self.x.iter().zip(&self.real) {
+            let id = real.get();
+            if id != 0 && gone(id) {
+                real.set(0);
+                x.set(0);
+                n = n.wrapping_add(1);
+            }
+        }
+        n
+    }
+
+    /// The set as it is, all 64 bytes.
+    pub fn snapshot(&self) -> [u64; 8] {
+        let four = |a: u16, b: u16, c: u16, d: u16| u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48;
+        let [x0, x1, x2, x3, x4] = self.x.each_ref().map(S64::get);
+        let [r0, r1, r2, r3, r4] = self.real.each_ref().map(S16::get);
+        let [s0, s1, s2, s3, s4] = self.stamp.each_ref().map(S16::get);
+        let rest = u64::from(s3) | u64::from(s4) << 16 | u64::from(self.spare.get()) << 32;
+        [x0, x1, x2, x3, x4, four(r0, r1, r2, r3), four(r4, s0, s1, s2), rest]
+    }
+}

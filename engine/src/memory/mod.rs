@@ -1,0 +1,58 @@
+//! The one memory: every table of the data path is an array of cache lines that the kernel program and userspace both see.
+//!
+//! The same bytes are a BPF array to the kernel and a mapping of it (or plain memory) to userspace. Nobody ever holds a
+//! `&mut` to them: all fields are shared integers ([`shared`]), so several writers may work on one table at once.
+//! A zeroed table routes nothing: id 0 is nobody, line 0 of the rings stays zero.
+
+pub mod counters;
+pub mod flows;
+pub mod reals;
+pub mod rings;
+pub mod root;
+pub mod shared;
+pub mod trace;
+pub mod vips;
+
+pub use counters::{Line, SeatCounter, VipCounter};
+pub use flows::{FlowSet, Tag};
+pub use reals::Real;
+pub use rings::RingLine;
+pub use root::{Mode, Root};
+pub use trace::Trace;
+pub use vips::{Vip, VipKey, VipSlot};
+
+/// An address as it is on the wire, in two words of the machine's byte order; an IPv4 address fills the first half of the first word.
+pub type Addr = [u64; 2];
+
+/// The tables as one core (one CPU in the kernel, one worker in userspace) sees them.
+///
+/// An index outside a table gives `None`, never a panic. All methods take `&self`: the memory is shared.
+pub trait Memory {
+    /// What every frame needs.
+    fn root(&self) -> Option<&Root>;
+    /// Slot `index` of the VIP table, over both halves.
+    fn vip(&self, index: u32) -> Option<&VipSlot>;
+    /// Line `index` of the rings: 32 slots.
+    fn ring(&self, index: u32) -> Option<&RingLine>;
+    /// The real with this id; id 0 is nobody.
+    fn real(&self, id: u32) -> Option<&Real>;
+    /// Set `index` of the flow table.
+    fn flows(&self, index: u32) -> Option<&FlowSet>;
+    /// Line `index` of this core's own block of counters ([`counters`]).
+    fn count(&self, index: u32) -> Option<&Line>;
+    /// The coarse clock in ticks of 64 jiffies, the same in both seats.
+    fn now(&self) -> u32;
+    /// Asks for a flow set to be near soon; the kernel cannot.
+    #[inline(always)]
+    fn soon(&self, _set: u32) {}
+    /// Where each decision is written down, when somebody wants to know.
+    #[inline(always)]
+    fn trace(&self) -> Option<&Trace> {
+        None
+    }
+    /// This core's line of seat counters.
+    #[inline(always)]
+    fn seat(&self) -> Option<&Line> {
+        self.count(counters::SEAT_LINE)
+    }
+}

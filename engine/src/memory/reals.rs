@@ -1,0 +1,104 @@
+//! The reals, by id: one entry for each pair of VIP and address, so that what a VIP's real loses is known by its id.
+//!
+//! An entry's address never changes while a ring or a flow names it; its next hop may, by one store.
+
+use super::Addr;
+use super::shared::S64;
+
+/// Reals at most, id 0 (nobody) included.
+pub const MAX_REALS: u32 = 16_384;
+
+const MAC: u64 = (1 << 48) - 1;
+/// There is a real here.
+const PRESENT: u64 = 1 << 48;
+/// Its address is IPv6.
+const IS_V6: u64 = 1 << 49;
+/// The MAC is known.
+const RESOLVED: u64 = 1 << 50;
+
+/// One real, 32 bytes.
+#[repr(C, align(32))]
+#[cfg_attr(not(target_arch = "bpf"), derive(Default, Debug))]
+pub struct Real {
+    addr: [S64; 2],
+    /// The next hop's MAC (48 bits, first byte lowest) and the flags above.
+    hop: S64,
+    /// The VIP's id plus one: for the control plane that takes over pinned tables.
+    owner: S64,
+}
+
+const _: () = assert!(size_of::<Real>() == 32);
+
+/// How a real is reached: one consistent reading.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hop(u64);
+
+impl Hop {
+    /// There is such a real.
+    #[inline(always)]
+    pub fn is_present(self) -> bool {
+        self.0 & PRESENT != 0
+    }
+    /// Its address is IPv6.
+    #[inline(always)]
+    pub fn is_v6(self) -> bool {
+        self.0 & IS_V6 != 0
+    }
+    /// The MAC is known.
+    #[inline(always)]
+    pub fn is_resolved(self) -> bool {
+        self.0 & RESOLVED != 0
+    }
+    /// The next hop's MAC: the low 48 bits, first byte lowest.
+    #[inline(always)]
+    pub fn mac(self) -> u64 {
+        self.0 & MAC
+    }
+}
+
+impl Real {
+    /// Its address.
+    #[inline(always)]
+    pub fn addr(&self) -> Addr {
+        let [a, b] = &self.addr;
+        [a.get(), b.get()]
+    }
+
+    /// How it is reached.
+    #[inline(always)]
+    pub fn hop(&self) -> Hop {
+        Hop(self.hop.get())
+    }
+}
+
+/// The control plane's side.
+#[cfg(not(target_arch = "bpf"))]
+impl Real {
+    /// Fills a free entry: the address first, then what makes it present.
+    pub fn fill(&self, vip: u32, addr: Addr, is_v6: bool, mac: Option<u64>) {
+        let ([a, b], [x, y]) = (&self.addr, addr);
+        a.set(x);
+        b.set(y);
+        self.owner.set(u64::from(vip).wrapping_add(1));
+        self.hop.publish(PRESENT | if is_v6 { IS_V6 } else { 0 } | Self::mac_bits(mac));
+    }
+
+    /// The VIP that it belongs to.
+    pub fn owner(&self) -> Option<u32> {
+        u32::try_from(self.owner.get()).ok()?.checked_sub(1)
+    }
+
+    /// Another next hop; `None`: not known (any more).
+    pub fn set_mac(&self, mac: Option<u64>) {
+        self.hop.publish(self.hop.get() & (PRESENT | IS_V6) | Self::mac_bits(mac));
+    }
+
+    /// Frees the entry. Nothing may name it any more.
+    pub fn clear(&self) {
+        self.hop.publish(0);
+    }
+
+    fn mac_bits(mac: Option<u64>) -> u64 {
+        mac.map_or(0, |mac| mac & MAC | RESOLVED)
+    }
+}

@@ -1,0 +1,91 @@
+//! What every frame needs: one entry, written by the control plane.
+
+use super::Addr;
+use super::shared::{S32, S64};
+
+/// Identifies this layout of the tables. Another number is another layout: its pins cannot be taken over.
+/// Zero (a fresh table) means "not configured", and every frame is passed to the host.
+pub const LAYOUT: u32 = 0x7a_0001;
+
+/// The seat that forwards. The whole live switch is one store of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Mode {
+    /// The XDP program forwards.
+    Xdp = 0,
+    /// The XDP program hands the VIPs' frames to the AF_XDP workers.
+    Afxdp = 1,
+}
+
+/// The shared root, 256 bytes: a hot line, the hash key, the rest.
+#[repr(C, align(64))]
+#[cfg_attr(not(target_arch = "bpf"), derive(Default, Debug))]
+pub struct Root {
+    /// [`LAYOUT`], written last.
+    pub layout: S32,
+    /// A [`Mode`].
+    pub mode: S32,
+    /// The VIP table in force: `first slot << 32 | hash seed`. One store replaces the whole table.
+    pub vips: S64,
+    /// Slots of one half of the VIP table, minus one (a power of two minus one).
+    pub vip_mask: S32,
+    /// Not 0 if a VIP takes every port.
+    pub any_port: S32,
+    /// Sets of the flow table minus one (a power of two minus one).
+    pub flow_mask: S32,
+    /// Ticks after which a silent UDP flow is forgotten; 0: never.
+    pub udp_idle: S32,
+    /// Largest frame accepted for a VIP: bytes of Ethernet frame without FCS.
+    pub max_frame: S32,
+    /// Outer IPv4 source, as on the wire.
+    pub source_v4: S32,
+    /// Bits of it that vary with the flow, as on the wire; 0: none.
+    pub vary_v4: S32,
+    /// Bits of the last four bytes of the outer IPv6 source that vary with the flow, as on the wire; 0: none.
+    pub vary_v6: S32,
+    /// The source MAC of what is sent: the low 48 bits, first byte lowest.
+    pub local_mac: S64,
+    /// The clock of replays and tests, in ticks; the data path has its own.
+    pub tick: S32,
+    spare: S32,
+    /// Key of the flow table's hash; random for each instance.
+    pub key: [S32; 16],
+    /// Outer IPv6 source.
+    pub source_v6: [S64; 2],
+    rest: [S64; 14],
+}
+
+const _: () = assert!(size_of::<Root>() == 256 && align_of::<Root>() == 64);
+
+impl Root {
+    /// The outer IPv6 source address.
+    #[inline(always)]
+    pub fn source_v6(&self) -> Addr {
+        let [high, low] = &self.source_v6;
+        [high.get(), low.get()]
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl Root {
+    /// The seat that forwards now.
+    pub fn mode(&self) -> Mode {
+        if self.mode.get() == Mode::Afxdp as u32 { Mode::Afxdp } else { Mode::Xdp }
+    }
+
+    /// The live switch.
+    pub fn switch(&self, mode: Mode) {
+        self.mode.publish(mode as u32);
+    }
+
+    /// Puts another VIP table in force: the one that starts at slot `first` and was filled with `seed`.
+    pub fn publish_vips(&self, first: u32, seed: u32) {
+        self.vips.publish(u64::from(first) << 32 | u64::from(seed));
+    }
+
+    /// First slot and hash seed of the VIP table in force.
+    pub fn vips_in_force(&self) -> (u32, u32) {
+        let word = self.vips.get();
+        ((word >> 32) as u32, word as u32)
+    }
+}

@@ -1,0 +1,73 @@
+//! Integers that another CPU, thread or process may change at any time: the only `unsafe` of the core.
+//!
+//! On the host they are `Relaxed` atomics, which compile to plain loads and stores. rustc's BPF target
+//! has no atomics narrower than 64 bits, so there one volatile access does the same: the verifier accepts
+//! aligned accesses only, and BPF performs each of them in one instruction.
+#![allow(unsafe_code, reason = "the one file of shared integers")]
+
+macro_rules! shared {
+    ($(#[$doc:meta])* $name:ident, $int:ty, $atomic:ident) => {
+        $(#[$doc])*
+        #[cfg(not(target_arch = "bpf"))]
+        #[repr(transparent)]
+        #[derive(Default, Debug)]
+        pub struct $name(core::sync::atomic::$atomic);
+
+        #[cfg(not(target_arch = "bpf"))]
+        impl $name {
+            /// What it holds now.
+            #[inline(always)]
+            pub fn get(&self) -> $int {
+                self.0.load(core::sync::atomic::Ordering::Relaxed)
+            }
+            /// Stores `value`; in no order with other stores.
+            #[inline(always)]
+            pub fn set(&self, value: $int) {
+                self.0.store(value, core::sync::atomic::Ordering::Relaxed);
+            }
+            /// Stores `value` after everything that was stored before.
+            #[inline(always)]
+            pub fn publish(&self, value: $int) {
+                self.0.store(value, core::sync::atomic::Ordering::Release);
+            }
+        }
+
+        $(#[$doc])*
+        #[cfg(target_arch = "bpf")]
+        #[repr(transparent)]
+        pub struct $name(core::cell::UnsafeCell<$int>);
+
+        // SAFETY: every access is one volatile load or store of an aligned integer, which BPF does in one instruction.
+        #[cfg(target_arch = "bpf")]
+        unsafe impl Sync for $name {}
+
+        #[cfg(target_arch = "bpf")]
+        impl $name {
+            /// What it holds now.
+            #[inline(always)]
+            pub fn get(&self) -> $int {
+                // SAFETY: the pointer comes from a reference, so it is valid and aligned.
+                unsafe { self.0.get().read_volatile() }
+            }
+            /// Stores `value`.
+            #[inline(always)]
+            pub fn set(&self, value: $int) {
+                // SAFETY: the pointer comes from a reference, so it is valid and aligned; `UnsafeCell` allows the write.
+                unsafe { self.0.get().write_volatile(value) }
+            }
+        }
+    };
+}
+
+shared!(
+    /// A shared `u16`.
+    S16, u16, AtomicU16
+);
+shared!(
+    /// A shared `u32`.
+    S32, u32, AtomicU32
+);
+shared!(
+    /// A shared `u64`.
+    S64, u64, AtomicU64
+);

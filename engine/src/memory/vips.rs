@@ -1,0 +1,189 @@
+//! The VIP table: open addressing, at most [`PROBES`] slots looked at.
+//!
+//! Two halves: the control plane can fill the other half and put it in force by one store to [`super::Root::vips`].
+//! A removed VIP leaves [`REMOVED`] behind, so that later slots of its chain are still found.
+
+use super::shared::S64;
+use super::{Addr, Memory, Root};
+
+/// Slots looked at for one key.
+pub const PROBES: u32 = 4;
+/// VIPs at most; their ids are below it.
+pub const MAX_VIPS: u32 = 512;
+/// Slots of one half of the table.
+pub const SLOTS: u32 = 2048;
+
+/// VIP flag: the source port takes no part in anything.
+pub const NO_SOURCE_PORT: u32 = 1;
+/// VIP flag: the ring alone decides, the flow table is neither read nor written.
+pub const BYPASS_FLOW_TABLE: u32 = 2;
+/// Where the VIP's room (bytes before the inner packet, at most 255) sits in the flags.
+const ROOM_SHIFT: u32 = 24;
+
+/// Marks a slot in use, in the word that is compared.
+const USED: u64 = 1 << 32;
+/// The compared word of a slot whose VIP was removed: equal to no key, and not empty.
+#[cfg(not(target_arch = "bpf"))]
+const REMOVED: u64 = 1 << 33;
+
+/// What a VIP is found by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct VipKey {
+    /// Destination address.
+    pub addr: Addr,
+    /// `USED | protocol << 16 | port as on the wire`.
+    word: u64,
+}
+
+impl VipKey {
+    /// The key of `addr`, a port as it is on the wire (two bytes in memory order, 0: every port) and an IP protocol number.
+    #[inline(always)]
+    pub fn new(addr: Addr, port_be: u16, protocol: u8) -> Self {
+        Self { addr, word: USED | (protocol as u64) << 16 | port_be as u64 }
+    }
+
+    /// The destination port as on the wire; 0: every port.
+    #[inline(always)]
+    pub fn port_be(&self) -> u16 {
+        self.word as u16
+    }
+
+    /// The IP protocol number.
+    #[inline(always)]
+    pub fn protocol(&self) -> u8 {
+        (self.word >> 16) as u8
+    }
+
+    #[inline(always)]
+    fn hash(&self, seed: u32) -> u32 {
+        let [a, b] = self.addr;
+        let h = (a ^ b.rotate_left(32) ^ seed as u64)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .wrapping_add(self.word.wrapping_mul(0xd6e8_feb8_6659_fd93));
+        (h >> 32) as u32
+    }
+
+    /// The `probe`-th slot for this key in the table that `first`, `seed` and `mask` describe.
+    #[inline(always)]
+    pub fn slot(&self, first: u32, seed: u32, mask: u32, probe: u32) -> u32 {
+        (self.hash(seed).wrapping_add(probe) & mask).wrapping_add(first)
+    }
+}
+
+/// What the data path knows of a VIP.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Vip {
+    /// Its number, below [`MAX_VIPS`].
+    pub id: u32,
+    /// [`NO_SOURCE_PORT`], [`BYPASS_FLOW_TABLE`], and the room in the top byte.
+    pub flags: u32,
+    /// First line of its ring; 0 (with length 0) if it has none.
+    pub ring: u32,
+    /// Slots of its ring.
+    pub ring_len: u32,
+}
+
+impl Vip {
+    /// `flags` with `room`, the bytes that the largest outer header of its reals needs.
+    pub const fn flags_with_room(flags: u32, room: u8) -> u32 {
+        flags | (room as u32) << ROOM_SHIFT
+    }
+
+    /// Bytes that the largest outer header of its reals needs.
+    #[inline(always)]
+    pub fn room(&self) -> u32 {
+        self.flags >> ROOM_SHIFT
+    }
+}
+
+/// One slot, 64 bytes. The key word is written last when a VIP appears and first when it goes.
+#[repr(C, align(64))]
+#[cfg_attr(not(target_arch = "bpf"), derive(Default, Debug))]
+pub struct VipSlot {
+    addr: [S64; 2],
+    word: S64,
+    /// `flags << 32 | id`
+    what: S64,
+    /// `ring_len << 32 | ring`
+    ring: S64,
+    spare: [S64; 3],
+}
+
+const _: () = assert!(size_of::<VipSlot>() == 64);
+
+impl VipSlot {
+    #[inline(always)]
+    fn holds(&self, key: &VipKey) -> bool {
+        let ([a, b], [x, y]) = (&self.addr, key.addr);
+        self.word.get() == key.word && a.get() == x && b.get() == y
+    }
+
+    /// Never used since the table was made.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.word.get() == 0
+    }
+
+    #[inline(always)]
+    fn read(&self) -> Vip {
+        let (what, ring) = (self.what.get(), self.ring.get());
+        Vip { id: what as u32, flags: (what >> 32) as u32, ring: ring as u32, ring_len: (ring >> 32) as u32 }
+    }
+}
+
+/// Looks `key` up in the table in force.
+#[inline(always)]
+pub fn find<M: Memory>(memory: &M, root: &Root, key: &VipKey) -> Option<Vip> {
+    let (table, mask) = (root.vips.get(), root.vip_mask.get());
+    for probe in 0..PROBES {
+        let slot = memory.vip(key.slot((table >> 32) as u32, table as u32, mask, probe))?;
+        if slot.holds(key) {
+            return Some(slot.read());
+        }
+        if slot.is_empty() {
+            return None;
+        }
+    }
+    None
+}
+
+/// The control plane's side.
+#[cfg(not(target_arch = "bpf"))]
+impl VipSlot {
+    /// The VIP that is here, if one is.
+    pub fn entry(&self) -> Option<(VipKey, Vip)> {
+        let word = self.word.get();
+        let [a, b] = &self.addr;
+        (word & USED != 0).then(|| (VipKey { addr: [a.get(), b.get()], word }, self.read()))
+    }
+
+    /// Puts a VIP into a free slot.
+    pub fn fill(&self, key: &VipKey, vip: Vip) {
+        let ([a, b], [x, y]) = (&self.addr, key.addr);
+        a.set(x);
+        b.set(y);
+        self.set_what(vip);
+        self.set_ring(vip.ring, vip.ring_len);
+        self.word.publish(key.word);
+    }
+
+    /// Changes flags or room.
+    pub fn set_what(&self, vip: Vip) {
+        self.what.publish(u64::from(vip.flags) << 32 | u64::from(vip.id));
+    }
+
+    /// The switch to another ring: one store.
+    pub fn set_ring(&self, line: u32, len: u32) {
+        self.ring.publish(u64::from(len) << 32 | u64::from(line));
+    }
+
+    /// Takes the VIP out.
+    pub fn remove(&self) {
+        self.word.publish(REMOVED);
+    }
+
+    /// Makes the slot as new; for a half that is not in force.
+    pub fn clear(&self) {
+        self.word.publish(0);
+    }
+}

@@ -1,0 +1,20 @@
+//! A frame, seen through windows of fixed size.
+
+/// A frame that the core may read, write and grow at the head.
+///
+/// A window borrows the packet, so none outlives a call of [`Packet::grow_head`].
+pub trait Packet {
+    /// Bytes of the frame, from the Ethernet header on, without FCS.
+    fn len(&self) -> usize;
+    /// Whether it has no bytes at all.
+    #[inline(always)]
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// The `N` bytes from offset `at`, if the frame has them.
+    fn bytes<const N: usize>(&self, at: usize) -> Option<&[u8; N]>;
+    /// The `N` bytes from offset `at`, to change them.
+    fn bytes_mut<const N: usize>(&mut self, at: usize) -> Option<&mut [u8; N]>;
+    /// Makes the frame `N` bytes longer at its start; what is there is undefined. `false`: no room, and nothing changed.
+    fn grow_head<const N: usize>(&mut self) -> bool;
+}

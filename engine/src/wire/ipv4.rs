@@ -1,0 +1,77 @@
+//! IPv4 (RFC 791).
+
+use super::OUTER_TTL;
+use crate::checksum;
+use zerocopy::network_endian::U16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Don't fragment, in [`Ipv4::fragment`].
+const DONT_FRAGMENT: u16 = 0x4000;
+/// More fragments and the fragment offset, in [`Ipv4::fragment`].
+const IS_FRAGMENT: u16 = 0x3fff;
+
+/// The IPv4 header without options, 20 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Ipv4 {
+    /// Version (4 bits) and header length in words of 32 bits.
+    pub version_ihl: u8,
+    /// DSCP (6 bits) and ECN.
+    pub tos: u8,
+    /// Bytes of header and payload.
+    pub total_len: U16,
+    /// Identification.
+    pub id: U16,
+    /// Flags (3 bits) and offset.
+    pub fragment: U16,
+    /// Time to live.
+    pub ttl: u8,
+    /// What follows.
+    pub protocol: u8,
+    /// Of the header.
+    pub checksum: [u8; 2],
+    /// Source.
+    pub src: [u8; 4],
+    /// Destination.
+    pub dst: [u8; 4],
+}
+super::header!(Ipv4);
+
+impl Ipv4 {
+    /// A fragment, first or later.
+    #[inline(always)]
+    pub fn is_fragment(&self) -> bool {
+        self.fragment.get() & IS_FRAGMENT != 0
+    }
+
+    /// As a router forwards (RFC 1812 section 5.3.1). The TTL must be above 0.
+    #[inline(always)]
+    pub fn decrement_ttl(&mut self) {
+        self.ttl = self.ttl.wrapping_sub(1);
+        self.checksum = checksum::after_ttl_decrement(u16::from_be_bytes(self.checksum)).to_be_bytes();
+    }
+
+    /// Writes an outer header for `payload` bytes. Addresses are words as on the wire.
+    ///
+    /// Identification 0 with "don't fragment": an atomic datagram (RFC 6864 section 4.1).
+    #[inline(always)]
+    pub fn emit_outer(&mut self, src: u32, dst: u32, tos: u8, payload: u32, protocol: u8) {
+        let len = payload.wrapping_add(Self::LEN as u32) & 0xffff;
+        let words = [
+            (0x4500_0000 | (tos as u32) << 16 | len).to_be(),
+            (DONT_FRAGMENT as u32).to_be(),
+            ((OUTER_TTL as u32) << 24 | (protocol as u32) << 16).to_be(),
+        ];
+        let sum = words.iter().fold((src as u64).wrapping_add(dst as u64), |sum, word| sum.wrapping_add(*word as u64));
+        self.version_ihl = 0x45;
+        self.tos = tos;
+        self.total_len = U16::new(len as u16);
+        self.id = U16::ZERO;
+        self.fragment = U16::new(DONT_FRAGMENT);
+        self.ttl = OUTER_TTL;
+        self.protocol = protocol;
+        self.checksum = checksum::finish(sum).to_ne_bytes();
+        self.src = src.to_ne_bytes();
+        self.dst = dst.to_ne_bytes();
+    }
+}

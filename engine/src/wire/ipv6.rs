@@ -1,0 +1,64 @@
+//! IPv6 (RFC 8200).
+
+use super::OUTER_TTL;
+use crate::memory::Addr;
+use zerocopy::network_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute, transmute_ref};
+
+/// The IPv6 header, 40 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Ipv6 {
+    /// Version (4 bits), traffic class (8), flow label (20).
+    pub version_class_label: U32,
+    /// Bytes after this header.
+    pub payload_len: U16,
+    /// What follows.
+    pub next_header: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Source.
+    pub src: [u8; 16],
+    /// Destination.
+    pub dst: [u8; 16],
+}
+super::header!(Ipv6);
+
+impl Ipv6 {
+    /// DSCP and ECN.
+    #[inline(always)]
+    pub fn traffic_class(&self) -> u8 {
+        (self.version_class_label.get() >> 20) as u8
+    }
+
+    /// As a router forwards (RFC 8200 section 3). The hop limit must be above 0.
+    #[inline(always)]
+    pub fn decrement_hop_limit(&mut self) {
+        self.hop_limit = self.hop_limit.wrapping_sub(1);
+    }
+
+    /// Writes an outer header for `payload` bytes; the flow label is 0.
+    #[inline(always)]
+    pub fn emit_outer(&mut self, src: Addr, dst: Addr, class: u8, payload: u32, next_header: u8) {
+        self.version_class_label = U32::new(0x6000_0000 | (class as u32) << 20);
+        self.payload_len = U16::new(payload as u16);
+        self.next_header = next_header;
+        self.hop_limit = OUTER_TTL;
+        self.src = bytes(src);
+        self.dst = bytes(dst);
+    }
+}
+
+/// An address as two words, read eight bytes at a time.
+#[inline(always)]
+pub fn words(bytes: &[u8; 16]) -> Addr {
+    let halves: &[[u8; 8]; 2] = transmute_ref!(bytes);
+    let [a, b] = *halves;
+    [u64::from_ne_bytes(a), u64::from_ne_bytes(b)]
+}
+
+#[inline(always)]
+fn bytes(addr: Addr) -> [u8; 16] {
+    let [a, b] = addr;
+    transmute!([a.to_ne_bytes(), b.to_ne_bytes()])
+}

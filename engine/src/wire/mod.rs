@@ -1,0 +1,87 @@
+//! Headers as they are on the wire: structs only, no decisions.
+//!
+//! A header is a view of exactly its own bytes in the frame; `zerocopy` checks the layout at compile time.
+
+mod ethernet;
+mod ipv4;
+mod ipv6;
+mod transport;
+
+pub use ethernet::{Ethernet, mac_bytes, mac_word};
+pub use ipv4::Ipv4;
+pub use ipv6::{Ipv6, words as ipv6_words};
+pub use transport::{Tcp, Udp};
+
+use crate::packet::Packet;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// EtherType of IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherType of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// Protocol number of IPv4 in IP (RFC 2003).
+pub const IPPROTO_IPIP: u8 = 4;
+/// Protocol number of TCP.
+pub const IPPROTO_TCP: u8 = 6;
+/// Protocol number of UDP.
+pub const IPPROTO_UDP: u8 = 17;
+/// Protocol number of IPv6 in IP (RFC 2473, RFC 4213).
+pub const IPPROTO_IPV6: u8 = 41;
+/// Next header of an IPv6 fragment (RFC 8200 section 4.5).
+pub const IPPROTO_FRAGMENT: u8 = 44;
+/// TTL or hop limit of outer headers.
+pub const OUTER_TTL: u8 = 64;
+
+/// A header of fixed size that can be viewed in a frame.
+pub trait Header: Sized {
+    /// The header at offset `at`, if the frame holds all of it.
+    fn view<P: Packet>(packet: &P, at: usize) -> Option<&Self>;
+    /// The same, to change it.
+    fn view_mut<P: Packet>(packet: &mut P, at: usize) -> Option<&mut Self>;
+}
+
+/// Implements [`Header`] and `LEN` for a struct of wire fields.
+macro_rules! header {
+    ($name:ident) => {
+        impl $name {
+            /// Bytes on the wire.
+            pub const LEN: usize = size_of::<Self>();
+        }
+        impl $crate::wire::Header for $name {
+            #[inline(always)]
+            fn view<P: $crate::packet::Packet>(packet: &P, at: usize) -> Option<&Self> {
+                packet.bytes::<{ Self::LEN }>(at).map(|bytes| zerocopy::transmute_ref!(bytes))
+            }
+            #[inline(always)]
+            fn view_mut<P: $crate::packet::Packet>(packet: &mut P, at: usize) -> Option<&mut Self> {
+                packet.bytes_mut::<{ Self::LEN }>(at).map(|bytes| zerocopy::transmute_mut!(bytes))
+            }
+        }
+    };
+}
+pub(crate) use header;
+
+/// An outer header with what it is put in front of: one window for all that encapsulation touches.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Tunnel<O, I> {
+    /// The Ethernet header of the new frame.
+    pub eth: Ethernet,
+    /// The outer IP header.
+    pub outer: O,
+    /// The client's IP header.
+    pub inner: I,
+}
+
+/// 4in4.
+pub type Tunnel4In4 = Tunnel<Ipv4, Ipv4>;
+/// 6in4.
+pub type Tunnel6In4 = Tunnel<Ipv4, Ipv6>;
+/// 4in6.
+pub type Tunnel4In6 = Tunnel<Ipv6, Ipv4>;
+/// 6in6.
+pub type Tunnel6In6 = Tunnel<Ipv6, Ipv6>;
+header!(Tunnel4In4);
+header!(Tunnel6In4);
+header!(Tunnel4In6);
+header!(Tunnel6In6);

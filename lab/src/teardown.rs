@@ -1,0 +1,97 @@
+//! Removing what a lab made, by its owner or by whoever comes after a killed one.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use serde::Serialize;
+
+use crate::{
+    Host, LabError, Topology, bpffs,
+    netlink::Netlink,
+    netns,
+    process::{end_groups, end_stragglers},
+    state::{Record, State},
+};
+
+/// What a teardown removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Removed {
+    /// The namespaces.
+    pub namespaces: Vec<String>,
+    /// The processes that still ran, by their names in the lab.
+    pub processes: Vec<String>,
+    /// Processes that were started in the lab but not noted there.
+    pub stragglers: usize,
+    /// The BPF file system that the lab had mounted, if nothing was pinned in it.
+    pub bpffs: Option<PathBuf>,
+}
+
+/// Removes processes, links, namespaces, mount and directory; goes on after an error and returns the first.
+pub(crate) fn clear(state: &State, record: &Record) -> Result<Removed, LabError> {
+    let mut first = None;
+    let mut note = |error| _ = first.get_or_insert(error);
+    let mut removed = Removed::default();
+    let spec = &record.topology.spec;
+    let processes = state.processes().unwrap_or_else(|error| {
+        note(error);
+        Vec::new()
+    });
+    removed.processes = processes
+        .iter()
+        .filter(|process| process.id.alive())
+        .map(|process| process.name.clone())
+        .collect();
+    end_groups(&processes).unwrap_or_else(&mut note);
+    let inodes: Vec<_> = record
+        .topology
+        .namespaces()
+        .filter_map(|name| netns::inode(&name))
+        .collect();
+    removed.stragglers = end_stragglers(&spec.prefix, &inodes, &processes);
+    // Both ends of each link go now, even if a process of the user's keeps a namespace alive.
+    delete_links(&record.topology).unwrap_or_else(&mut note);
+    for namespace in record.topology.namespaces() {
+        match netns::remove(&namespace) {
+            Ok(true) => removed.namespaces.push(namespace),
+            Ok(false) => {}
+            Err(error) => note(error),
+        }
+    }
+    if let Some(path) = &record.bpffs {
+        match bpffs::unmount_empty(path) {
+            Ok(unmounted) => removed.bpffs = unmounted.then(|| path.clone()),
+            Err(error) => note(error),
+        }
+    }
+    // Without it nobody would find what could not be removed.
+    match first {
+        None => state.remove().map(|()| removed),
+        Some(error) => Err(error),
+    }
+}
+
+fn delete_links(topology: &Topology) -> Result<(), LabError> {
+    let router = topology.spec.namespace(Host::Router);
+    // Not mounted: `netns::create` stopped half-way, the file is an ordinary one.
+    if netns::inode(&router).is_none() || !netns::is_namespace(&router) {
+        return Ok(());
+    }
+    netns::enter(&router, || {
+        let netlink = Netlink::open(&router)?;
+        let ports = topology
+            .links
+            .iter()
+            .map(|link| link.router.interface.as_str());
+        let bridges = topology
+            .links
+            .iter()
+            .filter_map(|link| link.router.bridge.as_deref());
+        for index in ports
+            .chain(bridges)
+            .filter_map(Netlink::index)
+            .collect::<BTreeSet<_>>()
+        {
+            netlink.delete(index)?;
+        }
+        Ok(())
+    })?
+}
