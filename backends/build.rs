@@ -4,7 +4,7 @@
 //!
 //! * `TANDEM_BPF_RUSTC`, else the toolchain's own rustc if it has `rust-src`, else `/usr/bin/rustc` with Debian's
 //!   `rust-web-src`;
-//! * `TANDEM_BPF_LINKER`, else `bpf-linker` in `PATH`, else in `~/.cache/tandem/bin`.
+//! * `TANDEM_BPF_LINKER`, else `~/.cache/tandem/bin/bpf-linker` (what `make setup` leaves), else `bpf-linker` in `PATH`.
 //!
 //! What is missing is an error that names `make setup`. The object lands in `OUT_DIR/tandem-bpf`.
 
@@ -22,7 +22,7 @@ fn main() {
 }
 
 fn build() -> Result<(), String> {
-    for variable in ["TANDEM_BPF_RUSTC", "TANDEM_BPF_LINKER", "PATH"] {
+    for variable in ["TANDEM_BPF_RUSTC", "TANDEM_BPF_LINKER"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     let root = var_path("CARGO_MANIFEST_DIR")?.join("..");
@@ -90,12 +90,12 @@ fn linker() -> Result<PathBuf, String> {
     }
     let in_path = env::var_os("PATH").map(|path| env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
     let cache = env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/tandem/bin"));
-    in_path
+    cache
         .into_iter()
-        .chain(cache)
+        .chain(in_path)
         .map(|dir| dir.join("bpf-linker"))
         .find(|linker| linker.exists())
-        .ok_or_else(|| "no bpf-linker in PATH; run `make setup`, or `cargo install --locked bpf-linker --version 0.10.3`".to_owned())
+        .ok_or_else(|| "no bpf-linker in ~/.cache/tandem/bin or PATH; run `make setup`, or `cargo install --locked bpf-linker --version 0.10.3`".to_owned())
 }
 
 fn var(name: &str) -> Result<String, String> {

@@ -11,6 +11,9 @@
 pub mod afxdp;
 pub mod config;
 pub mod control;
+pub mod facts;
 pub mod memory;
+pub mod probe;
 pub mod replay;
+pub mod run;
 pub mod xdp;

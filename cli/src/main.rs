@@ -1,2 +1,97 @@
-//! tandem
-fn main() {}
+//! The command `tandem`: arguments in, exit status out. Every verb is short and calls the libraries.
+
+mod balancer;
+mod check;
+mod demo;
+mod lab;
+mod mode;
+mod replay;
+mod trace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tandem_backends::config::{self, Plan};
+
+/// A layer-4 load balancer: one forwarding core, in the kernel (XDP) or in userspace (AF_XDP), switched live.
+#[derive(Parser)]
+#[command(name = "tandem", version, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Runs the balancer in the foreground until SIGINT or SIGTERM
+    Run(balancer::RunArgs),
+    /// Removes what a balancer left attached and pinned
+    Detach(balancer::DetachArgs),
+    /// Validates a configuration without touching the host
+    Check(check::CheckArgs),
+    /// Runs a capture through the data path, frame by frame, without an interface
+    Replay(replay::ReplayArgs),
+    /// Explains what happens to one packet
+    Trace(trace::TraceArgs),
+    /// Shows or switches the seat of a running balancer, or measures this host
+    Mode(mode::ModeArgs),
+    /// Shows the counters of a running balancer, of both seats
+    Counters(mode::CountersArgs),
+    /// Network namespaces with real servers, to try things in
+    Lab(lab::LabArgs),
+    /// The five-minute proof: real traffic through both seats, and live switches between them
+    Demo(demo::DemoArgs),
+}
+
+/// What went wrong, and which exit status it has.
+enum Failure {
+    /// 1: the thing asked for failed, or a check failed.
+    Failed(anyhow::Error),
+    /// 2: wrong usage or unreadable input.
+    Usage(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("TANDEM_LOG", "info")).format_target(false).init();
+    let result = match Cli::parse().verb {
+        Verb::Run(args) => balancer::run(&args),
+        Verb::Detach(args) => balancer::detach(&args),
+        Verb::Check(args) => check::check(&args),
+        Verb::Replay(args) => replay::replay(&args),
+        Verb::Trace(args) => trace::trace(&args),
+        Verb::Mode(args) => mode::mode(&args),
+        Verb::Counters(args) => mode::counters(&args),
+        Verb::Lab(args) => lab::lab(args),
+        Verb::Demo(args) => demo::demo(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Failed(error)) => complain(&error, 1),
+        Err(Failure::Usage(error)) => complain(&error, 2),
+    }
+}
+
+fn complain(error: &anyhow::Error, status: u8) -> ExitCode {
+    // A closed pipe (`tandem … | head`) is no failure to report.
+    let is_pipe = error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe);
+    if !is_pipe {
+        eprintln!("error: {error:#}");
+    }
+    ExitCode::from(status)
+}
+
+/// Reads a configuration; its warnings go to the log.
+fn load(path: &PathBuf) -> Result<Plan, Failure> {
+    let loaded = config::load(path).map_err(|error| Failure::Usage(error.into()))?;
+    for warning in &loaded.warnings {
+        log::warn!("{warning}");
+    }
+    Ok(loaded.plan)
+}

@@ -122,3 +122,22 @@ fn take(ring: &mut [u16], e: &mut Endpoint, len: u32) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Frozen: every balancer of a group must compute these very numbers.
+    #[test]
+    fn golden_endpoint_hashes() {
+        for (address, golden) in [
+            ("10.0.0.1", 0x642c_a076_cfdc_e4fd),
+            ("255.255.255.255", 0xc26d_7380_ecc4_831d),
+            ("fc00::1", 0x9d62_f974_2617_5032),
+            ("2001:db8::7", 0xaef9_ecf8_d202_e04b),
+        ] {
+            let found = Endpoint::new(1, address.parse().unwrap(), 1).hash;
+            assert_eq!(found, golden, "{address}: found {found:#018x}");
+        }
+    }
+}

@@ -70,11 +70,19 @@ pub(crate) fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
 }
 
+/// What the kernel itself puts into each (`kernel/bpf/inode.c`, `populate_bpffs`, with `CONFIG_BPF_PRELOAD`).
+const PRELOADED: [&str; 2] = ["maps.debug", "progs.debug"];
+
 /// Unmounts a BPF file system in which nothing is pinned.
 pub(crate) fn unmount_empty(path: &Path) -> Result<bool, LabError> {
-    let empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
-    if !is_bpffs(path) || !empty() {
+    if !is_bpffs(path) {
         return Ok(false);
+    }
+    for entry in fs::read_dir(path).map_err(LabError::file("list", path))? {
+        let name = entry.map_err(LabError::file("list", path))?.file_name();
+        if !PRELOADED.iter().any(|preloaded| name == *preloaded) {
+            return Ok(false);
+        }
     }
     umount2(path, MntFlags::empty())
         .map_err(|error| LabError::file("unmount", path)(error.into()))?;

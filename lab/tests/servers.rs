@@ -231,3 +231,78 @@ fn a_server_that_cannot_listen_says_why() {
         "{error}"
     );
 }
+
+/// What the balancer does is done by a route here: the router sends the VIPs to the first real. Its answers then come
+/// from the VIP, over TCP and over UDP, in both layouts.
+#[test]
+fn a_real_answers_from_the_vip() {
+    if !permitted() {
+        return;
+    }
+    let v4 = IpAddr::from([10, 200, 1, 1]);
+    let v6 = IpAddr::from([0xfc00, 0x200, 0, 0, 0, 0, 0, 1]);
+    let lab = Lab::up(Spec::routed("t-direct", &[v4, v6])).unwrap();
+    let services = Services {
+        web: vec![(v4, 80).into(), (v6, 80).into()],
+        iperf3: vec![(v4, 5201).into(), (v6, 5201).into()],
+        blob: 100_000,
+    };
+    let servers = Servers::start(&lab, &services).unwrap();
+    let real = lab.link(Host::Real(1)).unwrap();
+    lab.enter(Host::Router, || {
+        for vip in [v4, v6] {
+            replace_route(vip, real.address_like(vip));
+        }
+    })
+    .unwrap();
+    for vip in [v4, v6] {
+        let load = http::Load {
+            source: lab.link(Host::Client).unwrap().address_like(vip),
+            target: SocketAddr::new(vip, 80),
+            first_port: 10_000,
+            requests: 50,
+            threads: 4,
+            timeout: Duration::from_secs(5),
+        };
+        for exchange in http::run(&lab, &load, |_| true).unwrap() {
+            assert_eq!(exchange.answer.unwrap().real, "real1");
+        }
+        let test = Test {
+            kind: Kind::Udp(5_000_000),
+            target: SocketAddr::new(vip, 5201),
+            streams: 2,
+            seconds: 1,
+            reverse: false,
+        };
+        let udp = Iperf3::start(&lab, test).unwrap().finish().unwrap();
+        assert!(
+            udp.fault.is_none() && udp.datagrams > 500 && udp.lost < 50,
+            "{udp:?}"
+        );
+    }
+    down(lab, servers);
+}
+
+fn replace_route(to: IpAddr, gateway: IpAddr) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        tokio::spawn(connection);
+        let len = if to.is_ipv4() { 32 } else { 128 };
+        let route = rtnetlink::RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(to, len)
+            .unwrap()
+            .gateway(gateway)
+            .unwrap();
+        handle
+            .route()
+            .add(route.build())
+            .replace()
+            .execute()
+            .await
+            .unwrap();
+    });
+}

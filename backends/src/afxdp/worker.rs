@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tandem_engine::Flow;
 use tandem_engine::memory::counters::count_seat;
 use tandem_engine::memory::{Memory, SeatCounter};
-use tandem_engine::Flow;
 
 use super::epoch::Epoch;
 use super::error::{PortError, QueueName};
@@ -123,7 +123,17 @@ impl<M: WorkerMemory, C: Clock> Worker<M, C> {
     /// A worker for this port.
     pub fn new(port: Port, memory: M, clock: C, pace: Pace) -> Self {
         let flows = Box::new([Flow::default(); BATCH]);
-        Self { port, memory, clock, pace, batch: Vec::with_capacity(BATCH), flows, received: 0, sent: 0, refused: 0 }
+        Self {
+            port,
+            memory,
+            clock,
+            pace,
+            batch: Vec::with_capacity(BATCH),
+            flows,
+            received: 0,
+            sent: 0,
+            refused: 0,
+        }
     }
 
     /// Forwards until it is told to stop or the interface is gone; the socket stays open.
@@ -168,7 +178,12 @@ impl<M: WorkerMemory, C: Clock> Worker<M, C> {
             let (chunk, length) = self.port.bytes(token);
             *frame = FrameBuf::received(chunk, length);
         }
-        handle(&mut frames[..count], &self.memory, &mut self.flows, &mut outcomes);
+        handle(
+            &mut frames[..count],
+            &self.memory,
+            &mut self.flows,
+            &mut outcomes,
+        );
         for (token, outcome) in self.batch.drain(..).zip(outcomes) {
             let Outcome::Send(length) = outcome else {
                 self.port.release(token);
@@ -188,7 +203,11 @@ impl<M: WorkerMemory, C: Clock> Worker<M, C> {
     fn rest(&mut self) -> Result<(), PortError> {
         let census = self.port.census();
         let under_way = census.sending + census.queued > 0;
-        self.port.wait(if under_way { self.pace.nap } else { self.pace.sleep })
+        self.port.wait(if under_way {
+            self.pace.nap
+        } else {
+            self.pace.sleep
+        })
     }
 
     /// Goes on until nothing is under way, for a bounded time: the kernel may keep redirecting frames to this socket.

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use aya::maps::XskMap;
 use aya::programs::links::{FdLink, PinnedLink};
@@ -81,16 +82,15 @@ impl Balancer {
 
     /// The kernel's coarse clock, as userspace reads it.
     pub fn clock(&self) -> KernelClock {
-        self.clock
+        self.clock.clone()
     }
 
-    /// Measures the clock anew, against slow drift.
+    /// Measures the clock again, for all who read it.
     ///
     /// # Errors
     /// [`XdpError::TestRun`].
-    pub fn recalibrate(&mut self) -> Result<KernelClock, XdpError> {
-        self.clock = KernelClock::calibrate(program(&mut self.ebpf, "clock")?)?;
-        Ok(self.clock)
+    pub fn recalibrate(&mut self) -> Result<(), XdpError> {
+        self.clock.recalibrate(program(&mut self.ebpf, "clock")?)
     }
 
     fn program(&self) -> Result<&Xdp, XdpError> {
@@ -189,6 +189,28 @@ impl Balancer {
             out.drain(..(ALL_METADATA as usize).min(out.len()));
         }
         Ok(result.return_value)
+    }
+
+    /// Times `runs` runs of one frame, and of an empty program; gives the shortest of each.
+    ///
+    /// One run at a time: a repeated run would see the frame as the run before left it.
+    ///
+    /// # Errors
+    /// [`XdpError::TestRun`].
+    pub fn time_frame(&mut self, frame: &[u8], runs: u32) -> Result<(Duration, Duration), XdpError> {
+        program(&mut self.ebpf, "pass")?;
+        let time = |name: &'static str| -> Result<Duration, XdpError> {
+            let missing = || XdpError::Missing { what: "program", name };
+            let program: &Xdp = self.ebpf.program(name).and_then(|p| p.try_into().ok()).ok_or_else(missing)?;
+            let mut least = Duration::MAX;
+            for _ in 0..runs {
+                let options = TestRunOptions { data_in: Some(frame), repeat: 1, ..Default::default() };
+                let failed = |source| XdpError::TestRun { program: name, bytes: frame.len(), source: Box::new(source) };
+                least = least.min(program.test_run(options).map_err(failed)?.duration);
+            }
+            Ok(least)
+        };
+        Ok((time(BALANCER)?, time("pass")?))
     }
 
     /// Detaches the program and removes all pins: the host is as it was.

@@ -1,9 +1,11 @@
 //! The kernel's coarse clock, read in userspace without a system call.
 //!
 //! The kernel seat stamps flows with `jiffies >> 6`. The vDSO's `CLOCK_MONOTONIC_COARSE` moves by the same timer
-//! interrupt, so their difference, measured once by a program that returns jiffies, is enough (within one tick).
+//! interrupt, so their difference, measured by a program that returns jiffies, is enough (within one tick). NTP slews one of
+//! them and not the other, so it has to be measured again now and then.
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 
@@ -13,11 +15,11 @@ use crate::afxdp::Clock;
 /// Jiffies of a tick, as a power of two.
 const TICK_SHIFT: u32 = 6;
 
-/// Userspace's reading of the kernel's coarse clock.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Userspace's reading of the kernel's coarse clock; clones share what is measured.
+#[derive(Clone, Debug)]
 pub struct KernelClock {
     /// Jiffies (32 bits) minus the coarse clock in jiffies.
-    offset: u32,
+    offset: Arc<AtomicU32>,
     /// Jiffies in a second.
     hz: u32,
 }
@@ -29,8 +31,16 @@ impl KernelClock {
             Some(hz) => *hz,
             None => *HZ.get_or_init(|| jiffies_per_second(program).unwrap_or(250)),
         };
+        let clock = Self { offset: Arc::default(), hz };
+        clock.recalibrate(program)?;
+        Ok(clock)
+    }
+
+    /// Measures again, for all clones.
+    pub(super) fn recalibrate(&self, program: &Xdp) -> Result<(), XdpError> {
         let jiffies = jiffies(program)?;
-        Ok(Self { offset: jiffies.wrapping_sub(coarse_jiffies(hz)), hz })
+        self.offset.store(jiffies.wrapping_sub(coarse_jiffies(self.hz)), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Ticks that last at least `time`, at least one and at most what a stamp can tell apart.
@@ -43,7 +53,7 @@ impl KernelClock {
 impl Clock for KernelClock {
     #[inline]
     fn tick(&self) -> u32 {
-        coarse_jiffies(self.hz).wrapping_add(self.offset) >> TICK_SHIFT
+        coarse_jiffies(self.hz).wrapping_add(self.offset.load(Ordering::Relaxed)) >> TICK_SHIFT
     }
 }
 

@@ -28,7 +28,11 @@ const MASK: u32 = 63;
 
 /// Tables for this many workers.
 pub fn make(workers: u32) -> Arc<Tables> {
-    let sizes = Sizes { ring_lines: 1 + 3 * RingLine::lines(RING), flow_sets: SETS, blocks: workers };
+    let sizes = Sizes {
+        ring_lines: 1 + 3 * RingLine::lines(RING),
+        flow_sets: SETS,
+        blocks: workers,
+    };
     let tables = Tables::plain(sizes).expect("a little memory");
     let root = tables.root();
     root.vip_mask.set(MASK);
@@ -39,36 +43,64 @@ pub fn make(workers: u32) -> Arc<Tables> {
     for (i, key) in root.key.iter().enumerate() {
         key.set(0x9e37_79b9 ^ (i as u32).wrapping_mul(0x0102_0304));
     }
-    for id in 1..=6u8 {
-        let is_v6 = id > 3;
-        let v4 = u64::from(u32::from_ne_bytes([172, 16, 1, id]));
-        let addr = if is_v6 { [0xfd00, u64::from(id)] } else { [v4, 0] };
-        tables.reals()[usize::from(id)].fill(addr, is_v6, Some(0x0200_0000_0002));
-    }
-    add(&tables, 1, VIP_V4, 20, &[1, 2, 3]);
-    add(&tables, 2, VIP_V6, 40, &[4, 5, 6]);
-    add(&tables, 3, VIP_MIXED, 40, &[1, 4]);
+    add(&tables, 1, VIP_V4, 20, &[(1, V4), (2, V4), (3, V4)]);
+    add(&tables, 2, VIP_V6, 40, &[(4, V6), (5, V6), (6, V6)]);
+    add(&tables, 3, VIP_MIXED, 40, &[(7, V4), (8, V6)]);
     root.publish_vips(0, 0);
     root.layout.publish(root::LAYOUT);
     tables
 }
 
-fn add(tables: &Tables, id: u32, addr: Ipv4Addr, room: u8, reals: &[u16]) {
+/// The family of a real.
+const V4: bool = false;
+const V6: bool = true;
+
+fn add(tables: &Tables, id: u32, addr: Ipv4Addr, room: u8, reals: &[(u16, bool)]) {
+    for &(real, is_v6) in reals {
+        let v4 = u64::from(u32::from_ne_bytes([172, 16, 1, real as u8]));
+        let addr = if is_v6 {
+            [0xfd00, u64::from(real)]
+        } else {
+            [v4, 0]
+        };
+        tables.reals()[usize::from(real)].fill(id, addr, is_v6, Some(0x0200_0000_0002));
+    }
     let first = 1 + (id - 1) * RingLine::lines(RING);
-    let ring: Vec<u16> = reals.iter().copied().cycle().take(RING as usize).collect();
-    for (line, ids) in tables.rings().iter().skip(first as usize).zip(ring.chunks(32)) {
+    let ring: Vec<u16> = reals
+        .iter()
+        .map(|r| r.0)
+        .cycle()
+        .take(RING as usize)
+        .collect();
+    for (line, ids) in tables
+        .rings()
+        .iter()
+        .skip(first as usize)
+        .zip(ring.chunks(32))
+    {
         line.fill(ids);
     }
-    let vip = Vip { id, flags: Vip::flags_with_room(0, room), ring: first, ring_len: RING };
+    let vip = Vip {
+        id,
+        flags: Vip::flags_with_room(0, room),
+        ring: first,
+        ring_len: RING,
+    };
     let key = key_of(addr);
     let mut slots = (0..PROBES).map(|probe| &tables.vips()[key.slot(0, 0, MASK, probe) as usize]);
-    slots.find(|slot| slot.is_empty()).expect("a free slot").fill(&key, vip);
+    slots
+        .find(|slot| slot.is_empty())
+        .expect("a free slot")
+        .fill(&key, vip);
 }
 
 /// Takes a VIP out.
 pub fn remove(tables: &Tables, addr: Ipv4Addr) {
     let key = key_of(addr);
-    let slot = tables.vips().iter().find(|slot| slot.entry().is_some_and(|(k, _)| k == key));
+    let slot = tables
+        .vips()
+        .iter()
+        .find(|slot| slot.entry().is_some_and(|(k, _)| k == key));
     slot.expect("the VIP is there").remove();
 }
 
@@ -84,11 +116,17 @@ pub fn reason(tables: &Tables, reason: Reason) -> u64 {
 }
 
 fn sum(tables: &Tables, line: u32, index: usize) -> u64 {
-    (0..tables.blocks()).map(|block| tables.block(block)[line as usize].get(index)).sum()
+    (0..tables.blocks())
+        .map(|block| tables.block(block)[line as usize].get(index))
+        .sum()
 }
 
 fn key_of(addr: Ipv4Addr) -> VipKey {
-    VipKey::new([u64::from(u32::from_ne_bytes(addr.octets())), 0], PORT.to_be(), wire::IPPROTO_UDP)
+    VipKey::new(
+        [u64::from(u32::from_ne_bytes(addr.octets())), 0],
+        PORT.to_be(),
+        wire::IPPROTO_UDP,
+    )
 }
 
 /// A UDP frame from client number `client`.

@@ -28,9 +28,11 @@ impl Rng {
     }
 }
 
-/// Clients: few enough that flows return, many enough that small tables overflow.
+/// Clients and their ports: few enough that flows return (most of the time only the first few ports), many enough that
+/// small tables overflow.
 const CLIENTS: u64 = 24;
-const PORTS: u64 = 400;
+const PORTS: u64 = 2000;
+const FREQUENT_PORTS: u64 = 4;
 
 /// A frame, and what of it a full-key oracle needs (if it is a valid one to a VIP).
 pub fn frame(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
@@ -67,7 +69,8 @@ fn destination(rng: &mut Rng, plan: &Plan) -> (IpAddr, u16, Protocol) {
 fn to_vip(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
     let (address, port, protocol) = destination(rng, plan);
     let source = client(rng, address);
-    let sport = 1024 + rng.below(PORTS) as u16;
+    let ports = if rng.one_in(3) { PORTS } else { FREQUENT_PORTS };
+    let sport = 1024 + rng.below(ports) as u16;
     let ttl = if rng.one_in(40) { rng.below(3) as u8 } else { 2 + rng.below(254) as u8 };
     let size = if rng.one_in(50) { 1400 + rng.below(200) } else { rng.below(64) };
     let payload = vec![rng.next() as u8; size as usize];

@@ -1,7 +1,7 @@
 //! The twin test: the same frames through the BPF program and through the engine, on tables of their own. Bytes, verdicts,
 //! every decision, all counters and every byte of the flow table must be equal; time moves by hand.
 //!
-//! `TANDEM_LONG=1` runs 10 million frames instead of 60,000.
+//! `TANDEM_LONG=1` runs 10 million frames instead of 100,000.
 
 mod frames;
 mod oracle;
@@ -78,7 +78,7 @@ fn is_root() -> bool {
 }
 
 fn frames_of_this_run() -> u64 {
-    if std::env::var_os("TANDEM_LONG").is_some() { 10_000_000 } else { 60_000 }
+    if std::env::var_os("TANDEM_LONG").is_some() { 10_000_000 } else { 100_000 }
 }
 
 /// Runs `count` generated frames over tables of `sets` sets.
@@ -88,9 +88,11 @@ fn run(seed: u64, sets: u32, count: u64) {
     let Some(mut twins) = Twins::new(&plan, sets) else { return };
     let mut oracle = Oracle::default();
     let mut total = tandem_backends::control::Changes::default();
+    // grace periods take their time: at most 400 changes a run
+    let period = (count / 400).max(1500);
     let (mut tick, mut evictions) = (30_000, 0);
     for n in 0..count {
-        if n % 500 == 499 {
+        if n % period == period - 1 {
             evictions += twins.assert_tables_equal().vips.values().map(|v| v["evicted"]).sum::<u64>();
             plan = plans::change(&mut rng, &plan);
             let changes = twins.apply(&plan);
@@ -113,7 +115,7 @@ fn run(seed: u64, sets: u32, count: u64) {
     }
     twins.assert_tables_equal();
     eprintln!("{count} frames, {sets} sets: {evictions} evictions seen, {} by flow, {total:?}, reasons {:?}", oracle.by_flow, twins.seen);
-    assert!(oracle.by_flow > count / 10);
+    assert!(oracle.by_flow > count / 20);
     for (what, n) in [
         ("VIPs added", total.vips_added),
         ("VIPs removed", total.vips_removed),
@@ -131,17 +133,17 @@ fn run(seed: u64, sets: u32, count: u64) {
 
 #[test]
 fn generated_frames_on_64_sets() {
-    run(1, 64, frames_of_this_run() / 3);
+    run(1, 64, frames_of_this_run() / 5);
 }
 
 #[test]
 fn generated_frames_on_1024_sets() {
-    run(2, 1024, frames_of_this_run() / 3);
+    run(2, 1024, frames_of_this_run() / 2);
 }
 
 #[test]
 fn generated_frames_on_16384_sets() {
-    run(3, 16_384, frames_of_this_run() / 3);
+    run(3, 16_384, frames_of_this_run() * 3 / 10);
 }
 
 /// Every reason is reached, also those that a sound configuration never reaches, and the twins agree on it.

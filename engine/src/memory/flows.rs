@@ -178,3 +178,29 @@ impl FlowSet {
         [x0, x1, x2, x3, x4, four(r0, r1, r2, r3), four(r4, s0, s1, s2), rest]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two writers of one way, caught between any of their stores: every mixture of their fields.
+    #[test]
+    fn a_torn_entry_is_nobody_elses() {
+        let tag = |print: u64| Tag { one: 0, two: 0, print: print | 1 << 63 };
+        let (a, b) = ((tag(0x1234_5678), 7_u16), (tag(0x1234_5679), 8_u16));
+        for torn in 0..8 {
+            let set = FlowSet::default();
+            let of = |bit: u32| if torn >> bit & 1 == 0 { a } else { b };
+            let ((x, x_real), (_, real)) = (of(0), of(1));
+            set.x[2].set(x.print ^ u64::from(x_real));
+            set.real[2].set(real);
+            set.stamp[2].set(of(2).1);
+            for (tag, own) in [a, b] {
+                let found = set.get(&tag, 100, 0).map(|(real, _)| real);
+                assert!(found.is_none() || found == Some(u32::from(own)), "mixture {torn}: {own} was given {found:?}");
+                let whole = (x, real) == (tag, own);
+                assert_eq!(found.is_some(), whole, "mixture {torn}");
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! What this host is: interface, addresses, next hops, privileges. Read through netlink and procfs, changed by nothing here
+//! but the neighbour table, where a silent next hop is asked for.
+
+mod netlink;
+mod privileges;
+
+pub(crate) use netlink::macs;
+pub use netlink::{FactError, Interface, Netlink, NextHop, NoHop};
+pub use privileges::{Missing, check_privileges, is_bpffs};

@@ -1,0 +1,344 @@
+//! The running balancer: both seats over one memory, and the loop that looks after them.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, never, select, tick};
+use tandem_engine::memory::Mode;
+
+use super::error::RunError;
+use super::protocol::{ModeName, ModeReport, Paths, Request, WorkerRow};
+use super::server::{Asked, Server};
+use crate::afxdp::{Ask, Bound, Event, Seat, SeatConfig, receive_queues};
+use crate::config::{Attach, ModeWish, Plan};
+use crate::control::{Control, Counters, Facts, KernelGrace};
+use crate::facts::{Interface, Netlink, check_privileges, is_bpffs, macs};
+use crate::memory::{Plain, Sizes};
+use crate::xdp::{Balancer, Role};
+
+/// How long the start waits for next hops that do not answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often the host is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often the clock is measured again.
+const CALIBRATE: Duration = Duration::from_secs(60);
+
+/// What a run needs beside the plan.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// Name of this balancer, for its pins and its socket; `None`: the interface's.
+    pub name: Option<String>,
+    /// Leaves the program attached and the tables pinned at the end, for the next run to take over.
+    pub leave_attached: bool,
+}
+
+/// Runs the balancer until `stop` is set. `ready` is called when it forwards.
+///
+/// # Errors
+/// [`RunError`]; the host is as it was then.
+pub fn run(plan: &Plan, options: &Options, stop: &AtomicBool, ready: impl FnOnce()) -> Result<(), RunError> {
+    check_privileges()?;
+    let interface = plan.interfaces.first().ok_or(RunError::NoInterface)?;
+    let paths = Paths::of(options.name.as_deref().unwrap_or(interface));
+    let bpffs = PathBuf::from("/sys/fs/bpf");
+    if !is_bpffs(&bpffs) {
+        return Err(RunError::NoBpffs(bpffs));
+    }
+    let server = Server::listen(&paths.socket)?;
+    let was_there = paths.pins.join("link").exists();
+    let mut running = match Running::start(plan, &paths) {
+        Ok(running) => running,
+        Err(error) => {
+            // Nothing of a failed start stays, but what a balancer before left stays as it was.
+            if !was_there {
+                let _ = Balancer::remove_left(&paths.pins);
+            }
+            return Err(error);
+        }
+    };
+    ready();
+    let end = running.look_after(&server, stop);
+    running.stop(options.leave_attached && end.is_ok())?;
+    end
+}
+
+struct Running {
+    plan: Plan,
+    interface: Interface,
+    netlink: Netlink,
+    balancer: Balancer,
+    control: Control,
+    seat: Option<Seat>,
+    /// Blocks of counters before the workers': one for each CPU.
+    cpus: u32,
+    why: String,
+    calibrated: Instant,
+}
+
+impl Running {
+    fn start(plan: &Plan, paths: &Paths) -> Result<Self, RunError> {
+        let netlink = Netlink::open()?;
+        let name = plan.interfaces.first().ok_or(RunError::NoInterface)?;
+        let interface = netlink.interface(name)?;
+        let cpus = aya::util::nr_cpus().map_or(1, |n| n as u32);
+        let queues = queues(&interface.name)?;
+        let needed = cpus + queues;
+        let balancer = Balancer::load(&Role::Forward(paths.pins.clone()), Sizes::for_plan(plan, needed))?;
+        let found = balancer.tables().blocks();
+        if found < needed {
+            return Err(RunError::Blocks { found, needed });
+        }
+        let mut control = Control::adopt(balancer.tables().clone())?;
+        if control.is_configured() {
+            log::info!("taking over the tables that are pinned in {}", paths.pins.display());
+        }
+        let facts = facts(plan, &interface, &netlink, &balancer)?;
+        // A process that was killed in mode afxdp left no workers.
+        balancer.tables().root().switch(Mode::Xdp);
+        let changes = control.apply(plan, &facts, &KernelGrace)?;
+        log::info!("{}: {} VIPs, {changes:?}", interface.name, plan.vips.len());
+        let mut running = Self {
+            plan: plan.clone(),
+            interface,
+            netlink,
+            balancer,
+            control,
+            seat: None,
+            cpus,
+            why: String::new(),
+            calibrated: Instant::now(),
+        };
+        running.balancer.attach(&running.interface.name, plan.attach)?;
+        if let Err(error) = running.choose_mode() {
+            running.stop(false)?;
+            return Err(error);
+        }
+        Ok(running)
+    }
+
+    /// Puts the configured mode in force.
+    fn choose_mode(&mut self) -> Result<(), RunError> {
+        match self.plan.mode {
+            ModeWish::Xdp => "the configuration says so".clone_into(&mut self.why),
+            ModeWish::Afxdp => self.switch(ModeName::Afxdp, Ask::Prefer, "the configuration says so")?,
+            ModeWish::Auto => match self.switch(ModeName::Afxdp, Ask::Require, "auto: the driver has zero-copy AF_XDP") {
+                Ok(()) => {}
+                Err(error) => self.why = format!("auto: AF_XDP pays only with zero-copy, and there is none here ({error})"),
+            },
+        }
+        log::info!("{}: mode {:?}: {}", self.interface.name, self.mode(), self.why);
+        Ok(())
+    }
+
+    fn mode(&self) -> ModeName {
+        match self.control.tables().root().mode() {
+            Mode::Xdp => ModeName::Xdp,
+            Mode::Afxdp => ModeName::Afxdp,
+        }
+    }
+
+    /// The live switch: one store. The first one to afxdp starts the workers.
+    fn switch(&mut self, to: ModeName, ask: Ask, why: &str) -> Result<(), RunError> {
+        if to == ModeName::Afxdp {
+            self.start_workers(ask)?;
+        }
+        let mode = match to {
+            ModeName::Xdp => Mode::Xdp,
+            ModeName::Afxdp => Mode::Afxdp,
+        };
+        self.control.tables().root().switch(mode);
+        why.clone_into(&mut self.why);
+        Ok(())
+    }
+
+    fn start_workers(&mut self, ask: Ask) -> Result<(), RunError> {
+        if self.seat.as_ref().is_some_and(|seat| !seat.sockets().is_empty()) {
+            return Ok(());
+        }
+        // Workers that all ended are replaced.
+        drop(self.seat.take());
+        let queues: Vec<u32> = (0..queues(&self.interface.name)?).collect();
+        let cores = match &self.plan.cores {
+            Some(cores) => cores.clone(),
+            None => core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect(),
+        };
+        let memories = queues.iter().map(|queue| {
+            let desk = Plain::new(self.balancer.tables().clone(), self.cpus + queue);
+            (desk, self.balancer.clock())
+        });
+        let memories = memories.collect();
+        let config = SeatConfig { zero_copy: ask, ..SeatConfig::new(&self.interface.name, queues, cores) };
+        let seat = Seat::start(&config, memories)?;
+        for (queue, socket) in seat.sockets() {
+            self.balancer.set_socket(queue, socket)?;
+        }
+        for worker in seat.workers() {
+            log::info!("{}: queue {} on core {}, {}", self.interface.name, worker.queue, worker.core, bound_name(worker.bound));
+        }
+        self.seat = Some(seat);
+        Ok(())
+    }
+
+    fn look_after(&mut self, server: &Server, stop: &AtomicBool) -> Result<(), RunError> {
+        let ticks = tick(Duration::from_millis(100));
+        let mut looked = Instant::now();
+        loop {
+            let events: Receiver<Event> = self.seat.as_ref().map_or_else(never, |seat| seat.events().clone());
+            select! {
+                recv(server.requests) -> asked => if let Ok(asked) = asked { self.answer(asked) },
+                recv(events) -> event => if let Ok(event) = event { self.worker_ended(&event) },
+                recv(ticks) -> _ => {}
+            }
+            if stop.load(Ordering::Relaxed) {
+                log::info!("{}: stopping", self.interface.name);
+                return Ok(());
+            }
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                self.look()?;
+            }
+        }
+    }
+
+    /// What has to be seen to now and then.
+    fn look(&mut self) -> Result<(), RunError> {
+        match self.netlink.interface(&self.interface.name) {
+            Ok(now) if now.index == self.interface.index => {}
+            _ => return Err(RunError::Vanished(self.interface.name.clone())),
+        }
+        if self.plan.next_hop_mac.is_none() {
+            let hops = self.netlink.next_hops(self.interface.index, &reals(&self.plan))?;
+            let changed = self.control.set_hops(&macs(&hops));
+            if changed > 0 {
+                log::info!("{}: the next hops of {changed} reals changed", self.interface.name);
+            }
+        }
+        if self.calibrated.elapsed() >= CALIBRATE {
+            self.calibrated = Instant::now();
+            self.balancer.recalibrate()?;
+        }
+        Ok(())
+    }
+
+    fn worker_ended(&mut self, event: &Event) {
+        log::error!("{}: its worker ended: {}; the kernel forwards this queue's frames", event.at, event.error);
+        // The socket left the map when it was closed; this is for a kernel that is slower.
+        let _ = self.balancer.unset_socket(event.at.queue);
+    }
+
+    fn answer(&mut self, asked: Asked) {
+        let json = |value: Result<serde_json::Value, serde_json::Error>| value.map_err(|e| e.to_string());
+        let answer = match asked.request {
+            Request::Mode => json(serde_json::to_value(self.report())),
+            Request::SetMode(mode) => match self.switch(mode, Ask::Prefer, "set by hand") {
+                Ok(()) => {
+                    log::info!("{}: mode {mode:?}: set by hand", self.interface.name);
+                    json(serde_json::to_value(self.report()))
+                }
+                Err(error) => Err(format!("the mode stays {:?}: {error}", self.mode())),
+            },
+            Request::Counters => {
+                let (tables, cpus) = (self.control.tables(), self.cpus);
+                json(serde_json::to_value(serde_json::json!({
+                    "xdp": Counters::read(tables, 0..cpus),
+                    "afxdp": Counters::read(tables, cpus..tables.blocks()),
+                })))
+            }
+        };
+        // A client that did not wait does not get it.
+        let _ = asked.answer.send(answer);
+    }
+
+    fn report(&self) -> ModeReport {
+        let attach = match self.plan.attach {
+            Attach::Native => "native",
+            Attach::Generic => "generic",
+        };
+        let workers = self.seat.iter().flat_map(Seat::workers).map(|worker| {
+            let bound = if worker.statistics.is_some() { bound_name(worker.bound) } else { "ended" };
+            WorkerRow { queue: worker.queue, core: worker.core, bound: bound.to_owned() }
+        });
+        ModeReport {
+            mode: self.mode(),
+            why: self.why.clone(),
+            interface: self.interface.name.clone(),
+            attach: attach.to_owned(),
+            workers: workers.collect(),
+        }
+    }
+
+    /// Ends the workers, and takes away the program and the pins unless they shall stay.
+    fn stop(mut self, leave: bool) -> Result<(), RunError> {
+        self.control.tables().root().switch(Mode::Xdp);
+        if let Some(seat) = self.seat.take() {
+            for (queue, _) in seat.sockets() {
+                self.balancer.unset_socket(queue)?;
+            }
+            let report = seat.stop();
+            for worker in report.workers.iter().filter(|worker| worker.refused > 0) {
+                log::warn!("{}: {} frames were dropped because its TX ring stayed full", worker.at, worker.refused);
+            }
+        }
+        if leave {
+            log::info!("{}: left attached; the next run takes over", self.interface.name);
+            return Ok(());
+        }
+        Ok(self.balancer.remove()?)
+    }
+}
+
+/// What the host supplies: addresses, MACs, next hops, a key.
+fn facts(plan: &Plan, interface: &Interface, netlink: &Netlink, balancer: &Balancer) -> Result<Facts, RunError> {
+    let name = &interface.name;
+    let lacks = |what: &str, key: &str| RunError::Lacks(format!("{name} has no {what}, and the configuration does not say one; set {key}"));
+    let local_mac = plan.local_mac.or(interface.mac).ok_or_else(|| lacks("MAC", "node.local_mac"))?;
+    let source_v4 = plan.source_v4.or(interface.v4);
+    let source_v6 = plan.source_v6.or(interface.v6);
+    if plan.needs_source_v4() && source_v4.is_none() {
+        return Err(lacks("IPv4 address", "tunnel.source_v4"));
+    }
+    if plan.needs_source_v6() && source_v6.is_none() {
+        return Err(lacks("IPv6 address", "tunnel.source_v6"));
+    }
+    let reals = reals(plan);
+    let hops = match plan.next_hop_mac {
+        Some(mac) => reals.iter().map(|real| (*real, Some(mac))).collect(),
+        None => {
+            let found = netlink.next_hops_within(interface.index, &reals, PATIENCE)?;
+            for (real, no) in found.iter().filter_map(|(real, hop)| Some((real, hop.as_ref().err()?))) {
+                log::warn!("real {real}: {no}; until then its frames are dropped and counted as no-next-hop");
+            }
+            macs(&found)
+        }
+    };
+    let udp_idle_ticks = balancer.clock().ticks(plan.udp_idle);
+    Ok(Facts { local_mac, source_v4, source_v6, udp_idle_ticks, key: random_key()?, hops })
+}
+
+fn reals(plan: &Plan) -> Vec<IpAddr> {
+    let mut reals: Vec<IpAddr> = plan.vips.iter().flat_map(|vip| &vip.reals).map(|real| real.address).collect();
+    reals.sort_unstable();
+    reals.dedup();
+    reals
+}
+
+fn random_key() -> Result<[u32; 16], RunError> {
+    let mut key = [0_u32; 16];
+    let bytes = size_of_val(&key);
+    // SAFETY: the buffer is `bytes` long and any contents are valid integers.
+    let got = unsafe { libc::getrandom(key.as_mut_ptr().cast(), bytes, 0) };
+    if usize::try_from(got) == Ok(bytes) { Ok(key) } else { Err(RunError::Lacks("the kernel gave no random numbers".to_owned())) }
+}
+
+fn queues(interface: &str) -> Result<u32, RunError> {
+    receive_queues(interface).map_err(|source| RunError::Queues { interface: interface.to_owned(), source })
+}
+
+fn bound_name(bound: Bound) -> &'static str {
+    match bound {
+        Bound::ZeroCopy => "zero-copy",
+        Bound::Copy => "copy",
+    }
+}

@@ -1,0 +1,70 @@
+//! Why the balancer cannot run, or go on.
+
+use std::path::PathBuf;
+
+use crate::afxdp::{PortError, SeatError};
+use crate::control::ControlError;
+use crate::facts::{FactError, Missing};
+use crate::xdp::XdpError;
+
+/// Why the balancer cannot run, or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Capabilities.
+    #[error(transparent)]
+    Privileges(#[from] Missing),
+    /// The host.
+    #[error(transparent)]
+    Facts(#[from] FactError),
+    /// The kernel seat.
+    #[error(transparent)]
+    Xdp(#[from] XdpError),
+    /// The tables.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The userspace seat.
+    #[error(transparent)]
+    Seat(#[from] SeatError),
+    /// A socket of it.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// No interface in the configuration.
+    #[error("node.interface is not set; name the interface where the VIPs' traffic arrives")]
+    NoInterface,
+    /// No bpffs.
+    #[error("{}: no BPF file system is mounted there; `mount -t bpf bpf {}`", .0.display(), .0.display())]
+    NoBpffs(PathBuf),
+    /// Something that the configuration has to say on this host.
+    #[error("{0}")]
+    Lacks(String),
+    /// Another process.
+    #[error("a balancer is running already: {} answers; stop it, or give this one another --name", .0.display())]
+    Running(PathBuf),
+    /// The control socket.
+    #[error("{}: cannot listen for control requests: {source}", path.display())]
+    Socket {
+        /// Its path.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The number of RX queues.
+    #[error("{interface}: cannot read its number of RX queues: {source}")]
+    Queues {
+        /// The interface.
+        interface: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The interface is gone.
+    #[error("{0}: the interface vanished while the balancer was running; what was attached went with it. Start again when it is back")]
+    Vanished(String),
+    /// Fewer counter blocks than cores and queues.
+    #[error("the pinned tables count for {found} cores and queues, this host has {needed}; `tandem detach` removes them (their flows are lost), then start again")]
+    Blocks {
+        /// In the tables.
+        found: u32,
+        /// On this host.
+        needed: u32,
+    },
+}

@@ -1,0 +1,60 @@
+//! `tandem run` and `tandem detach`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::Args;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use tandem_backends::run::{Options, Paths, run as run_balancer};
+use tandem_backends::xdp::Balancer;
+
+use crate::{Failure, load};
+
+#[derive(Args)]
+pub struct RunArgs {
+    /// The configuration
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+    /// Name of this balancer, for its pins and its control socket [default: the interface's]
+    #[arg(long)]
+    name: Option<String>,
+    /// At the end, leave the program attached and the tables pinned: the kernel goes on forwarding, and the next run takes
+    /// over without losing a flow
+    #[arg(long)]
+    leave_attached: bool,
+}
+
+#[derive(Args)]
+pub struct DetachArgs {
+    /// The balancer's name: its interface, or what --name said
+    name: String,
+}
+
+pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    let plan = load(&args.config)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, stop.clone())?;
+    }
+    let options = Options { name: args.name.clone(), leave_attached: args.leave_attached };
+    run_balancer(&plan, &options, &stop, || {
+        log::info!("ready");
+        // Without a service manager there is nobody to tell.
+        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    })?;
+    Ok(())
+}
+
+pub fn detach(args: &DetachArgs) -> Result<(), Failure> {
+    let paths = Paths::of(&args.name);
+    if std::os::unix::net::UnixStream::connect(&paths.socket).is_ok() {
+        return Err(anyhow::anyhow!("{}: the balancer is running; stop it first (SIGTERM detaches)", args.name).into());
+    }
+    if Balancer::remove_left(&paths.pins)? {
+        println!("{}: detached, pins removed", args.name);
+    } else {
+        println!("{}: nothing is left of it ({})", args.name, paths.pins.display());
+    }
+    Ok(())
+}

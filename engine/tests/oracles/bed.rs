@@ -1,0 +1,242 @@
+//! The engine's memory as plain vectors, and frames to send through it.
+
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
+
+use etherparse::{PacketBuilder, TcpHeader};
+use tandem_engine::maglev::{Endpoint, Weighting, fill};
+use tandem_engine::memory::counters::BLOCK;
+use tandem_engine::memory::rings::SLOTS_PER_LINE;
+use tandem_engine::memory::root::LAYOUT;
+use tandem_engine::memory::vips::{PROBES, SLOTS};
+use tandem_engine::memory::{
+    FlowSet, Line, Memory, Real, RingLine, Root, Trace, Vip, VipKey, VipSlot,
+};
+use tandem_engine::wire::mac_word;
+use tandem_engine::{Addr, Packet};
+
+/// The next hop of every real, and the balancer itself.
+pub const HOP_MAC: [u8; 6] = [0, 0, 0xde, 0xad, 0xbe, 0xaf];
+pub const LOCAL_MAC: [u8; 6] = [0, 0xff, 0xde, 0xad, 0xbe, 0xaf];
+
+/// Tables in memory of the test.
+pub struct Bed {
+    pub root: Root,
+    vips: Vec<VipSlot>,
+    rings: Vec<RingLine>,
+    reals: Vec<Real>,
+    pub flows: Vec<FlowSet>,
+    counts: Vec<Line>,
+    pub trace: Trace,
+    pub now: Cell<u32>,
+}
+
+fn table<T: Default>(len: u32) -> Vec<T> {
+    (0..len).map(|_| T::default()).collect()
+}
+
+impl Bed {
+    /// Empty tables: `sets` (a power of two) of flows, room for one ring of `ring` slots and 64 reals.
+    pub fn new(sets: u32, ring: u32) -> Self {
+        let bed = Self {
+            root: Root::default(),
+            vips: table(2 * SLOTS),
+            rings: table(1 + RingLine::lines(ring)),
+            reals: table(64),
+            flows: table(sets),
+            counts: table(BLOCK),
+            trace: Trace::default(),
+            now: Cell::new(30_000),
+        };
+        bed.root.vip_mask.set(SLOTS - 1);
+        bed.root.publish_vips(0, 1);
+        bed.root.flow_mask.set(sets - 1);
+        bed.root.max_frame.set(1514);
+        bed.root.local_mac.set(mac_word(LOCAL_MAC));
+        bed.root.source_v4.set(u32::from_ne_bytes([10, 0, 13, 37]));
+        let source: Ipv6Addr = "fc00:2307::1337".parse().unwrap();
+        for (cell, word) in bed.root.source_v6.iter().zip(words(source.into())) {
+            cell.set(word);
+        }
+        for (n, key) in bed.root.key.iter().enumerate() {
+            key.set((n as u32 + 1).wrapping_mul(0x9e37_79b9));
+        }
+        bed.root.layout.publish(LAYOUT);
+        bed
+    }
+
+    /// Adds a VIP whose ring, if it is given one, starts at line 1.
+    pub fn vip(&self, id: u32, address: IpAddr, port: u16, protocol: u8, flags: u32, ring: u32) {
+        let key = VipKey::new(words(address), port.to_be(), protocol);
+        let vip = Vip {
+            id,
+            flags,
+            ring: 1,
+            ring_len: ring,
+        };
+        let slot = (0..PROBES)
+            .map(|probe| &self.vips[key.slot(0, 1, SLOTS - 1, probe) as usize])
+            .find(|slot| slot.is_empty());
+        slot.expect("a handful of VIPs fits").fill(&key, vip);
+    }
+
+    /// Sets the reals, ids from 1 on, and fills the ring with those whose weight is above 0.
+    pub fn reals(&self, ring: u32, reals: &[(IpAddr, u32)]) {
+        let mut endpoints = Vec::new();
+        for (id, (address, weight)) in (1..).zip(reals) {
+            let mac = Some(mac_word(HOP_MAC));
+            self.reals[usize::from(id)].fill(0, words(*address), address.is_ipv6(), mac);
+            endpoints.push(Endpoint::new(id, *address, *weight));
+        }
+        let mut slots = vec![0; ring as usize];
+        fill(&mut slots, &mut endpoints, Weighting::V2);
+        for (line, ids) in self.rings[1..]
+            .iter()
+            .zip(slots.chunks(SLOTS_PER_LINE as usize))
+        {
+            line.fill(ids);
+        }
+    }
+}
+
+impl Memory for Bed {
+    fn root(&self) -> Option<&Root> {
+        Some(&self.root)
+    }
+    fn vip(&self, index: u32) -> Option<&VipSlot> {
+        self.vips.get(index as usize)
+    }
+    fn ring(&self, index: u32) -> Option<&RingLine> {
+        self.rings.get(index as usize)
+    }
+    fn real(&self, id: u32) -> Option<&Real> {
+        self.reals.get(id as usize)
+    }
+    fn flows(&self, index: u32) -> Option<&FlowSet> {
+        self.flows.get(index as usize)
+    }
+    fn count(&self, index: u32) -> Option<&Line> {
+        self.counts.get(index as usize)
+    }
+    fn now(&self) -> u32 {
+        self.now.get()
+    }
+    fn trace(&self) -> Option<&Trace> {
+        Some(&self.trace)
+    }
+}
+
+/// A frame with 64 bytes of headroom.
+pub struct Frame {
+    bytes: Vec<u8>,
+    head: usize,
+}
+
+impl Frame {
+    pub fn new(frame: &[u8]) -> Self {
+        let mut bytes = vec![0; 64];
+        bytes.extend_from_slice(frame);
+        Self { bytes, head: 64 }
+    }
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[self.head..]
+    }
+    fn range<const N: usize>(&self, at: usize) -> Range<usize> {
+        self.head + at..self.head + at + N
+    }
+}
+
+impl Packet for Frame {
+    fn len(&self) -> usize {
+        self.bytes.len() - self.head
+    }
+    fn bytes<const N: usize>(&self, at: usize) -> Option<&[u8; N]> {
+        self.bytes.get(self.range::<N>(at))?.first_chunk()
+    }
+    fn bytes_mut<const N: usize>(&mut self, at: usize) -> Option<&mut [u8; N]> {
+        let range = self.range::<N>(at);
+        self.bytes.get_mut(range)?.first_chunk_mut()
+    }
+    fn grow_head<const N: usize>(&mut self) -> bool {
+        let grown = self.head.checked_sub(N);
+        self.head = grown.unwrap_or(self.head);
+        grown.is_some()
+    }
+}
+
+/// An address as the tables hold it: its wire bytes in words of the machine.
+pub fn words(address: IpAddr) -> Addr {
+    match address {
+        IpAddr::V4(v4) => [u32::from_ne_bytes(v4.octets()).into(), 0],
+        IpAddr::V6(v6) => tandem_engine::wire::ipv6_words(&v6.octets()),
+    }
+}
+
+/// What the frames of the tests differ in.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Tuple {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub source_port: u16,
+    pub port: u16,
+}
+
+impl Tuple {
+    /// The `n`-th client of a VIP, IPv4.
+    pub fn numbered(n: u32, destination: Ipv4Addr, port: u16) -> Self {
+        Self {
+            source: Ipv4Addr::from(0x0a40_0000 | n >> 12).into(),
+            destination: destination.into(),
+            source_port: 1024 + (n & 0xfff) as u16,
+            port,
+        }
+    }
+
+    fn ip(&self, ttl: u8) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+        let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], LOCAL_MAC);
+        match (self.source, self.destination) {
+            (IpAddr::V4(s), IpAddr::V4(d)) => eth.ipv4(s.octets(), d.octets(), ttl),
+            (IpAddr::V6(s), IpAddr::V6(d)) => eth.ipv6(s.octets(), d.octets(), ttl),
+            _ => panic!("two families: {self:?}"),
+        }
+    }
+
+    pub fn udp(&self, ttl: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let packet = self.ip(ttl).udp(self.source_port, self.port);
+        packet.write(&mut frame, payload).unwrap();
+        frame
+    }
+
+    pub fn tcp(&self, ttl: u8, syn: bool, rst: bool, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let mut header = TcpHeader::new(self.source_port, self.port, 7, 1000);
+        (header.syn, header.rst, header.ack) = (syn, rst, !syn);
+        let packet = self.ip(ttl).tcp_header(header);
+        packet.write(&mut frame, payload).unwrap();
+        frame
+    }
+}
+
+/// SplitMix64 (Steele, Lea and Flood, 2014): the same numbers everywhere.
+#[derive(Clone)]
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+    /// Below `n`, evenly.
+    pub fn below(&mut self, n: u32) -> u32 {
+        ((self.next() >> 32) * u64::from(n) >> 32) as u32
+    }
+    /// In [0, 1).
+    pub fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}

@@ -1,0 +1,10 @@
+//! The engine against oracles that were written from the documents, not from its code: the Maglev paper, the RFCs by way
+//! of etherparse, a full-key model of the flow table, a true LRU.
+
+mod bed;
+mod flows;
+mod hashes;
+mod hit_ratio;
+mod maglev;
+mod tunnels;
+mod writers;
