@@ -6,7 +6,8 @@
 //!   `rust-web-src`;
 //! * `TANDEM_BPF_LINKER`, else `~/.cache/tandem/bin/bpf-linker` (what `make setup` leaves), else `bpf-linker` in `PATH`.
 //!
-//! What is missing is an error that names `make setup`. The object lands in `OUT_DIR/tandem-bpf`.
+//! What is missing is an error that names `make setup`. The objects land in `OUT_DIR`: `tandem-bpf`,
+//! and `tandem-bpf-bench` with what benchmarks compare it with.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -60,8 +61,10 @@ fn build() -> Result<(), String> {
         let log = String::from_utf8_lossy(&output.stderr).into_owned();
         return Err(format!("{}\n(rustc: {}; linker: {}; `make setup` installs both)", log.trim_end(), rustc.display(), linker.display()));
     }
-    let object = target_dir.join(TARGET).join("bpf").join("tandem-bpf");
-    std::fs::copy(&object, out.join("tandem-bpf")).map_err(|e| format!("{}: {e}", object.display()))?;
+    for object in ["tandem-bpf", "tandem-bpf-bench"] {
+        let built = target_dir.join(TARGET).join("bpf").join(object);
+        std::fs::copy(&built, out.join(object)).map_err(|e| format!("{}: {e}", built.display()))?;
+    }
     Ok(())
 }
 

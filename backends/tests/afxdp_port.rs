@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam::channel::RecvTimeoutError;
 use tandem_backends::afxdp::{
     Ask, Bound, Pace, Port, PortConfig, PortError, Report, Seat, SeatConfig, SeatError,
     receive_queues,
@@ -393,6 +394,12 @@ fn an_interface_that_vanishes_ends_its_worker_with_a_reason() {
         while !seat.sockets().is_empty() {
             std::thread::yield_now();
         }
+        let more = seat.events().recv_timeout(Duration::from_millis(50));
+        assert_eq!(
+            more.err(),
+            Some(RecvTimeoutError::Timeout),
+            "who selects on it must not spin"
+        );
         let report = seat.stop();
         assert!(report.panicked.is_empty());
         let worker = &report.workers[0];

@@ -17,7 +17,7 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
     /// Name of this balancer, for its pins and its control socket [default: the interface's]
-    #[arg(long)]
+    #[arg(long, value_parser = balancer_name)]
     name: Option<String>,
     /// At the end, leave the program attached and the tables pinned: the kernel goes on forwarding, and the next run takes
     /// over without losing a flow
@@ -28,7 +28,14 @@ pub struct RunArgs {
 #[derive(Args)]
 pub struct DetachArgs {
     /// The balancer's name: its interface, or what --name said
+    #[arg(value_parser = balancer_name)]
     name: String,
+}
+
+/// A name is a part of paths that are made and removed.
+fn balancer_name(text: &str) -> Result<String, String> {
+    let fits = (1..=64).contains(&text.len()) && !text.contains(['/', '\0']) && text != "." && text != "..";
+    if fits { Ok(text.to_owned()) } else { Err("not the name of a balancer: 1 to 64 bytes without `/`, not `.` or `..`".to_owned()) }
 }
 
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
@@ -51,6 +58,7 @@ pub fn detach(args: &DetachArgs) -> Result<(), Failure> {
     if std::os::unix::net::UnixStream::connect(&paths.socket).is_ok() {
         return Err(anyhow::anyhow!("{}: the balancer is running; stop it first (SIGTERM detaches)", args.name).into());
     }
+    paths.remove_socket()?;
     if Balancer::remove_left(&paths.pins)? {
         println!("{}: detached, pins removed", args.name);
     } else {

@@ -82,9 +82,18 @@ fn complain(error: &anyhow::Error, status: u8) -> ExitCode {
     // A closed pipe (`tandem … | head`) is no failure to report.
     let is_pipe = error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe);
     if !is_pipe {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", chain(error));
     }
     ExitCode::from(status)
+}
+
+/// The error with its causes, each once: most of our messages contain their cause already.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        _ if text.contains(&cause) => text,
+        _ => format!("{text}: {cause}"),
+    })
 }
 
 /// Reads a configuration; its warnings go to the log.

@@ -79,6 +79,10 @@ pub fn replay(args: &ReplayArgs) -> Result<(), Failure> {
         let what = "--program decap and health-encap, and --mark, are not available yet; leave them out to replay the balancer";
         return Err(Failure::Usage(anyhow::anyhow!(what)));
     }
+    if is_same_file(&args.input, &args.output) {
+        let what = format!("{}: both the input and the output; write to another file", args.output.display());
+        return Err(Failure::Usage(anyhow::anyhow!(what)));
+    }
     let plan = load(&args.config)?;
     let mut input = Capture::open(&args.input).map_err(|e| Failure::Usage(e.into()))?;
     let mut instance = Instance::new(args.backend.into(), &plan, args.seed)?;
@@ -108,6 +112,12 @@ pub fn replay(args: &ReplayArgs) -> Result<(), Failure> {
     }
     log::info!("{number} frames");
     Ok(())
+}
+
+/// Whether both paths lead to one file that is there.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let (one, other) = (one.canonicalize().ok(), other.canonicalize().ok());
+    one.is_some() && one == other
 }
 
 fn create(path: &Path) -> Result<BufWriter<File>, anyhow::Error> {

@@ -60,7 +60,7 @@ fn vip<M: Memory>(memory: &M, root: &Root, flow: &mut Flow) -> Option<Vip> {
 
 /// The frame can be forwarded as it is: the lengths agree, it is not too large, it may take another hop.
 #[inline(always)]
-fn fits<P: Packet>(packet: &P, root: &Root, flow: &Flow) -> Result<(), Verdict> {
+pub fn fits<P: Packet>(packet: &P, root: &Root, flow: &Flow) -> Result<(), Verdict> {
     let frame = packet.len() as u32;
     let transport = (if flow.protocol == IPPROTO_TCP { Tcp::LEN } else { Udp::LEN }) as u32;
     if flow.len.wrapping_add(Ethernet::LEN as u32) > frame || flow.len < flow.ip_header_len().wrapping_add(transport) {

@@ -50,6 +50,13 @@ pub use packet::Packet;
 pub use parse::Flow;
 pub use verdict::{Action, From, Reason, Verdict};
 
+/// The steps of [`process`] one by one: for programs that put something else between them, to be measured against it.
+pub mod steps {
+    pub use crate::classify::fits;
+    pub use crate::encap::deliver;
+    pub use crate::parse::parse;
+}
+
 use memory::counters::{VipCounter, real_at, reason_at, vip_at};
 
 /// One frame, all the way: its verdict, counted, and the frame as it has to leave.

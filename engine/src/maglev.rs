@@ -64,10 +64,6 @@ pub fn fill(ring: &mut [u16], endpoints: &mut [Endpoint], weighting: Weighting) 
     endpoints.sort_unstable_by_key(|e| (e.hash, e.address));
     let len = u32::try_from(ring.len()).unwrap_or(u32::MAX);
     let Some(last) = len.checked_sub(1) else { return };
-    let heaviest = endpoints.iter().map(|e| e.weight).max().unwrap_or(0);
-    if heaviest == 0 {
-        return;
-    }
     for e in endpoints.iter_mut() {
         e.next = modulo(fmix(e.hash ^ 0xa076_1d64_78bd_642f), len);
         e.skip = modulo(fmix(e.hash ^ 0xe703_7ed1_a0b4_28db), last.max(1)).wrapping_add(1);
@@ -75,7 +71,12 @@ pub fn fill(ring: &mut [u16], endpoints: &mut [Endpoint], weighting: Weighting) 
     }
     let mut first_round = true;
     let mut left = len;
-    while endpoints.iter().any(|e| e.weight != 0) {
+    loop {
+        // Anew each round: if the heaviest is left out, the others must not wait for its price to be paid.
+        let heaviest = endpoints.iter().map(|e| e.weight).max().unwrap_or(0);
+        if heaviest == 0 {
+            return;
+        }
         for e in endpoints.iter_mut().filter(|e| e.weight != 0) {
             let turns = match weighting {
                 Weighting::V1 if first_round => e.weight,

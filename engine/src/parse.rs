@@ -58,7 +58,7 @@ impl Flow {
 
 /// Fills addresses, ports, protocol, TOS, TTL, flags and length.
 #[inline(always)]
-pub(crate) fn parse<P: Packet>(packet: &P, flow: &mut Flow) -> Result<(), Verdict> {
+pub fn parse<P: Packet>(packet: &P, flow: &mut Flow) -> Result<(), Verdict> {
     let eth = Ethernet::view(packet, 0).ok_or(Drop(FrameTooShort))?;
     let l4 = match eth.ethertype.get() {
         wire::ETHERTYPE_IPV4 => ipv4(packet, flow)?,

@@ -40,11 +40,7 @@ impl Bpffs {
     /// # Errors
     /// [`LabError::File`] if it is in use.
     pub fn undo(self) -> Result<bool, LabError> {
-        if self.mounted_here {
-            unmount_empty(&self.path)
-        } else {
-            Ok(false)
-        }
+        if self.mounted_here { unmount_empty(&self.path) } else { Ok(false) }
     }
 }
 
@@ -60,10 +56,7 @@ pub fn ensure_bpffs(path: &Path) -> Result<Bpffs, LabError> {
         mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=700"))
             .map_err(|error| LabError::file("mount a BPF file system at", path)(error.into()))?;
     }
-    Ok(Bpffs {
-        path: path.to_owned(),
-        mounted_here,
-    })
+    Ok(Bpffs { path: path.to_owned(), mounted_here })
 }
 
 pub(crate) fn is_bpffs(path: &Path) -> bool {
@@ -84,7 +77,6 @@ pub(crate) fn unmount_empty(path: &Path) -> Result<bool, LabError> {
             return Ok(false);
         }
     }
-    umount2(path, MntFlags::empty())
-        .map_err(|error| LabError::file("unmount", path)(error.into()))?;
+    umount2(path, MntFlags::empty()).map_err(|error| LabError::file("unmount", path)(error.into()))?;
     Ok(true)
 }

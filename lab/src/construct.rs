@@ -22,9 +22,7 @@ pub(crate) fn build(topology: &mut Topology) -> Result<(), LabError> {
     let router = topology.spec.namespace(Host::Router);
     netns::enter(&router, || make_links(topology, &router))??;
     for at in 0..topology.links.len() {
-        let index = netns::enter(&topology.links[at].namespace, || {
-            finish_host(topology, &topology.links[at])
-        })??;
+        let index = netns::enter(&topology.links[at].namespace, || finish_host(topology, &topology.links[at]))??;
         topology.links[at].index = index;
     }
     netns::enter(&router, || finish_router(topology, &router))??;
@@ -42,23 +40,12 @@ fn index_of(namespace: &str, name: &str) -> Result<u32, LabError> {
 /// In the router: the bridge, then one veth a host with its far end in the host's namespace.
 fn make_links(topology: &mut Topology, router: &str) -> Result<(), LabError> {
     let netlink = Netlink::open(router)?;
-    let bridged = topology
-        .links
-        .iter()
-        .find(|link| link.router.bridge.is_some());
-    let bridge = bridged
-        .map(|link| link.router.gateway_mac)
-        .map(|mac| make_bridge(&netlink, router, mac))
-        .transpose()?;
+    let bridged = topology.links.iter().find(|link| link.router.bridge.is_some());
+    let bridge = bridged.map(|link| link.router.gateway_mac).map(|mac| make_bridge(&netlink, router, mac)).transpose()?;
     for link in &mut topology.links {
         let path = netns::path(&link.namespace);
         let namespace = File::open(&path).map_err(LabError::file("open", path))?;
-        let end = |name, mac| End {
-            name,
-            mac,
-            mtu: link.mtu,
-            queues: link.queues,
-        };
+        let end = |name, mac| End { name, mac, mtu: link.mtu, queues: link.queues };
         let here = end(&link.router.interface, link.router.mac);
         let there = end(&link.interface, link.mac);
         netlink.add_veth(&here, &there, namespace.as_raw_fd())?;
@@ -86,10 +73,7 @@ fn finish_host(topology: &Topology, link: &Link) -> Result<u32, LabError> {
         switch_off(&link.namespace, &link.interface)?;
     }
     netlink.up(index)?;
-    for (address, len) in [
-        (IpAddr::from(link.v4), link.v4_len),
-        (IpAddr::from(link.v6), link.v6_len),
-    ] {
+    for (address, len) in [(IpAddr::from(link.v4), link.v4_len), (IpAddr::from(link.v6), link.v6_len)] {
         netlink.add_address(index, address, len)?;
         let gateway = link.gateway_like(address);
         netlink.add_neighbour(index, gateway, link.router.gateway_mac)?;

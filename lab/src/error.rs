@@ -17,10 +17,7 @@ pub enum LabError {
         missing: String,
     },
     /// A lab of this prefix is up, or what a killed process left of one.
-    #[error(
-        "there is a lab `{prefix}` already ({why}): remove it with `tandem lab down{}`",
-        prefix_option(prefix)
-    )]
+    #[error("there is a lab `{prefix}` already ({why}): remove it with `tandem lab down{}`", prefix_option(prefix))]
     Exists {
         /// The prefix asked for.
         prefix: String,
@@ -40,10 +37,7 @@ pub enum LabError {
         command: String,
     },
     /// No lab of this prefix.
-    #[error(
-        "there is no lab `{prefix}`: `tandem lab up{}` makes it",
-        prefix_option(prefix)
-    )]
+    #[error("there is no lab `{prefix}`: `tandem lab up{}` makes it", prefix_option(prefix))]
     Missing {
         /// The prefix asked for.
         prefix: String,
@@ -147,9 +141,7 @@ pub enum LabError {
         log: String,
     },
     /// A server does not listen where it should.
-    #[error(
-        "{name} in {namespace} does not listen on {missing} after {seconds} s; its last words: {log}"
-    )]
+    #[error("{name} in {namespace} does not listen on {missing} after {seconds} s; its last words: {log}")]
     NotListening {
         /// The process' name in the lab.
         name: String,
@@ -173,9 +165,7 @@ pub enum LabError {
         found: String,
     },
     /// A process of the lab outlived SIGKILL.
-    #[error(
-        "process {pid} ({name}) does not end: it may be stuck in the kernel, see /proc/{pid}/stack"
-    )]
+    #[error("process {pid} ({name}) does not end: it may be stuck in the kernel, see /proc/{pid}/stack")]
     Immortal {
         /// Its id.
         pid: u32,
@@ -194,24 +184,13 @@ pub enum LabError {
 
 impl LabError {
     /// For `map_err` of file operations.
-    pub(crate) fn file(
-        doing: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn file(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::File {
-            doing,
-            path,
-            source,
-        }
+        move |source| Self::File { doing, path, source }
     }
 }
 
 /// ` --prefix NAME` where it is not the default.
 fn prefix_option(prefix: &str) -> String {
-    if prefix == crate::DEFAULT_PREFIX {
-        String::new()
-    } else {
-        format!(" --prefix {prefix}")
-    }
+    if prefix == crate::DEFAULT_PREFIX { String::new() } else { format!(" --prefix {prefix}") }
 }

@@ -94,9 +94,7 @@ impl HttpError {
     pub fn is_reset(&self) -> bool {
         let reset = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionReset;
         match self {
-            Self::Connect(source) | Self::Send(source) | Self::Receive { source, .. } => {
-                reset(source)
-            }
+            Self::Connect(source) | Self::Send(source) | Self::Receive { source, .. } => reset(source),
             Self::Bind(_) | Self::Wrong { .. } => false,
         }
     }
@@ -108,11 +106,7 @@ impl HttpError {
 ///
 /// # Errors
 /// [`LabError::Namespace`] if the client cannot be entered; [`LabError::Spec`] if there are fewer ports than requests.
-pub fn run(
-    lab: &Lab,
-    load: &Load,
-    each: impl Fn(&Exchange) -> bool + Sync,
-) -> Result<Vec<Exchange>, LabError> {
+pub fn run(lab: &Lab, load: &Load, each: impl Fn(&Exchange) -> bool + Sync) -> Result<Vec<Exchange>, LabError> {
     let end = u32::from(load.first_port) + u32::from(load.requests);
     if load.first_port == 0 || end > 1 << 16 {
         return Err(LabError::Spec {
@@ -121,35 +115,25 @@ pub fn run(
             expected: "ports within 1 to 65535".to_owned(),
         });
     }
-    let (next, stop) = (
-        AtomicU32::new(load.first_port.into()),
-        AtomicBool::new(false),
-    );
+    let (next, stop) = (AtomicU32::new(load.first_port.into()), AtomicBool::new(false));
     let done = Mutex::new(Vec::with_capacity(load.requests.into()));
     let work = || {
         while !stop.load(Ordering::Relaxed) {
             let port = next.fetch_add(1, Ordering::Relaxed);
-            let Some(port) = u16::try_from(port)
-                .ok()
-                .filter(|port| u32::from(*port) < end)
-            else {
+            let Some(port) = u16::try_from(port).ok().filter(|port| u32::from(*port) < end) else {
                 return;
             };
             let exchange = one(load, port);
             if !each(&exchange) {
                 stop.store(true, Ordering::Relaxed);
             }
-            done.lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .push(exchange);
+            done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(exchange);
         }
     };
     lab.enter(Host::Client, || {
         thread::scope(|scope| (0..load.threads.max(1)).for_each(|_| _ = scope.spawn(work)));
     })?;
-    let mut exchanges = done
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut exchanges = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     exchanges.sort_by_key(|exchange| exchange.source.port());
     Ok(exchanges)
 }
@@ -158,69 +142,41 @@ fn one(load: &Load, port: u16) -> Exchange {
     let source = SocketAddr::new(load.source, port);
     let start = Instant::now();
     let answer = request(load, source);
-    Exchange {
-        source,
-        target: load.target,
-        answer,
-        latency: start.elapsed(),
-    }
+    Exchange { source, target: load.target, answer, latency: start.elapsed() }
 }
 
 fn request(load: &Load, source: SocketAddr) -> Result<Answer, HttpError> {
     let mut socket = connect(load, source)?;
     let host = load.target;
-    let question = format!(
-        "GET / HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tandem-lab\r\nConnection: close\r\n\r\n"
-    );
-    socket
-        .write_all(question.as_bytes())
-        .map_err(HttpError::Send)?;
+    let question = format!("GET / HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tandem-lab\r\nConnection: close\r\n\r\n");
+    socket.write_all(question.as_bytes()).map_err(HttpError::Send)?;
     let mut text = Vec::with_capacity(512);
-    socket
-        .read_to_end(&mut text)
-        .map_err(|source| HttpError::Receive {
-            got: text.len(),
-            source,
-        })?;
+    socket.read_to_end(&mut text).map_err(|source| HttpError::Receive { got: text.len(), source })?;
     let answer = read(&text)?;
     if answer.seen == source {
         return Ok(answer);
     }
-    Err(HttpError::Wrong {
-        part: "source",
-        found: answer.seen.to_string(),
-        expected: source.to_string(),
-    })
+    Err(HttpError::Wrong { part: "source", found: answer.seen.to_string(), expected: source.to_string() })
 }
 
 fn connect(load: &Load, source: SocketAddr) -> Result<Socket, HttpError> {
-    let socket = Socket::new(
-        Domain::for_address(source),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )
-    .and_then(|socket| {
-        // A port whose last connection is in TIME_WAIT may be taken again.
-        socket.set_reuse_address(true)?;
-        socket.set_read_timeout(Some(load.timeout))?;
-        socket.set_write_timeout(Some(load.timeout))?;
-        socket.bind(&source.into())?;
-        Ok(socket)
-    })
-    .map_err(HttpError::Bind)?;
-    socket
-        .connect_timeout(&load.target.into(), load.timeout)
-        .map_err(HttpError::Connect)?;
+    let socket = Socket::new(Domain::for_address(source), Type::STREAM, Some(Protocol::TCP))
+        .and_then(|socket| {
+            // A port whose last connection is in TIME_WAIT may be taken again.
+            socket.set_reuse_address(true)?;
+            socket.set_read_timeout(Some(load.timeout))?;
+            socket.set_write_timeout(Some(load.timeout))?;
+            socket.bind(&source.into())?;
+            Ok(socket)
+        })
+        .map_err(HttpError::Bind)?;
+    socket.connect_timeout(&load.target.into(), load.timeout).map_err(HttpError::Connect)?;
     Ok(socket)
 }
 
 /// Reads a whole answer (RFC 9112) and checks that it is consistent.
 fn read(text: &[u8]) -> Result<Answer, HttpError> {
-    let wrong = |part, found: String, expected: &str| HttpError::Wrong {
-        part,
-        found,
-        expected: expected.to_owned(),
-    };
+    let wrong = |part, found: String, expected: &str| HttpError::Wrong { part, found, expected: expected.to_owned() };
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut parsed = httparse::Response::new(&mut headers);
     let head = match parsed.parse(text) {
@@ -232,20 +188,13 @@ fn read(text: &[u8]) -> Result<Answer, HttpError> {
         return Err(wrong("status", parsed.code.unwrap_or(0).to_string(), "200"));
     }
     let header = |name: &'static str| {
-        let found = parsed
-            .headers
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case(name));
+        let found = parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
         let value = found.and_then(|header| std::str::from_utf8(header.value).ok());
         value.ok_or_else(|| wrong(name, String::new(), "a value"))
     };
     let body = &text[head..];
     if header("Content-Length")?.parse() != Ok(body.len()) {
-        return Err(wrong(
-            "length",
-            body.len().to_string(),
-            header("Content-Length")?,
-        ));
+        return Err(wrong("length", body.len().to_string(), header("Content-Length")?));
     }
     let real = header("X-Real")?;
     if body.strip_suffix(b"\n") != Some(real.as_bytes()) {
@@ -253,15 +202,8 @@ fn read(text: &[u8]) -> Result<Answer, HttpError> {
     }
     let address = header("X-Address")?.parse::<IpAddr>().ok();
     match (address, header("X-Port")?.parse().ok()) {
-        (Some(address), Some(port)) => Ok(Answer {
-            real: real.to_owned(),
-            seen: SocketAddr::new(address, port),
-        }),
-        _ => Err(wrong(
-            "X-Address and X-Port",
-            format!("{} {}", header("X-Address")?, header("X-Port")?),
-            "numbers",
-        )),
+        (Some(address), Some(port)) => Ok(Answer { real: real.to_owned(), seen: SocketAddr::new(address, port) }),
+        _ => Err(wrong("X-Address and X-Port", format!("{} {}", header("X-Address")?, header("X-Port")?), "numbers")),
     }
 }
 
@@ -280,10 +222,7 @@ mod tests {
     #[test]
     fn a_reals_answer_is_read() {
         let answer = read(RIGHT.as_bytes()).unwrap();
-        assert_eq!(
-            (answer.real.as_str(), answer.seen.to_string().as_str()),
-            ("real2", "[fd90::2]:4000")
-        );
+        assert_eq!((answer.real.as_str(), answer.seen.to_string().as_str()), ("real2", "[fd90::2]:4000"));
     }
 
     #[test]
@@ -300,10 +239,7 @@ mod tests {
         ];
         for (text, expected) in cases {
             let error = read(text.as_bytes()).expect_err(expected);
-            assert!(
-                matches!(error, HttpError::Wrong { part, .. } if part == expected),
-                "{text:?}: {error}"
-            );
+            assert!(matches!(error, HttpError::Wrong { part, .. } if part == expected), "{text:?}: {error}");
         }
     }
 }

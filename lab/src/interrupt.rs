@@ -29,10 +29,7 @@ impl Interrupt {
         let raised = Arc::new(AtomicUsize::new(0));
         for (signal, name) in [(SIGINT, "SIGINT"), (SIGTERM, "SIGTERM"), (SIGHUP, "SIGHUP")] {
             flag::register_usize(signal, Arc::clone(&raised), signal.unsigned_abs() as usize)
-                .map_err(|source| LabError::Signal {
-                    signal: name,
-                    source,
-                })?;
+                .map_err(|source| LabError::Signal { signal: name, source })?;
         }
         Ok(Self(raised))
     }

@@ -92,18 +92,8 @@ impl Iperf3 {
     pub fn start(lab: &Lab, test: Test) -> Result<Self, LabError> {
         let mut command = Command::new(program::find("iperf3", "iperf3")?);
         command.args(["--json", "--client", &test.target.ip().to_string()]);
-        command.args([
-            "--port",
-            &test.target.port().to_string(),
-            "--time",
-            &test.seconds.to_string(),
-        ]);
-        command.args([
-            "--parallel",
-            &test.streams.to_string(),
-            "--connect-timeout",
-            "5000",
-        ]);
+        command.args(["--port", &test.target.port().to_string(), "--time", &test.seconds.to_string()]);
+        command.args(["--parallel", &test.streams.to_string(), "--connect-timeout", "5000"]);
         if let Kind::Udp(rate) = test.kind {
             command.args(["--udp", "--bitrate", &rate.to_string()]);
         }
@@ -111,11 +101,7 @@ impl Iperf3 {
             command.arg("--reverse");
         }
         let process = lab.spawn(Host::Client, command)?;
-        Ok(Self {
-            test,
-            report: process.log().to_owned(),
-            process,
-        })
+        Ok(Self { test, report: process.log().to_owned(), process })
     }
 
     /// Does it still run?
@@ -130,18 +116,13 @@ impl Iperf3 {
     /// [`LabError::Answer`] if the report cannot be read.
     pub fn finish(mut self) -> Result<Measured, LabError> {
         self.process.wait()?;
-        let text =
-            fs::read_to_string(&self.report).map_err(LabError::file("read", &self.report))?;
+        let text = fs::read_to_string(&self.report).map_err(LabError::file("read", &self.report))?;
         read(self.test, &text)
     }
 }
 
 fn read(test: Test, text: &str) -> Result<Measured, LabError> {
-    let answer = |source| LabError::Answer {
-        program: "iperf3",
-        source,
-        found: text.chars().take(300).collect(),
-    };
+    let answer = |source| LabError::Answer { program: "iperf3", source, found: text.chars().take(300).collect() };
     let report: Report = serde_json::from_str(text).map_err(answer)?;
     // For UDP, iperf3 3.12 has one sum, of the receiver; later ones have both.
     let sum = report.end.sum.unwrap_or_default();

@@ -11,8 +11,7 @@ use procfs::process::Process as Proc;
 use serde::Serialize;
 
 use crate::{
-    Bpffs, Host, LabError, Link, Process, ProcessId, ProcessRecord, Removed, Spec, Topology, bpffs,
-    construct, netns,
+    Bpffs, Host, LabError, Link, Process, ProcessId, ProcessRecord, Removed, Spec, Topology, bpffs, construct, netns,
     process::{MARKER, open_log},
     spec::check_prefix,
     state::{Record, State},
@@ -64,22 +63,12 @@ impl Lab {
     pub fn up(spec: Spec) -> Result<Self, LabError> {
         check_permitted()?;
         let topology = Topology::new(spec)?;
-        let owner = ProcessId::of(std::process::id()).ok_or_else(|| {
-            LabError::file("read", "/proc/self/stat")(io::ErrorKind::NotFound.into())
-        })?;
-        let record = Record {
-            owner,
-            kept: false,
-            bpffs: None,
-            topology,
-        };
+        let owner = ProcessId::of(std::process::id())
+            .ok_or_else(|| LabError::file("read", "/proc/self/stat")(io::ErrorKind::NotFound.into()))?;
+        let record = Record { owner, kept: false, bpffs: None, outside: Vec::new(), topology };
         let state = State::create(&record)?;
         // From here on dropping `lab` removes what there is.
-        let mut lab = Self {
-            record,
-            state,
-            keep: false,
-        };
+        let mut lab = Self { record, state, keep: false };
         construct::build(&mut lab.record.topology)?;
         lab.state.write(&lab.record)?;
         Ok(lab)
@@ -91,11 +80,7 @@ impl Lab {
     /// [`LabError::Missing`]; [`LabError::State`] if its state cannot be read.
     pub fn open(prefix: &str) -> Result<Self, LabError> {
         let state = find(prefix)?;
-        Ok(Self {
-            record: state.read()?,
-            state,
-            keep: true,
-        })
+        Ok(Self { record: state.read()?, state, keep: true })
     }
 
     /// The prefixes of all labs on this host, whoever made them.
@@ -134,11 +119,7 @@ impl Lab {
         };
         let owner = record.owner;
         if !record.kept && owner.alive() && owner.pid != std::process::id() {
-            return Err(LabError::InUse {
-                prefix: prefix.to_owned(),
-                pid: owner.pid,
-                command: owner.command(),
-            });
+            return Err(LabError::InUse { prefix: prefix.to_owned(), pid: owner.pid, command: owner.command() });
         }
         clear(&state, &record)
     }
@@ -168,10 +149,7 @@ impl Lab {
             processes: state
                 .processes()?
                 .into_iter()
-                .map(|process| ProcessStatus {
-                    alive: process.id.alive(),
-                    process,
-                })
+                .map(|process| ProcessStatus { alive: process.id.alive(), process })
                 .collect(),
             topology: record.topology,
         })
@@ -214,11 +192,7 @@ impl Lab {
     ///
     /// # Panics
     /// If the closure panics.
-    pub fn enter<T: Send>(
-        &self,
-        host: Host,
-        work: impl FnOnce() -> T + Send,
-    ) -> Result<T, LabError> {
+    pub fn enter<T: Send>(&self, host: Host, work: impl FnOnce() -> T + Send) -> Result<T, LabError> {
         netns::enter(&self.namespace(host), work)
     }
 
@@ -228,36 +202,17 @@ impl Lab {
     /// # Errors
     /// [`LabError::Spawn`] if it cannot be started, [`LabError::File`] for its log or its note.
     pub fn spawn(&self, host: Host, command: Command) -> Result<Process, LabError> {
-        let program = Path::new(command.get_program())
-            .file_name()
-            .unwrap_or_default();
-        let (name, log, file) = open_log(
-            self.directory(),
-            &format!("{host}-{}", program.to_string_lossy()),
-        )?;
+        let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+        let (name, log, file) = open_log(self.directory(), &format!("{host}-{}", program.to_string_lossy()))?;
         let errors = file.try_clone().map_err(LabError::file("open", &log))?;
         let mut command = command;
-        command
-            .stdin(Stdio::null())
-            .stdout(file)
-            .stderr(errors)
-            .process_group(0);
+        command.stdin(Stdio::null()).stdout(file).stderr(errors).process_group(0);
         let child = self.start(host, command)?;
-        let process = ProcessRecord {
-            name,
-            host,
-            id: self.identify(host, &child)?,
-            log,
-        };
+        let process = ProcessRecord { name, host, id: self.identify(host, &child)?, log };
         match self.state.note(&process) {
             Ok(file) => Ok(Process::new(child, process, file, self.namespace(host))),
             Err(error) => {
-                drop(Process::new(
-                    child,
-                    process,
-                    PathBuf::new(),
-                    self.namespace(host),
-                ));
+                drop(Process::new(child, process, PathBuf::new(), self.namespace(host)));
                 Err(error)
             }
         }
@@ -269,20 +224,14 @@ impl Lab {
     /// [`LabError::Spawn`] if it cannot be started.
     pub fn exec(&self, host: Host, command: Command) -> Result<ExitStatus, LabError> {
         let mut child = self.start(host, command)?;
-        child
-            .wait()
-            .map_err(LabError::file("wait for", format!("/proc/{}", child.id())))
+        child.wait().map_err(LabError::file("wait for", format!("/proc/{}", child.id())))
     }
 
     fn start(&self, host: Host, mut command: Command) -> Result<std::process::Child, LabError> {
         let namespace = self.namespace(host);
         command.env(MARKER, &self.record.topology.spec.prefix);
         let program = command.get_program().to_string_lossy().into_owned();
-        netns::enter(&namespace, || command.spawn())?.map_err(|source| LabError::Spawn {
-            program,
-            namespace,
-            source,
-        })
+        netns::enter(&namespace, || command.spawn())?.map_err(|source| LabError::Spawn { program, namespace, source })
     }
 
     fn identify(&self, host: Host, child: &std::process::Child) -> Result<ProcessId, LabError> {
@@ -292,6 +241,16 @@ impl Lab {
             doing: "find the process just started in",
             source: io::ErrorKind::NotFound.into(),
         })
+    }
+
+    /// Notes files and directories (of pins, of sockets) that programs of the lab make outside of it, before they do: they
+    /// are removed with the lab, after its processes, and with each the directory around it if that is empty then.
+    ///
+    /// # Errors
+    /// [`LabError::File`] if that cannot be noted.
+    pub fn remove_with_it(&mut self, paths: impl IntoIterator<Item = PathBuf>) -> Result<(), LabError> {
+        self.record.outside.extend(paths);
+        self.state.write(&self.record)
     }
 
     /// Mounts a BPF file system at `path` unless there is one. Goes with the lab if nothing is pinned in it by then.
@@ -314,10 +273,7 @@ impl Drop for Lab {
             return;
         }
         if let Err(error) = clear(&self.state, &self.record) {
-            log::error!(
-                "the lab `{}` is not removed whole: {error}",
-                self.record.topology.spec.prefix
-            );
+            log::error!("the lab `{}` is not removed whole: {error}", self.record.topology.spec.prefix);
         }
     }
 }
@@ -326,13 +282,7 @@ impl Drop for Lab {
 fn find(prefix: &str) -> Result<State, LabError> {
     check_prefix(prefix)?;
     let state = State::of(prefix);
-    if state.exists() {
-        Ok(state)
-    } else {
-        Err(LabError::Missing {
-            prefix: prefix.to_owned(),
-        })
-    }
+    if state.exists() { Ok(state) } else { Err(LabError::Missing { prefix: prefix.to_owned() }) }
 }
 
 /// The capabilities that namespaces, links and mounts need, with their bits (`linux/capability.h`).
@@ -344,19 +294,10 @@ const CAPABILITIES: [(&str, u32); 2] = [("CAP_NET_ADMIN", 12), ("CAP_SYS_ADMIN",
 /// [`LabError::NotPermitted`] names what is missing.
 pub fn check_permitted() -> Result<(), LabError> {
     let status = Proc::myself().and_then(|process| process.status());
-    let effective = status
-        .map_err(|error| LabError::file("read", "/proc/self/status")(io::Error::other(error)))?
-        .capeff;
-    let missing: Vec<_> = CAPABILITIES
-        .iter()
-        .filter(|(_, bit)| effective >> bit & 1 == 0)
-        .map(|(name, _)| *name)
-        .collect();
+    let effective = status.map_err(|error| LabError::file("read", "/proc/self/status")(io::Error::other(error)))?.capeff;
+    let missing: Vec<_> = CAPABILITIES.iter().filter(|(_, bit)| effective >> bit & 1 == 0).map(|(name, _)| *name).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    Err(LabError::NotPermitted {
-        needed: "CAP_NET_ADMIN and CAP_SYS_ADMIN",
-        missing: missing.join(" and "),
-    })
+    Err(LabError::NotPermitted { needed: "CAP_NET_ADMIN and CAP_SYS_ADMIN", missing: missing.join(" and ") })
 }

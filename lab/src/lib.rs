@@ -99,7 +99,7 @@ pub use error::LabError;
 pub use interrupt::Interrupt;
 pub use lab::{Lab, ProcessStatus, Status, check_permitted};
 pub use process::{MARKER, Process, ProcessId};
-pub use program::wait_listening;
+pub use program::{find as find_program, wait_listening};
 pub use servers::{Blob, Digest, Nginx, Servers, Services, digest_of};
 pub use spec::{DEFAULT_PREFIX, Host, Layout, MAX_REALS, Spec, UnknownHost};
 pub use state::ProcessRecord;

@@ -43,42 +43,22 @@ pub(crate) struct Netlink {
 impl Netlink {
     /// Opens a socket; `namespace` is the name of the thread's namespace, for errors.
     pub fn open(namespace: &str) -> Result<Self, LabError> {
-        let failed = |source| LabError::Netlink {
-            namespace: namespace.to_owned(),
-            doing: "open a netlink socket".to_owned(),
-            source,
-        };
-        let runtime = Builder::new_current_thread()
-            .enable_io()
-            .build()
-            .map_err(failed)?;
+        let failed =
+            |source| LabError::Netlink { namespace: namespace.to_owned(), doing: "open a netlink socket".to_owned(), source };
+        let runtime = Builder::new_current_thread().enable_io().build().map_err(failed)?;
         let inside = runtime.enter();
         let (connection, handle, _) = new_connection().map_err(failed)?;
         drop(inside);
         runtime.spawn(connection);
-        Ok(Self {
-            namespace: namespace.to_owned(),
-            runtime,
-            handle,
-        })
+        Ok(Self { namespace: namespace.to_owned(), runtime, handle })
     }
 
-    fn run<T>(
-        &self,
-        doing: impl Display,
-        request: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, LabError> {
-        self.runtime
-            .block_on(request)
-            .map_err(|error| LabError::Netlink {
-                namespace: self.namespace.clone(),
-                doing: doing.to_string(),
-                source: if let Error::NetlinkError(answer) = error {
-                    answer.to_io()
-                } else {
-                    io::Error::other(error.to_string())
-                },
-            })
+    fn run<T>(&self, doing: impl Display, request: impl Future<Output = Result<T, Error>>) -> Result<T, LabError> {
+        self.runtime.block_on(request).map_err(|error| LabError::Netlink {
+            namespace: self.namespace.clone(),
+            doing: doing.to_string(),
+            source: if let Error::NetlinkError(answer) = error { answer.to_io() } else { io::Error::other(error.to_string()) },
+        })
     }
 
     /// Makes a veth pair: `here` in this namespace, `there` in the one behind the descriptor.
@@ -87,43 +67,27 @@ impl Netlink {
         for attribute in there.attributes() {
             peer = peer.append_extra_attribute(attribute);
         }
-        let mut link = LinkVeth::new(here.name, there.name)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));
+        let mut link = LinkVeth::new(here.name, there.name).set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));
         for attribute in here.attributes() {
             link = link.append_extra_attribute(attribute);
         }
-        self.run(
-            format_args!("make the veth {}", here.name),
-            self.handle.link().add(link.build()).execute(),
-        )
+        self.run(format_args!("make the veth {}", here.name), self.handle.link().add(link.build()).execute())
     }
 
     /// Makes a bridge that forwards at once (no spanning tree) and floods multicast.
     pub fn add_bridge(&self, name: &str, mac: Mac) -> Result<(), LabError> {
-        let bridge = LinkBridge::new(name)
-            .mcast_snooping(false)
-            .address(mac.0.to_vec())
-            .build();
-        self.run(
-            format_args!("make the bridge {name}"),
-            self.handle.link().add(bridge).execute(),
-        )
+        let bridge = LinkBridge::new(name).mcast_snooping(false).address(mac.0.to_vec()).build();
+        self.run(format_args!("make the bridge {name}"), self.handle.link().add(bridge).execute())
     }
 
     /// Makes `port` a port of the bridge with the index `bridge`.
     pub fn enslave(&self, port: u32, bridge: u32) -> Result<(), LabError> {
-        self.change(
-            "add a port to the bridge",
-            LinkUnspec::new_with_index(port).controller(bridge).build(),
-        )
+        self.change("add a port to the bridge", LinkUnspec::new_with_index(port).controller(bridge).build())
     }
 
     /// Sets a link up.
     pub fn up(&self, index: u32) -> Result<(), LabError> {
-        self.change(
-            "set the link up",
-            LinkUnspec::new_with_index(index).up().build(),
-        )
+        self.change("set the link up", LinkUnspec::new_with_index(index).up().build())
     }
 
     fn change(&self, doing: &str, message: LinkMessage) -> Result<(), LabError> {
@@ -141,10 +105,7 @@ impl Netlink {
         if address.is_ipv6() {
             request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         }
-        self.run(
-            format_args!("add the address {address}/{len}"),
-            request.execute(),
-        )
+        self.run(format_args!("add the address {address}/{len}"), request.execute())
     }
 
     /// Adds a route to one address, or the default route of the gateway's family.
@@ -169,14 +130,8 @@ impl Netlink {
     /// Tells the kernel a neighbour as if it had just answered; it ages and is asked again like any other.
     pub fn add_neighbour(&self, index: u32, address: IpAddr, mac: Mac) -> Result<(), LabError> {
         let request = self.handle.neighbours().add(index, address);
-        let request = request
-            .link_layer_address(&mac.0)
-            .state(NeighbourState::Reachable)
-            .replace();
-        self.run(
-            format_args!("add the neighbour {address}"),
-            request.execute(),
-        )
+        let request = request.link_layer_address(&mac.0).state(NeighbourState::Reachable).replace();
+        self.run(format_args!("add the neighbour {address}"), request.execute())
     }
 
     /// The index of a device of this namespace; `None` if there is none of the name.

@@ -60,49 +60,25 @@ pub(crate) fn tidy_directory() -> Result<(), LabError> {
     if !empty {
         return Ok(());
     }
-    umount2(DIRECTORY, MntFlags::empty())
-        .map_err(|e| LabError::file("unmount", DIRECTORY)(e.into()))?;
+    umount2(DIRECTORY, MntFlags::empty()).map_err(|e| LabError::file("unmount", DIRECTORY)(e.into()))?;
     fs::remove_dir(DIRECTORY).map_err(LabError::file("remove", DIRECTORY))
 }
 
 /// Makes a namespace; its name must be free.
 pub(crate) fn create(namespace: &str) -> Result<(), LabError> {
-    let failed = |doing| {
-        move |source: io::Error| LabError::Namespace {
-            namespace: namespace.to_owned(),
-            doing,
-            source,
-        }
-    };
+    let failed = |doing| move |source: io::Error| LabError::Namespace { namespace: namespace.to_owned(), doing, source };
     let path = path(namespace);
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o444)
-        .open(&path)
-        .map_err(failed("name"))?;
+    OpenOptions::new().write(true).create_new(true).mode(0o444).open(&path).map_err(failed("name"))?;
     on_thread(namespace, || {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|e| failed("make")(e.into()))?;
-        mount(
-            Some("/proc/thread-self/ns/net"),
-            &path,
-            None::<&str>,
-            MsFlags::MS_BIND,
-            None::<&str>,
-        )
-        .map_err(|e| failed("name")(e.into()))
+        mount(Some("/proc/thread-self/ns/net"), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .map_err(|e| failed("name")(e.into()))
     })?
 }
 
 /// Removes a namespace's name; the kernel removes the namespace when nothing runs in it any more. `false`: no such name.
 pub(crate) fn remove(namespace: &str) -> Result<bool, LabError> {
-    let failed = |doing| {
-        move |source: io::Error| LabError::Namespace {
-            namespace: namespace.to_owned(),
-            doing,
-            source,
-        }
-    };
+    let failed = |doing| move |source: io::Error| LabError::Namespace { namespace: namespace.to_owned(), doing, source };
     let path = path(namespace);
     match umount2(&path, MntFlags::MNT_DETACH) {
         // EINVAL: not a mount point, so `create` stopped half-way.
@@ -119,17 +95,8 @@ pub(crate) fn remove(namespace: &str) -> Result<bool, LabError> {
 /// Only the network namespace changes: file system and mounts, `/sys/fs/bpf` among them, stay those of the caller. (So
 /// does `/sys/class/net`, which shows the devices of the namespace that mounted it.) Threads and processes that the
 /// closure starts are inside as well. A panic of the closure continues in the caller.
-pub(crate) fn enter<T: Send>(
-    namespace: &str,
-    work: impl FnOnce() -> T + Send,
-) -> Result<T, LabError> {
-    let failed = |doing| {
-        move |source: io::Error| LabError::Namespace {
-            namespace: namespace.to_owned(),
-            doing,
-            source,
-        }
-    };
+pub(crate) fn enter<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> Result<T, LabError> {
+    let failed = |doing| move |source: io::Error| LabError::Namespace { namespace: namespace.to_owned(), doing, source };
     let handle = File::open(path(namespace)).map_err(failed("open"))?;
     on_thread(namespace, || {
         setns(&handle, CloneFlags::CLONE_NEWNET).map_err(|e| failed("enter")(e.into()))?;
@@ -140,17 +107,13 @@ pub(crate) fn enter<T: Send>(
 /// A thread of its own, as a thread that changed its namespace must not go back to other work.
 fn on_thread<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> Result<T, LabError> {
     thread::scope(|scope| {
-        let started = thread::Builder::new()
-            .name(namespace.to_owned())
-            .spawn_scoped(scope, work);
+        let started = thread::Builder::new().name(namespace.to_owned()).spawn_scoped(scope, work);
         let thread = started.map_err(|source| LabError::Namespace {
             namespace: namespace.to_owned(),
             doing: "start a thread for",
             source,
         })?;
-        Ok(thread
-            .join()
-            .unwrap_or_else(|payload| panic::resume_unwind(payload)))
+        Ok(thread.join().unwrap_or_else(|payload| panic::resume_unwind(payload)))
     })
 }
 

@@ -40,16 +40,11 @@ fn set(socket: &Socket, interface: &str, command: u32) -> io::Result<()> {
     let mut value = Value { command, data: 0 };
     let mut request = libc::ifreq {
         ifr_name: [0; libc::IFNAMSIZ],
-        ifr_ifru: libc::__c_anonymous_ifr_ifru {
-            ifru_data: (&raw mut value).cast(),
-        },
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut value).cast() },
     };
     // One byte stays 0: the kernel wants a terminated name.
     if interface.len() >= libc::IFNAMSIZ {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "the name is longer than 15 bytes",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the name is longer than 15 bytes"));
     }
     for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
         *to = c_char::from_ne_bytes([from]);
@@ -57,9 +52,5 @@ fn set(socket: &Socket, interface: &str, command: u32) -> io::Result<()> {
     // SAFETY: the descriptor is open (`socket` is borrowed), SIOCETHTOOL reads an `ifreq` and, for the commands of
     // FEATURES, reads one `ethtool_value` behind `ifru_data`; both live on this stack until after the call.
     let answer = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
-    if answer == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -37,13 +37,8 @@ impl ProcessId {
     /// Of a process that exists; `None` if there is none.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
-        let stat = Proc::new(i32::try_from(pid).ok()?)
-            .and_then(|process| process.stat())
-            .ok()?;
-        Some(Self {
-            pid,
-            started: stat.starttime,
-        })
+        let stat = Proc::new(i32::try_from(pid).ok()?).and_then(|process| process.stat()).ok()?;
+        Some(Self { pid, started: stat.starttime })
     }
 
     /// Does this very process still run? One that ended and was not waited for does not.
@@ -55,21 +50,15 @@ impl ProcessId {
         let Ok(stat) = Proc::new(pid).and_then(|process| process.stat()) else {
             return false;
         };
-        let ended = matches!(
-            stat.state(),
-            Ok(ProcState::Zombie | ProcState::Dead) | Err(_)
-        );
+        let ended = matches!(stat.state(), Ok(ProcState::Zombie | ProcState::Dead) | Err(_));
         stat.starttime == self.started && !ended
     }
 
     /// The name of its program; `?` if it does not run.
     #[must_use]
     pub fn command(self) -> String {
-        let name = i32::try_from(self.pid)
-            .ok()
-            .and_then(|pid| Proc::new(pid).ok()?.stat().ok());
-        name.filter(|stat| stat.starttime == self.started)
-            .map_or_else(|| "?".to_owned(), |stat| stat.comm)
+        let name = i32::try_from(self.pid).ok().and_then(|pid| Proc::new(pid).ok()?.stat().ok());
+        name.filter(|stat| stat.starttime == self.started).map_or_else(|| "?".to_owned(), |stat| stat.comm)
     }
 
     /// For messages: who made a lab.
@@ -96,18 +85,8 @@ pub struct Process {
 }
 
 impl Process {
-    pub(crate) fn new(
-        child: Child,
-        record: ProcessRecord,
-        file: PathBuf,
-        namespace: String,
-    ) -> Self {
-        Self {
-            child,
-            record,
-            file,
-            namespace,
-        }
+    pub(crate) fn new(child: Child, record: ProcessRecord, file: PathBuf, namespace: String) -> Self {
+        Self { child, record, file, namespace }
     }
 
     /// Its number.
@@ -153,9 +132,7 @@ impl Process {
     /// # Errors
     /// [`LabError::File`] if the process cannot be waited for.
     pub fn wait(&mut self) -> Result<ExitStatus, LabError> {
-        self.child
-            .wait()
-            .map_err(LabError::file("wait for", format!("/proc/{}", self.pid())))
+        self.child.wait().map_err(LabError::file("wait for", format!("/proc/{}", self.pid())))
     }
 
     /// Its exit status if it has ended.
@@ -163,9 +140,7 @@ impl Process {
     /// # Errors
     /// [`LabError::File`] if the process cannot be waited for.
     pub fn try_wait(&mut self) -> Result<Option<ExitStatus>, LabError> {
-        self.child
-            .try_wait()
-            .map_err(LabError::file("wait for", format!("/proc/{}", self.pid())))
+        self.child.try_wait().map_err(LabError::file("wait for", format!("/proc/{}", self.pid())))
     }
 
     /// Sends SIGTERM to the process alone and returns at once. One that has ended is fine.
@@ -219,17 +194,11 @@ pub(crate) fn end_groups(processes: &[ProcessRecord]) -> Result<(), LabError> {
         }
     }
     // A leader that ended and was not waited for still holds the number of its group, so these are its own workers.
-    for process in processes
-        .iter()
-        .filter(|process| ProcessId::of(process.id.pid) == Some(process.id))
-    {
+    for process in processes.iter().filter(|process| ProcessId::of(process.id.pid) == Some(process.id)) {
         let _ = killpg(process.id.raw(), Signal::SIGKILL);
     }
     match alive().next() {
-        Some(left) => Err(LabError::Immortal {
-            pid: left.id.pid,
-            name: left.name.clone(),
-        }),
+        Some(left) => Err(LabError::Immortal { pid: left.id.pid, name: left.name.clone() }),
         None => Ok(()),
     }
 }
@@ -239,39 +208,16 @@ pub(crate) fn end_groups(processes: &[ProcessRecord]) -> Result<(), LabError> {
 pub(crate) fn end_stragglers(prefix: &str, namespaces: &[u64], noted: &[ProcessRecord]) -> usize {
     let own = std::process::id();
     let straggler = |process: &Proc| -> Option<()> {
-        let stat = process
-            .stat()
-            .ok()
-            .filter(|stat| stat.pid.cast_unsigned() != own)?;
-        let marked = || {
-            process
-                .environ()
-                .ok()?
-                .get(std::ffi::OsStr::new(MARKER))
-                .map(|value| value == prefix)
-        };
-        let inside = || {
-            process
-                .namespaces()
-                .ok()?
-                .0
-                .get(std::ffi::OsStr::new("net"))
-                .map(|ns| ns.identifier)
-        };
-        let grouped = || {
-            noted
-                .iter()
-                .any(|leader| leader.id.pid == stat.pgrp.cast_unsigned())
-        };
-        let ours = marked() == Some(true)
-            || grouped() && inside().is_some_and(|ns| namespaces.contains(&ns));
+        let stat = process.stat().ok().filter(|stat| stat.pid.cast_unsigned() != own)?;
+        let marked = || process.environ().ok()?.get(std::ffi::OsStr::new(MARKER)).map(|value| value == prefix);
+        let inside = || process.namespaces().ok()?.0.get(std::ffi::OsStr::new("net")).map(|ns| ns.identifier);
+        let grouped = || noted.iter().any(|leader| leader.id.pid == stat.pgrp.cast_unsigned());
+        let ours = marked() == Some(true) || grouped() && inside().is_some_and(|ns| namespaces.contains(&ns));
         ours.then_some(())
     };
     let mut ended = 0;
     for process in all_processes().into_iter().flatten().flatten() {
-        if straggler(&process).is_some()
-            && kill(Pid::from_raw(process.pid), Signal::SIGKILL).is_ok()
-        {
+        if straggler(&process).is_some() && kill(Pid::from_raw(process.pid), Signal::SIGKILL).is_ok() {
             ended += 1;
         }
     }
@@ -282,18 +228,12 @@ pub(crate) fn end_stragglers(prefix: &str, namespaces: &[u64], noted: &[ProcessR
 pub(crate) fn open_log(directory: &Path, name: &str) -> Result<(String, PathBuf, File), LabError> {
     let mut number = 1;
     loop {
-        let name = if number == 1 {
-            name.to_owned()
-        } else {
-            format!("{name}-{number}")
-        };
+        let name = if number == 1 { name.to_owned() } else { format!("{name}-{number}") };
         let path = directory.join(format!("{name}.log"));
         match File::create_new(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
             other => {
-                return other
-                    .map(|file| (name, path.clone(), file))
-                    .map_err(LabError::file("make", path));
+                return other.map(|file| (name, path.clone(), file)).map_err(LabError::file("make", path));
             }
         }
     }

@@ -66,9 +66,7 @@ impl Serialize for Host {
 
 impl<'de> Deserialize<'de> for Host {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -129,11 +127,7 @@ impl Spec {
     /// The routed layout with three reals.
     #[must_use]
     pub fn routed(prefix: &str, vips: &[IpAddr]) -> Self {
-        Self {
-            prefix: prefix.to_owned(),
-            vips: vips.to_vec(),
-            ..Self::default()
-        }
+        Self { prefix: prefix.to_owned(), vips: vips.to_vec(), ..Self::default() }
     }
 
     /// The classic benchmark's layout with three reals and its VIP, 192.168.1.13.
@@ -155,9 +149,7 @@ impl Spec {
 
     /// All hosts, the router first.
     pub fn hosts(&self) -> impl Iterator<Item = Host> {
-        [Host::Router, Host::Client, Host::Lb]
-            .into_iter()
-            .chain((1..=self.reals).map(Host::Real))
+        [Host::Router, Host::Client, Host::Lb].into_iter().chain((1..=self.reals).map(Host::Real))
     }
 
     /// Is this a lab that can be built?
@@ -171,11 +163,7 @@ impl Spec {
                 return Ok(());
             }
             let expected = format!("{} to {}", accepted.start(), accepted.end());
-            Err(LabError::Spec {
-                key,
-                found: found.to_string(),
-                expected,
-            })
+            Err(LabError::Spec { key, found: found.to_string(), expected })
         };
         within("reals", self.reals.into(), 1..=MAX_REALS.into())?;
         within("lb_queues", self.lb_queues, 1..=64)?;
@@ -185,15 +173,10 @@ impl Spec {
         within("tunnel_mtu", self.tunnel_mtu, self.client_mtu..=3400)?;
         for (at, vip) in self.vips.iter().enumerate() {
             let broadcast = matches!(vip, IpAddr::V4(v4) if v4.is_broadcast());
-            let unicast =
-                !(vip.is_unspecified() || vip.is_loopback() || vip.is_multicast() || broadcast);
+            let unicast = !(vip.is_unspecified() || vip.is_loopback() || vip.is_multicast() || broadcast);
             if !unicast || self.vips[..at].contains(vip) {
                 let expected = "unicast addresses, each once".to_owned();
-                return Err(LabError::Spec {
-                    key: "vips",
-                    found: vip.to_string(),
-                    expected,
-                });
+                return Err(LabError::Spec { key: "vips", found: vip.to_string(), expected });
             }
         }
         Ok(())
@@ -203,19 +186,11 @@ impl Spec {
 /// A prefix becomes part of file names and of namespace names.
 pub(crate) fn check_prefix(prefix: &str) -> Result<(), LabError> {
     let accepted = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if !prefix.is_empty()
-        && prefix.len() <= 32
-        && prefix.chars().all(accepted)
-        && !prefix.starts_with('-')
-    {
+    if !prefix.is_empty() && prefix.len() <= 32 && prefix.chars().all(accepted) && !prefix.starts_with('-') {
         return Ok(());
     }
     let expected = "1 to 32 of a-z, 0-9 and -, not beginning with -".to_owned();
-    Err(LabError::Spec {
-        key: "prefix",
-        found: prefix.to_owned(),
-        expected,
-    })
+    Err(LabError::Spec { key: "prefix", found: prefix.to_owned(), expected })
 }
 
 #[cfg(test)]
@@ -238,83 +213,20 @@ mod tests {
         right.check().unwrap();
         let vip = right.vips[0];
         let wrong = [
-            (
-                "prefix",
-                Spec {
-                    prefix: "../t".into(),
-                    ..right.clone()
-                },
-            ),
-            (
-                "prefix",
-                Spec {
-                    prefix: String::new(),
-                    ..right.clone()
-                },
-            ),
-            (
-                "reals",
-                Spec {
-                    reals: 0,
-                    ..right.clone()
-                },
-            ),
-            (
-                "reals",
-                Spec {
-                    reals: 201,
-                    ..right.clone()
-                },
-            ),
-            (
-                "lb_queues",
-                Spec {
-                    lb_queues: 0,
-                    ..right.clone()
-                },
-            ),
-            (
-                "client_mtu",
-                Spec {
-                    client_mtu: 1279,
-                    ..right.clone()
-                },
-            ),
-            (
-                "tunnel_mtu",
-                Spec {
-                    tunnel_mtu: 1499,
-                    ..right.clone()
-                },
-            ),
-            (
-                "vips",
-                Spec {
-                    vips: vec![vip, vip],
-                    ..right.clone()
-                },
-            ),
-            (
-                "vips",
-                Spec {
-                    vips: vec![[255; 4].into()],
-                    ..right.clone()
-                },
-            ),
-            (
-                "vips",
-                Spec {
-                    vips: vec![[224, 0, 0, 1].into()],
-                    ..right.clone()
-                },
-            ),
+            ("prefix", Spec { prefix: "../t".into(), ..right.clone() }),
+            ("prefix", Spec { prefix: String::new(), ..right.clone() }),
+            ("reals", Spec { reals: 0, ..right.clone() }),
+            ("reals", Spec { reals: 201, ..right.clone() }),
+            ("lb_queues", Spec { lb_queues: 0, ..right.clone() }),
+            ("client_mtu", Spec { client_mtu: 1279, ..right.clone() }),
+            ("tunnel_mtu", Spec { tunnel_mtu: 1499, ..right.clone() }),
+            ("vips", Spec { vips: vec![vip, vip], ..right.clone() }),
+            ("vips", Spec { vips: vec![[255; 4].into()], ..right.clone() }),
+            ("vips", Spec { vips: vec![[224, 0, 0, 1].into()], ..right.clone() }),
         ];
         for (part, spec) in wrong {
             let error = spec.check().expect_err(part);
-            assert!(
-                matches!(error, LabError::Spec { key, .. } if key == part),
-                "{part}: {error}"
-            );
+            assert!(matches!(error, LabError::Spec { key, .. } if key == part), "{part}: {error}");
         }
     }
 }

@@ -26,6 +26,9 @@ pub(crate) struct Record {
     pub kept: bool,
     /// The lab mounted a BPF file system here.
     pub bpffs: Option<PathBuf>,
+    /// Files and directories outside of the lab's own that go with it.
+    #[serde(default)]
+    pub outside: Vec<PathBuf>,
     pub topology: Topology,
 }
 
@@ -51,9 +54,7 @@ pub(crate) struct State {
 impl State {
     /// Of a lab that may or may not be there; the prefix has been checked.
     pub fn of(prefix: &str) -> Self {
-        Self {
-            path: Path::new(BASE).join(prefix),
-        }
+        Self { path: Path::new(BASE).join(prefix) }
     }
 
     /// The prefixes of all labs, sorted.
@@ -65,11 +66,7 @@ impl State {
         let mut prefixes = Vec::new();
         for entry in entries {
             let name = entry.map_err(LabError::file("list", BASE))?.file_name();
-            prefixes.extend(
-                name.to_str()
-                    .filter(|name| *name != MADE_DIRECTORY)
-                    .map(str::to_owned),
-            );
+            prefixes.extend(name.to_str().filter(|name| *name != MADE_DIRECTORY).map(str::to_owned));
         }
         prefixes.sort();
         Ok(prefixes)
@@ -86,23 +83,14 @@ impl State {
     /// Makes the directory and writes the record; refuses if there is one, or a namespace of the lab's.
     pub fn create(record: &Record) -> Result<Self, LabError> {
         let prefix = &record.topology.spec.prefix;
-        let exists = |why: String| LabError::Exists {
-            prefix: prefix.clone(),
-            why,
-        };
+        let exists = |why: String| LabError::Exists { prefix: prefix.clone(), why };
         let state = Self::of(prefix);
         let _lock = lock()?;
         if state.exists() {
             let by = state.read().map(|found| found.owner.describe());
-            return Err(exists(by.unwrap_or_else(|_| {
-                format!("half made, in {}", state.path.display())
-            })));
+            return Err(exists(by.unwrap_or_else(|_| format!("half made, in {}", state.path.display()))));
         }
-        if let Some(taken) = record
-            .topology
-            .namespaces()
-            .find(|name| netns::path(name).exists())
-        {
+        if let Some(taken) = record.topology.namespaces().find(|name| netns::path(name).exists()) {
             return Err(exists(format!("the namespace {taken} exists")));
         }
         if netns::prepare_directory()? {
@@ -125,10 +113,7 @@ impl State {
 
     /// Notes a process; returns the file, which goes when the process has ended.
     pub fn note(&self, process: &ProcessRecord) -> Result<PathBuf, LabError> {
-        let path = self
-            .path
-            .join("processes")
-            .join(format!("{}.json", process.id.pid));
+        let path = self.path.join("processes").join(format!("{}.json", process.id.pid));
         write(&path, process)?;
         Ok(path)
     }
@@ -143,11 +128,7 @@ impl State {
         let mut found = Vec::new();
         for entry in entries {
             let path = entry.map_err(LabError::file("list", &directory))?.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "json")
-                && path.exists()
-            {
+            if path.extension().is_some_and(|extension| extension == "json") && path.exists() {
                 found.push(read(&path)?);
             }
         }
@@ -186,10 +167,7 @@ fn lock() -> Result<File, LabError> {
         };
         directory.lock().map_err(LabError::file("lock", BASE))?;
         // The holder before us may have removed it; then this is the lock of a directory that nobody else finds.
-        let ours = directory
-            .metadata()
-            .map_err(LabError::file("read", BASE))?
-            .ino();
+        let ours = directory.metadata().map_err(LabError::file("read", BASE))?.ino();
         if fs::metadata(BASE).is_ok_and(|now| now.ino() == ours) {
             return Ok(directory);
         }
@@ -198,18 +176,12 @@ fn lock() -> Result<File, LabError> {
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T, LabError> {
     let text = fs::read(path).map_err(LabError::file("read", path))?;
-    serde_json::from_slice(&text).map_err(|source| LabError::State {
-        path: path.to_owned(),
-        source,
-    })
+    serde_json::from_slice(&text).map_err(|source| LabError::State { path: path.to_owned(), source })
 }
 
 /// Whole or not at all: a process killed in the middle leaves no half file of the name.
 fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), LabError> {
-    let text = serde_json::to_vec_pretty(value).map_err(|source| LabError::State {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text = serde_json::to_vec_pretty(value).map_err(|source| LabError::State { path: path.to_owned(), source })?;
     let new = path.with_extension("new");
     fs::write(&new, text).map_err(LabError::file("write", &new))?;
     fs::rename(&new, path).map_err(LabError::file("write", path))

@@ -1,6 +1,10 @@
 //! Removing what a lab made, by its owner or by whoever comes after a killed one.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 
@@ -21,6 +25,8 @@ pub struct Removed {
     pub processes: Vec<String>,
     /// Processes that were started in the lab but not noted there.
     pub stragglers: usize,
+    /// What its programs had left outside of it.
+    pub outside: Vec<PathBuf>,
     /// The BPF file system that the lab had mounted, if nothing was pinned in it.
     pub bpffs: Option<PathBuf>,
 }
@@ -35,18 +41,17 @@ pub(crate) fn clear(state: &State, record: &Record) -> Result<Removed, LabError>
         note(error);
         Vec::new()
     });
-    removed.processes = processes
-        .iter()
-        .filter(|process| process.id.alive())
-        .map(|process| process.name.clone())
-        .collect();
+    removed.processes = processes.iter().filter(|process| process.id.alive()).map(|process| process.name.clone()).collect();
     end_groups(&processes).unwrap_or_else(&mut note);
-    let inodes: Vec<_> = record
-        .topology
-        .namespaces()
-        .filter_map(|name| netns::inode(&name))
-        .collect();
+    let inodes: Vec<_> = record.topology.namespaces().filter_map(|name| netns::inode(&name)).collect();
     removed.stragglers = end_stragglers(&spec.prefix, &inodes, &processes);
+    for path in &record.outside {
+        match remove_path(path) {
+            Ok(true) => removed.outside.push(path.clone()),
+            Ok(false) => {}
+            Err(error) => note(error),
+        }
+    }
     // Both ends of each link go now, even if a process of the user's keeps a namespace alive.
     delete_links(&record.topology).unwrap_or_else(&mut note);
     for namespace in record.topology.namespaces() {
@@ -69,6 +74,21 @@ pub(crate) fn clear(state: &State, record: &Record) -> Result<Removed, LabError>
     }
 }
 
+/// Removes a file or a directory, and the directory around it if nothing else is in that. `false`: it was not there.
+fn remove_path(path: &Path) -> Result<bool, LabError> {
+    let found = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other.map_err(LabError::file("look at", path))?,
+    };
+    let removal = if found.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    removal.map_err(LabError::file("remove", path))?;
+    if let Some(around) = path.parent() {
+        // Others keep theirs in it.
+        let _ = fs::remove_dir(around);
+    }
+    Ok(true)
+}
+
 fn delete_links(topology: &Topology) -> Result<(), LabError> {
     let router = topology.spec.namespace(Host::Router);
     // Not mounted: `netns::create` stopped half-way, the file is an ordinary one.
@@ -77,19 +97,9 @@ fn delete_links(topology: &Topology) -> Result<(), LabError> {
     }
     netns::enter(&router, || {
         let netlink = Netlink::open(&router)?;
-        let ports = topology
-            .links
-            .iter()
-            .map(|link| link.router.interface.as_str());
-        let bridges = topology
-            .links
-            .iter()
-            .filter_map(|link| link.router.bridge.as_deref());
-        for index in ports
-            .chain(bridges)
-            .filter_map(Netlink::index)
-            .collect::<BTreeSet<_>>()
-        {
+        let ports = topology.links.iter().map(|link| link.router.interface.as_str());
+        let bridges = topology.links.iter().filter_map(|link| link.router.bridge.as_deref());
+        for index in ports.chain(bridges).filter_map(Netlink::index).collect::<BTreeSet<_>>() {
             netlink.delete(index)?;
         }
         Ok(())

@@ -37,17 +37,10 @@ impl FromStr for Mac {
         let mut octets = [0; 6];
         let mut parts = text.split(':');
         for octet in &mut octets {
-            let part = parts
-                .next()
-                .filter(|part| part.len() == 2)
-                .ok_or_else(wrong)?;
+            let part = parts.next().filter(|part| part.len() == 2).ok_or_else(wrong)?;
             *octet = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
         }
-        if parts.next().is_some() {
-            Err(wrong())
-        } else {
-            Ok(Self(octets))
-        }
+        if parts.next().is_some() { Err(wrong()) } else { Ok(Self(octets)) }
     }
 }
 
@@ -59,9 +52,7 @@ impl Serialize for Mac {
 
 impl<'de> Deserialize<'de> for Mac {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -117,21 +108,13 @@ impl Link {
     /// The host's address of the same family as `like`.
     #[must_use]
     pub fn address_like(&self, like: IpAddr) -> IpAddr {
-        if like.is_ipv4() {
-            self.v4.into()
-        } else {
-            self.v6.into()
-        }
+        if like.is_ipv4() { self.v4.into() } else { self.v6.into() }
     }
 
     /// The gateway's address of the same family as `like`.
     #[must_use]
     pub fn gateway_like(&self, like: IpAddr) -> IpAddr {
-        if like.is_ipv4() {
-            self.router.gateway_v4.into()
-        } else {
-            self.router.gateway_v6.into()
-        }
+        if like.is_ipv4() { self.router.gateway_v4.into() } else { self.router.gateway_v6.into() }
     }
 }
 
@@ -152,21 +135,12 @@ impl Topology {
     /// [`LabError::Spec`] for what cannot be built, also for a VIP that is the address of a host.
     pub fn new(spec: Spec) -> Result<Self, LabError> {
         spec.check()?;
-        let links: Vec<_> = spec
-            .hosts()
-            .filter(|host| *host != Host::Router)
-            .map(|host| link(&spec, host))
-            .collect();
+        let links: Vec<_> = spec.hosts().filter(|host| *host != Host::Router).map(|host| link(&spec, host)).collect();
         for vip in &spec.vips {
-            let taken =
-                |link: &&Link| link.address_like(*vip) == *vip || link.gateway_like(*vip) == *vip;
+            let taken = |link: &&Link| link.address_like(*vip) == *vip || link.gateway_like(*vip) == *vip;
             if let Some(link) = links.iter().find(taken) {
                 let expected = format!("an address that is not on the link of {}", link.host);
-                return Err(LabError::Spec {
-                    key: "vips",
-                    found: vip.to_string(),
-                    expected,
-                });
+                return Err(LabError::Spec { key: "vips", found: vip.to_string(), expected });
             }
         }
         Ok(Self { spec, links })
@@ -177,18 +151,10 @@ impl Topology {
     /// # Errors
     /// [`LabError::NoHost`] for the router, which has one to each, and for reals that the lab does not have.
     pub fn link(&self, host: Host) -> Result<&Link, LabError> {
-        self.links
-            .iter()
-            .find(|link| link.host == host)
-            .ok_or_else(|| LabError::NoHost {
-                host,
-                expected: self
-                    .links
-                    .iter()
-                    .map(|link| link.host.to_string())
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            })
+        self.links.iter().find(|link| link.host == host).ok_or_else(|| LabError::NoHost {
+            host,
+            expected: self.links.iter().map(|link| link.host.to_string()).collect::<Vec<_>>().join(", "),
+        })
     }
 
     /// The namespaces, the router's first.
@@ -198,17 +164,14 @@ impl Topology {
 
     /// The hosts that are real servers.
     pub fn reals(&self) -> impl Iterator<Item = &Link> {
-        self.links
-            .iter()
-            .filter(|link| matches!(link.host, Host::Real(_)))
+        self.links.iter().filter(|link| matches!(link.host, Host::Real(_)))
     }
 }
 
 /// Subnet number of a host: third octet of its IPv4 subnet, fourth group of its IPv6 subnet.
 fn subnet(layout: Layout, host: Host) -> u8 {
     match (layout, host) {
-        (Layout::Routed, Host::Client | Host::Router)
-        | (Layout::Classic, Host::Client | Host::Router | Host::Lb) => 1,
+        (Layout::Routed, Host::Client | Host::Router) | (Layout::Classic, Host::Client | Host::Router | Host::Lb) => 1,
         (Layout::Routed, Host::Lb) => 2,
         // At most MAX_REALS = 200, which `Spec::check` has seen to.
         (_, Host::Real(n)) => 10 + u8::try_from(n).unwrap_or(u8::MAX - 10),
@@ -248,11 +211,7 @@ fn link(spec: &Spec, host: Host) -> Link {
         v4_len: 24,
         v6: v6(last_v6),
         v6_len: 64,
-        mtu: if host == Host::Client {
-            spec.client_mtu
-        } else {
-            spec.tunnel_mtu
-        },
+        mtu: if host == Host::Client { spec.client_mtu } else { spec.tunnel_mtu },
         queues: if host == Host::Lb { spec.lb_queues } else { 1 },
         router: RouterPort {
             interface: host.to_string(),
@@ -261,11 +220,7 @@ fn link(spec: &Spec, host: Host) -> Link {
             bridge: bridged.then(|| BRIDGE.to_owned()),
             gateway_v4: v4(1),
             gateway_v6: v6(1),
-            gateway_mac: if bridged {
-                Mac([0x02, 0x74, 0x64, 0x6d, 0, 1])
-            } else {
-                router_mac
-            },
+            gateway_mac: if bridged { Mac([0x02, 0x74, 0x64, 0x6d, 0, 1]) } else { router_mac },
         },
     }
 }
@@ -281,13 +236,7 @@ mod tests {
         let mac = Mac([2, 0, 0xab, 0xcd, 0xef, 1]);
         assert_eq!(mac.to_string(), "02:00:ab:cd:ef:01");
         assert_eq!(mac.to_string().parse(), Ok(mac));
-        for wrong in [
-            "",
-            "02:00:00:00:00",
-            "02:00:00:00:00:00:00",
-            "2:0:0:0:0:0",
-            "02:00:00:00:00:0g",
-        ] {
+        for wrong in ["", "02:00:00:00:00", "02:00:00:00:00:00:00", "2:0:0:0:0:0", "02:00:00:00:00:0g"] {
             assert!(wrong.parse::<Mac>().is_err(), "{wrong}");
         }
     }
@@ -295,18 +244,9 @@ mod tests {
     #[test]
     fn addresses_are_unique_in_the_largest_lab() {
         for layout in [Layout::Routed, Layout::Classic] {
-            let lab = Topology::new(Spec {
-                layout,
-                reals: 200,
-                ..Spec::default()
-            })
-            .unwrap();
+            let lab = Topology::new(Spec { layout, reals: 200, ..Spec::default() }).unwrap();
             assert_eq!(lab.links.len(), 202);
-            let macs: HashSet<_> = lab
-                .links
-                .iter()
-                .flat_map(|l| [l.mac, l.router.mac])
-                .collect();
+            let macs: HashSet<_> = lab.links.iter().flat_map(|l| [l.mac, l.router.mac]).collect();
             let v4: HashSet<_> = lab.links.iter().map(|l| l.v4).collect();
             let v6: HashSet<_> = lab.links.iter().map(|l| l.v6).collect();
             assert_eq!((macs.len(), v4.len(), v6.len()), (404, 202, 202));
@@ -317,10 +257,7 @@ mod tests {
     fn classic_has_the_benchmarks_addresses() {
         let lab = Topology::new(Spec::classic("t")).unwrap();
         let at = |host| lab.link(host).unwrap().v4.to_string();
-        assert_eq!(
-            (at(Host::Client).as_str(), at(Host::Lb).as_str()),
-            ("192.168.1.11", "192.168.1.12")
-        );
+        assert_eq!((at(Host::Client).as_str(), at(Host::Lb).as_str()), ("192.168.1.11", "192.168.1.12"));
         assert_eq!(lab.spec.vips, [IpAddr::from([192, 168, 1, 13])]);
         assert!(lab.reals().all(|real| real.router.bridge.is_none()));
     }
@@ -329,9 +266,6 @@ mod tests {
     fn a_vip_on_a_host_is_refused() {
         let spec = Spec::routed("t", &[[10, 90, 11, 2].into()]);
         let error = Topology::new(spec).unwrap_err().to_string();
-        assert!(
-            error.contains("10.90.11.2") && error.contains("real1"),
-            "{error}"
-        );
+        assert!(error.contains("10.90.11.2") && error.contains("real1"), "{error}");
     }
 }

@@ -76,30 +76,14 @@ impl Transfer {
     /// # Errors
     /// [`LabError::NotInstalled`] without `curl`; [`LabError::Spawn`].
     pub fn start(lab: &Lab, servers: &Servers, plan: Plan) -> Result<Self, LabError> {
-        let name = format!(
-            "{}-{}",
-            if plan.target.is_ipv4() { "v4" } else { "v6" },
-            plan.source_port
-        );
+        let name = format!("{}-{}", if plan.target.is_ipv4() { "v4" } else { "v6" }, plan.source_port);
         let directory = lab.directory().join("client");
         fs::create_dir_all(&directory).map_err(LabError::file("make", &directory))?;
         let mut command = Command::new(program::find("curl", "curl")?);
         command.args(["--silent", "--noproxy", "*", "--write-out", "\n%{json}\n"]);
-        command.args([
-            "--limit-rate",
-            &plan.rate.to_string(),
-            "--local-port",
-            &plan.source_port.to_string(),
-        ]);
-        command.args([
-            "--max-time",
-            &plan.most.as_secs().max(1).to_string(),
-            "--connect-timeout",
-            "10",
-        ]);
-        command
-            .arg("--dump-header")
-            .arg(directory.join(format!("{name}.head")));
+        command.args(["--limit-rate", &plan.rate.to_string(), "--local-port", &plan.source_port.to_string()]);
+        command.args(["--max-time", &plan.most.as_secs().max(1).to_string(), "--connect-timeout", "10"]);
+        command.arg("--dump-header").arg(directory.join(format!("{name}.head")));
         command.arg("--output").arg(directory.join(&name));
         match plan.direction {
             Direction::Download => command.arg(format!("http://{}/blob", plan.target)),
@@ -108,12 +92,7 @@ impl Transfer {
                 command.arg(format!("http://{}/upload/{name}", plan.target))
             }
         };
-        Ok(Self {
-            plan,
-            process: lab.spawn(Host::Client, command)?,
-            name,
-            directory,
-        })
+        Ok(Self { plan, process: lab.spawn(Host::Client, command)?, name, directory })
     }
 
     /// Does it still run?
@@ -136,31 +115,18 @@ impl Transfer {
         self.process.wait()?;
         let log = self.process.log();
         let text = fs::read_to_string(log).map_err(LabError::file("read", log))?;
-        let json = text
-            .lines()
-            .rfind(|line| line.starts_with('{'))
-            .unwrap_or_default();
-        let written: Written = serde_json::from_str(json).map_err(|source| LabError::Answer {
-            program: "curl",
-            source,
-            found: text,
-        })?;
+        let json = text.lines().rfind(|line| line.starts_with('{')).unwrap_or_default();
+        let written: Written =
+            serde_json::from_str(json).map_err(|source| LabError::Answer { program: "curl", source, found: text })?;
         let real = self.real();
         let (bytes, accepted) = match self.plan.direction {
             Direction::Download => (written.size_download, 200),
             Direction::Upload => (written.size_upload, 201),
         };
         let fault = if written.exitcode != 0 {
-            Some(format!(
-                "curl: ({}) {}",
-                written.exitcode,
-                written.errormsg.unwrap_or_default()
-            ))
+            Some(format!("curl: ({}) {}", written.exitcode, written.errormsg.unwrap_or_default()))
         } else if written.response_code != accepted {
-            Some(format!(
-                "status {}, expected {accepted}",
-                written.response_code
-            ))
+            Some(format!("status {}, expected {accepted}", written.response_code))
         } else {
             self.compare(servers, real.as_deref())?
         };
@@ -181,8 +147,7 @@ impl Transfer {
         let head = fs::read_to_string(self.directory.join(format!("{}.head", self.name))).ok()?;
         let value = |line: &str| {
             let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case("x-real")
-                .then(|| value.trim().to_owned())
+            name.eq_ignore_ascii_case("x-real").then(|| value.trim().to_owned())
         };
         head.lines().rev().find_map(value)
     }
@@ -200,12 +165,7 @@ impl Transfer {
         // Whoever transfers again under the same name must not find the old content.
         fs::remove_file(&path).map_err(LabError::file("remove", &path))?;
         let sent = &servers.blob;
-        let differs = || {
-            format!(
-                "{bytes} bytes with SHA-256 {found} arrived, of {} with {}",
-                sent.bytes, sent.digest
-            )
-        };
+        let differs = || format!("{bytes} bytes with SHA-256 {found} arrived, of {} with {}", sent.bytes, sent.digest);
         Ok((found != sent.digest).then(differs))
     }
 }

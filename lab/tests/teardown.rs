@@ -15,10 +15,7 @@ use support::{assert_gone, permitted};
 use tandem_lab::{Host, Interrupt, Lab, LabError, ProcessId, Spec, Topology, ensure_bpffs};
 
 fn vips() -> [IpAddr; 2] {
-    [
-        [10, 200, 1, 1].into(),
-        [0xfc00, 0x200, 0, 0, 0, 0, 0, 1].into(),
-    ]
+    [[10, 200, 1, 1].into(), [0xfc00, 0x200, 0, 0, 0, 0, 0, 1].into()]
 }
 
 fn sleeper() -> Command {
@@ -50,10 +47,7 @@ fn a_lab_that_cannot_be_finished_leaves_nothing() {
         return;
     }
     // Somebody takes the name of the last namespace while the first ones are made.
-    let spec = Spec {
-        reals: 40,
-        ..Spec::routed("t-half", &vips())
-    };
+    let spec = Spec { reals: 40, ..Spec::routed("t-half", &vips()) };
     let topology = Topology::new(spec.clone()).unwrap();
     let obstacle = std::thread::spawn(|| {
         let until = Instant::now() + Duration::from_secs(10);
@@ -64,10 +58,7 @@ fn a_lab_that_cannot_be_finished_leaves_nothing() {
     });
     let error = Lab::up(spec).unwrap_err();
     obstacle.join().unwrap();
-    assert!(
-        matches!(&error, LabError::Namespace { namespace, .. } if namespace == "t-half-real40"),
-        "{error}"
-    );
+    assert!(matches!(&error, LabError::Namespace { namespace, .. } if namespace == "t-half-real40"), "{error}");
     assert_gone(&topology);
 }
 
@@ -85,37 +76,21 @@ fn a_process_ends_with_its_value_and_with_its_lab() {
     assert_eq!(short.last_words(), "said\ncried");
     // Ignores SIGTERM, and has a child that does.
     let mut deaf = Command::new("sh");
-    deaf.args([
-        "-c",
-        "trap '' TERM; echo ready; sleep 600 & wait; sleep 600",
-    ]);
+    deaf.args(["-c", "trap '' TERM; echo ready; sleep 600 & wait; sleep 600"]);
     let deaf = lab.spawn(Host::Real(1), deaf).unwrap();
     let until = Instant::now() + Duration::from_secs(5);
     while deaf.last_words() != "ready" && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert_eq!(
-        (deaf.name(), deaf.last_words().as_str()),
-        ("real1-sh", "ready")
-    );
+    assert_eq!((deaf.name(), deaf.last_words().as_str()), ("real1-sh", "ready"));
     let pid = deaf.pid();
     drop(deaf);
     assert!(!Path::new("/proc").join(pid.to_string()).exists());
     let second = lab.spawn(Host::Real(1), sleeper()).unwrap();
     let third = lab.spawn(Host::Real(1), sleeper()).unwrap();
-    assert_eq!(
-        (second.name(), third.name()),
-        ("real1-sleep", "real1-sleep-2")
-    );
-    let missing = lab
-        .spawn(Host::Real(1), Command::new("no-such-program"))
-        .unwrap_err();
-    assert!(
-        missing
-            .to_string()
-            .contains("no-such-program in t-process-real1"),
-        "{missing}"
-    );
+    assert_eq!((second.name(), third.name()), ("real1-sleep", "real1-sleep-2"));
+    let missing = lab.spawn(Host::Real(1), Command::new("no-such-program")).unwrap_err();
+    assert!(missing.to_string().contains("no-such-program in t-process-real1"), "{missing}");
     // The lab goes before the values do.
     let removed = lab.tear_down().unwrap();
     assert_eq!(removed.processes, ["real1-sleep", "real1-sleep-2"]);
@@ -137,11 +112,7 @@ fn hold(test: &str) -> (Child, ProcessId) {
     let mut line = String::new();
     while !line.starts_with("holding ") {
         line.clear();
-        assert_ne!(
-            said.read_line(&mut line).unwrap(),
-            0,
-            "the child holds a lab"
-        );
+        assert_ne!(said.read_line(&mut line).unwrap(), 0, "the child holds a lab");
     }
     // Kept open: it says more at its end.
     child.stdout = Some(said.into_inner());
@@ -180,15 +151,9 @@ fn what_a_killed_process_left_is_removed() {
     assert!(sleeper.alive());
     assert!(!Lab::status("t-killed").unwrap().owner_alive);
     let error = Lab::up(topology.spec.clone()).unwrap_err().to_string();
-    assert!(
-        error.contains("which has ended") && error.contains("tandem lab down --prefix t-killed"),
-        "{error}"
-    );
+    assert!(error.contains("which has ended") && error.contains("tandem lab down --prefix t-killed"), "{error}");
     let removed = Lab::down("t-killed").unwrap();
-    assert_eq!(
-        (removed.namespaces.len(), removed.processes.as_slice()),
-        (6, &["real1-sleep".to_owned()][..])
-    );
+    assert_eq!((removed.namespaces.len(), removed.processes.as_slice()), (6, &["real1-sleep".to_owned()][..]));
     assert!(!sleeper.alive());
     assert_gone(&topology);
 }
@@ -221,10 +186,7 @@ fn a_bpf_file_system_is_mounted_once_and_goes_when_nothing_is_pinned() {
     let path = lab.directory().join("bpf");
     let found = |mounts: &Path| {
         let mounts = std::fs::read_to_string(mounts).unwrap();
-        mounts
-            .lines()
-            .filter(|line| line.contains("t-bpffs/bpf bpf "))
-            .count()
+        mounts.lines().filter(|line| line.contains("t-bpffs/bpf bpf ")).count()
     };
     let mounts = Path::new("/proc/mounts");
     assert!(lab.ensure_bpffs(&path).unwrap().mounted_here());
@@ -245,4 +207,27 @@ fn a_bpf_file_system_is_mounted_once_and_goes_when_nothing_is_pinned() {
     assert!(ensure_bpffs(&path).unwrap().undo().unwrap());
     assert_eq!(found(mounts), 0);
     std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+}
+
+#[test]
+fn what_programs_make_outside_goes_with_the_lab() {
+    if !permitted() {
+        return;
+    }
+    let base = env::temp_dir().join(format!("t-outside-{}", std::process::id()));
+    let (alone, shared) = (base.join("alone"), base.join("shared"));
+    let (pins, socket, others) = (alone.join("pins"), shared.join("a.sock"), shared.join("b.sock"));
+    let mut lab = Lab::up(Spec::routed("t-outside", &vips())).unwrap();
+    let never = base.join("never-made");
+    lab.remove_with_it([pins.clone(), socket.clone(), never]).unwrap();
+    std::fs::create_dir_all(&pins).unwrap();
+    std::fs::create_dir_all(&shared).unwrap();
+    for file in [&pins.join("link"), &socket, &others] {
+        std::fs::write(file, "").unwrap();
+    }
+    let removed = lab.tear_down().unwrap();
+    let (gone, kept) = (!alone.exists() && !socket.exists(), others.exists());
+    std::fs::remove_dir_all(&base).unwrap();
+    assert_eq!(removed.outside, [pins, socket]);
+    assert!(gone && kept);
 }

@@ -161,6 +161,8 @@ pub struct WorkerInfo {
 pub struct Seat {
     desks: Vec<Desk>,
     events: Receiver<Event>,
+    /// For the workers. Kept, so that the channel of a seat whose workers all ended is silent, not closed.
+    report: Sender<Event>,
 }
 
 impl Seat {
@@ -195,9 +197,11 @@ impl Seat {
             });
         }
         let (report, events) = bounded(config.queues.len());
+        let desks = Vec::with_capacity(config.queues.len());
         let mut seat = Self {
-            desks: Vec::with_capacity(config.queues.len()),
+            desks,
             events,
+            report,
         };
         let places = config.queues.iter().zip(config.cores.iter().cycle());
         for ((&queue, &core), (memory, clock)) in places.zip(memories) {
@@ -218,7 +222,7 @@ impl Seat {
                 clock,
                 core,
                 config.pace,
-                report.clone(),
+                seat.report.clone(),
             )?);
         }
         Ok(seat)
@@ -245,7 +249,7 @@ impl Seat {
         grace(self.desks.iter().map(|d| &d.shared.epoch), PATIENCE)
     }
 
-    /// Where workers tell that they ended by themselves.
+    /// Where workers tell that they ended by themselves. Silent, but open, when no worker is left.
     pub fn events(&self) -> &Receiver<Event> {
         &self.events
     }

@@ -52,7 +52,8 @@ impl Grace for KernelGrace {
     }
 }
 
-/// Why a plan was not applied. Nothing was changed then, but for tables without a reader.
+/// Why a plan was not applied. Too many VIPs or reals are found before anything is written; with the others the VIPs that come
+/// before the one that is named are in force already, each of them whole.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ControlError {
     /// More ring lines than the tables have.
@@ -170,7 +171,7 @@ impl Control {
     /// Makes the tables say what the plan says.
     ///
     /// # Errors
-    /// [`ControlError`]: the plan does not fit; the tables stay as they were.
+    /// [`ControlError`]: the plan does not fit.
     pub fn apply<G: Grace>(&mut self, plan: &Plan, facts: &Facts, grace: &G) -> Result<Changes, ControlError> {
         self.check(plan)?;
         let mut changes = Changes::default();
@@ -218,7 +219,7 @@ impl Control {
         let known = self.vips.get(&key).copied();
         let id = match known {
             Some(id) => id,
-            None => self.new_vip_id(grace)?,
+            None => self.new_vip_id()?,
         };
         changes.reals_added += self.fill_reals(vip, id, hops);
         let before = vip_table::slot(&self.tables, &key).and_then(|slot| slot.entry()).map(|(_, entry)| entry);
@@ -341,19 +342,24 @@ impl Control {
         }
     }
 
-    /// After every reader has passed: forgets the flows of the reals that are gone, then frees their ids and the VIPs'.
+    /// Frees what nobody names any more, in this order:
+    ///
+    /// 1. wait: no frame is under way that read an old ring, so no new flow will name a real that is gone;
+    /// 2. forget the flows that do;
+    /// 3. wait: no frame is under way that found such a flow before;
+    /// 4. free the ids.
     fn reclaim<G: Grace>(&mut self, plan: &Plan, grace: &G, changes: &mut Changes) -> Result<(), ControlError> {
         let wanted: HashMap<VipKey, HashSet<IpAddr>> = plan.vips.iter().map(|vip| (vip_key(vip), kept(vip).collect())).collect();
-        let owners: HashMap<u32, &HashSet<IpAddr>> =
-            self.vips.iter().filter_map(|(key, id)| Some((*id, wanted.get(key)?))).collect();
-        let is_gone = |(owner, address): &(u32, IpAddr)| owners.get(owner).is_none_or(|reals| !reals.contains(address));
-        let gone: HashMap<u16, (u32, IpAddr)> = self.reals.iter().filter(|(pair, _)| is_gone(pair)).map(|(pair, id)| (*id, *pair)).collect();
+        let gone = self.gone(&wanted);
         if gone.is_empty() && self.pending.is_empty() && changes.vips_removed == 0 {
             return Ok(());
         }
         self.wait(grace)?;
         self.pending.clear();
-        changes.flows_forgotten += self.forget(|id| gone.contains_key(&id));
+        if !gone.is_empty() {
+            changes.flows_forgotten += self.forget(|id| gone.contains_key(&id));
+            self.wait(grace)?;
+        }
         for (id, pair) in &gone {
             if let Some(real) = self.tables.reals().get(usize::from(*id)) {
                 real.clear();
@@ -362,12 +368,15 @@ impl Control {
         }
         self.vips.retain(|key, _| wanted.contains_key(key));
         changes.reals_removed += gone.len() as u32;
-        // A frame that was decided just before may still have entered its flow: nobody may take the id before it is forgotten.
-        if !gone.is_empty() {
-            self.wait(grace)?;
-            changes.flows_forgotten += self.forget(|id| gone.contains_key(&id));
-        }
         Ok(())
+    }
+
+    /// The reals that no VIP of the plan keeps, by id.
+    fn gone(&self, wanted: &HashMap<VipKey, HashSet<IpAddr>>) -> HashMap<u16, (u32, IpAddr)> {
+        let owners: HashMap<u32, &HashSet<IpAddr>> =
+            self.vips.iter().filter_map(|(key, id)| Some((*id, wanted.get(key)?))).collect();
+        let is_gone = |(owner, address): &(u32, IpAddr)| owners.get(owner).is_none_or(|reals| !reals.contains(address));
+        self.reals.iter().filter(|(pair, _)| is_gone(pair)).map(|(pair, id)| (*id, *pair)).collect()
     }
 
     fn forget(&self, gone: impl Fn(u16) -> bool) -> u64 {
@@ -378,13 +387,12 @@ impl Control {
         if grace.wait() { Ok(()) } else { Err(ControlError::NoGrace) }
     }
 
-    fn new_vip_id<G: Grace>(&mut self, grace: &G) -> Result<u32, ControlError> {
+    fn new_vip_id(&self) -> Result<u32, ControlError> {
         let taken: HashSet<u32> = self.vips.values().copied().collect();
         let free = (0..MAX_VIPS).find(|id| !taken.contains(id));
         let most = ControlError::TooManyVips { found: taken.len() + 1, most: MAX_VIPS };
         let id = free.ok_or(most)?;
         // Nobody counts under this id: its last bearer went with a grace period.
-        let _ = grace;
         self.clear_counters(vip_at(id), None);
         Ok(id)
     }

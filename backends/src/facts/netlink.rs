@@ -7,13 +7,13 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use hashbrown::HashMap;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressScope};
-use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp, XdpAttached};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute};
 use rtnetlink::{Handle, RouteMessageBuilder};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::config::Mac;
+use crate::config::{Attach, Mac};
 use crate::control::Hops;
 
 /// Why the host cannot be asked.
@@ -51,6 +51,28 @@ pub struct Interface {
     pub v4: Option<Ipv4Addr>,
     /// Its first global IPv6 address.
     pub v6: Option<Ipv6Addr>,
+    /// The XDP program on it.
+    pub xdp: Option<Attached>,
+}
+
+/// An XDP program on an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attached {
+    /// The program's number.
+    pub program: u32,
+    /// Where it runs.
+    pub attach: Attach,
+}
+
+/// Of `IFLA_XDP`; offloaded programs, and several at once, are none of ours.
+fn attached(facts: &[LinkXdp]) -> Option<Attached> {
+    let attach = facts.iter().find_map(|fact| match fact {
+        LinkXdp::Attached(XdpAttached::Driver) => Some(Attach::Native),
+        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(Attach::Generic),
+        _ => None,
+    })?;
+    let program = facts.iter().find_map(|fact| if let LinkXdp::ProgId(id) = fact { Some(*id) } else { None })?;
+    Some(Attached { program, attach })
 }
 
 /// The next hop towards a real.
@@ -123,12 +145,14 @@ impl Netlink {
                 return Err(FactError::NoInterface { name: name.to_owned(), known });
             };
             let index = link.header.index;
-            let mut interface = Interface { name: name.to_owned(), index, mac: None, mtu: 0, v4: None, v6: None };
+            let mut interface = Interface { name: name.to_owned(), index, mac: None, mtu: 0, v4: None, v6: None, xdp: None };
             for attribute in &link.attributes {
                 if let LinkAttribute::Address(bytes) = attribute {
                     interface.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac);
                 } else if let LinkAttribute::Mtu(mtu) = attribute {
                     interface.mtu = *mtu;
+                } else if let LinkAttribute::Xdp(facts) = attribute {
+                    interface.xdp = attached(facts);
                 }
             }
             let addresses: Vec<_> =

@@ -82,6 +82,7 @@ impl Running {
         let netlink = Netlink::open()?;
         let name = plan.interfaces.first().ok_or(RunError::NoInterface)?;
         let interface = netlink.interface(name)?;
+        Balancer::check_left(&paths.pins, &interface)?;
         let cpus = aya::util::nr_cpus().map_or(1, |n| n as u32);
         let queues = queues(&interface.name)?;
         let needed = cpus + queues;
@@ -110,7 +111,7 @@ impl Running {
             why: String::new(),
             calibrated: Instant::now(),
         };
-        running.balancer.attach(&running.interface.name, plan.attach)?;
+        running.balancer.attach(&running.interface, plan.attach)?;
         if let Err(error) = running.choose_mode() {
             running.stop(false)?;
             return Err(error);

@@ -26,6 +26,22 @@ impl Paths {
         Self { pins: Path::new(PINS).join(name), socket: Path::new(SOCKETS).join(format!("{name}.sock")) }
     }
 
+    /// Removes the socket's file, and the directory with the last of them; one that is not there is fine.
+    ///
+    /// # Errors
+    /// What `unlink(2)` says.
+    pub fn remove_socket(&self) -> std::io::Result<()> {
+        match std::fs::remove_file(&self.socket) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        if let Some(directory) = self.socket.parent() {
+            // Not empty, or not there.
+            let _ = std::fs::remove_dir(directory);
+        }
+        Ok(())
+    }
+
     /// Names of the balancers that have a control socket.
     pub fn names() -> Vec<String> {
         let entries = std::fs::read_dir(SOCKETS).into_iter().flatten().filter_map(Result::ok);

@@ -4,18 +4,21 @@ use std::fs;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use std::time::Duration;
 
 use aya::maps::XskMap;
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::xdp::XdpLink;
-use aya::programs::{TestRun, TestRunOptions, Xdp, XdpMode};
+use aya::programs::links::FdLink;
+use aya::programs::xdp::{XdpLink, XdpLinkId};
+use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp, XdpMode};
 use aya::Ebpf;
 
 use super::clock::KernelClock;
 use super::error::{XdpError, chain, errno};
+use super::left::{self, Left};
 use super::object::{MAPS, Role, load, program};
 use crate::config::Attach;
+use crate::facts::Interface;
 use crate::memory::{Sizes, Tables};
 
 /// Largest frame that `BPF_PROG_TEST_RUN` takes: a page, less the headroom and what the kernel keeps at its end.
@@ -98,6 +101,15 @@ impl Balancer {
         self.ebpf.program(BALANCER).and_then(|p| p.try_into().ok()).ok_or(missing)
     }
 
+    /// The loaded program, for whoever calls it (the benchmarks' wrapper does).
+    ///
+    /// # Errors
+    /// [`XdpError::Missing`] if it is not loaded.
+    pub fn fd(&self) -> Result<&ProgramFd, XdpError> {
+        let missing = |_| XdpError::Missing { what: "loaded program", name: BALANCER };
+        self.program()?.fd().map_err(missing)
+    }
+
     /// How large the loaded program is.
     ///
     /// # Errors
@@ -112,25 +124,42 @@ impl Balancer {
         })
     }
 
+    /// Whether what is pinned in `directory` may be taken over for `interface`: to be asked before anything is changed.
+    ///
+    /// # Errors
+    /// [`XdpError::Elsewhere`]: it is attached to another interface.
+    pub fn check_left(directory: &Path, interface: &Interface) -> Result<(), XdpError> {
+        left::look(&directory.join("link"), interface).map(|_| ())
+    }
+
     /// Attaches the balancer to an interface of the current network namespace, or puts it in the place of the program that
     /// a former process left there, without a gap.
     ///
     /// # Errors
     /// [`XdpError::Attach`]: the driver has no native XDP, another program is there, the interface is gone.
-    pub fn attach(&mut self, interface: &str, mode: Attach) -> Result<(), XdpError> {
-        let pin = self.directory.as_ref().map(|d| d.join("link"));
-        let left = pin.as_ref().and_then(|pin| PinnedLink::from_pin(pin).ok());
+    /// [`XdpError::Elsewhere`]: what was left is on another interface.
+    pub fn attach(&mut self, interface: &Interface, mode: Attach) -> Result<(), XdpError> {
+        let (name, pin) = (&interface.name, self.directory.as_ref().map(|d| d.join("link")));
+        let left = pin.as_ref().map_or(Ok(Left::Nothing), |pin| left::look(pin, interface))?;
         let program = program(&mut self.ebpf, BALANCER)?;
-        if let Some(left) = left {
-            let replaced = XdpLink::try_from(FdLink::from(left)).ok().and_then(|link| program.attach_to_link(link).ok());
-            if replaced.is_some() {
-                log::info!("{interface}: took the place of the program that was attached");
-                return Ok(());
+        match left {
+            Left::Here(link, found) if found == mode => {
+                let replaced = XdpLink::try_from(link).ok().and_then(|link| program.attach_to_link(link).ok());
+                if replaced.is_some() {
+                    log::info!("{name}: took the place of the program that was attached");
+                    return Ok(());
+                }
+                remove(pin.as_deref())?;
             }
-            // The link's interface is gone, or it is another kind of link: it holds nothing.
-            remove(pin.as_deref())?;
+            Left::Here(link, found) => {
+                log::info!("{name}: what was attached is {found:?}, {mode:?} is asked for: attaching it anew");
+                remove(pin.as_deref())?;
+                drop(link);
+            }
+            Left::Dead => remove(pin.as_deref())?,
+            Left::Nothing => {}
         }
-        attach(program, BALANCER, interface, mode, pin.as_deref())
+        attach(program, BALANCER, name, mode, pin.as_deref())
     }
 
     /// Puts a worker's socket into the XSKMAP: from now on its queue's frames go there in mode afxdp.
@@ -285,7 +314,7 @@ pub(super) fn attach(program: &mut Xdp, name: &'static str, interface: &str, mod
         Attach::Native => (XdpMode::Driver, "native"),
         Attach::Generic => (XdpMode::Skb, "generic"),
     };
-    let link = program.attach(interface, mode).map_err(|error| {
+    let link = attach_patiently(program, interface, mode).map_err(|error| {
         let number = errno(&error);
         let source = number.map_or_else(|| std::io::Error::other(chain(&error)), std::io::Error::from_raw_os_error);
         let interface = interface.to_owned();
@@ -304,12 +333,27 @@ pub(super) fn attach(program: &mut Xdp, name: &'static str, interface: &str, mod
     Ok(())
 }
 
+/// Attaches once what was attached before is gone: the kernel lets go of a link whose pin was removed a moment later, in
+/// deferred work (`bpf_link_put`).
+fn attach_patiently(program: &mut Xdp, interface: &str, mode: XdpMode) -> Result<XdpLinkId, ProgramError> {
+    const PATIENCE: Duration = Duration::from_millis(300);
+    let start = Instant::now();
+    loop {
+        match program.attach(interface, mode) {
+            Err(error) if errno(&error) == Some(libc::EBUSY) && start.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            done => return done,
+        }
+    }
+}
+
 fn attach_cure(errno: Option<i32>, native: bool) -> &'static str {
     match errno {
         Some(libc::EOPNOTSUPP | libc::EINVAL) if native => {
             "the driver has no native XDP, or not at this MTU; set node.attach = \"generic\" (slower), or lower the MTU"
         }
-        Some(libc::EBUSY | libc::EEXIST) => "another XDP program is attached; `ip link show` names it, `ip link set dev IF xdp off` removes it",
+        Some(libc::EBUSY | libc::EEXIST) => "another XDP program is attached; `ip link show` names it, `ip link set dev IF xdp off` removes it, or whoever holds its link (`bpftool link`)",
         Some(libc::EPERM | libc::EACCES) => "it takes CAP_NET_ADMIN and CAP_BPF (run as root)",
         Some(libc::ENODEV) | None => "is there an interface of this name in this network namespace? `ip link` lists them",
         Some(libc::ERANGE) => "the interface's MTU is too large for native XDP; lower it or set node.attach = \"generic\"",

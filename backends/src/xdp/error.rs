@@ -65,6 +65,20 @@ pub enum XdpError {
         /// What to do.
         cure: &'static str,
     },
+    /// The pinned attachment is another interface's.
+    #[error(
+        "{}: what a balancer before left attached is on another interface than {interface}; `tandem detach {name}` removes it \
+         (its flows are lost), or give this one another --name",
+        pin.display()
+    )]
+    Elsewhere {
+        /// The pin.
+        pin: PathBuf,
+        /// The interface that was asked for.
+        interface: String,
+        /// The balancer's name.
+        name: String,
+    },
     /// Pinned tables of another layout or of too small a size.
     #[error("{}: the pinned tables cannot be taken over: {why}; `tandem detach` removes them (their flows are lost), then start again", path.display())]
     Foreign {

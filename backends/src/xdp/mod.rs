@@ -11,10 +11,11 @@ mod balancer;
 mod clock;
 mod companion;
 mod error;
+mod left;
 mod object;
 
 pub use balancer::{Balancer, Budget, Headroom, LARGEST_TEST_FRAME};
 pub use clock::KernelClock;
 pub use companion::{Companion, attach_companion};
 pub use error::XdpError;
-pub use object::{OBJECT, Role};
+pub use object::{OBJECT, REFERENCES, Role};

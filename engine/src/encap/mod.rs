@@ -26,7 +26,7 @@ pub(crate) struct Path<'a> {
 
 /// Encapsulates the frame towards a real.
 #[inline(always)]
-pub(crate) fn deliver<P: Packet, M: Memory>(
+pub fn deliver<P: Packet, M: Memory>(
     packet: &mut P,
     memory: &M,
     root: &Root,

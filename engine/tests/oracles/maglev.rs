@@ -158,9 +158,9 @@ proptest! {
         }
     }
 
-    /// Not prime, tiny, or smaller than the reals: every slot is somebody's, and it ends.
+    /// Not prime, tiny, or smaller than the reals, with any weight: it ends, and a prime ring has no gaps.
     #[test]
-    fn odd_sizes_are_filled(reals in reals(), m in 1_usize..40, heavy: u32, weighting in prop::bool::ANY) {
+    fn odd_sizes_end(reals in reals(), m in 1_usize..40, heavy: u32, weighting in prop::bool::ANY) {
         let mut reals = reals;
         reals[0].2 = heavy.max(1);
         let weighting = if weighting { Weighting::V1 } else { Weighting::V2 };
@@ -197,7 +197,7 @@ fn equal_weights_share_equally() {
 /// One real of N leaves: its own slots move, and few of the others' (section 5.4 of the paper).
 #[test]
 fn few_slots_change_when_a_real_leaves() {
-    for (n, m, most) in [(3, 1021, 0.05), (10, 1021, 0.05), (100, 10_007, 0.05), (1000, 65_537, 0.05)] {
+    for (n, m, most) in [(3, 1021, 0.02), (10, 1021, 0.03), (100, 10_007, 0.03), (1000, 65_537, 0.02)] {
         let before = ring(m, &equal(n), Weighting::V2);
         let mut worst = 0.0_f64;
         for gone in [1, n / 2 + 1, n] {

@@ -29,10 +29,7 @@ pub fn digest_of(path: &Path) -> Result<(Digest, u64), LabError> {
     let mut file = File::open(path).map_err(LabError::file("open", path))?;
     let (mut hash, mut len, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 16]);
     loop {
-        match file
-            .read(&mut buffer)
-            .map_err(LabError::file("read", path))?
-        {
+        match file.read(&mut buffer).map_err(LabError::file("read", path))? {
             0 => return Ok((Digest(hash.finalize().into()), len)),
             read => {
                 hash.update(&buffer[..read]);
@@ -58,14 +55,9 @@ impl Blob {
     pub(crate) fn make(lab: &Lab, bytes: u64) -> Result<Self, LabError> {
         let path = lab.directory().join("blob");
         let file = File::create(&path).map_err(LabError::file("make", &path))?;
-        fill(BufWriter::with_capacity(1 << 16, file), bytes)
-            .map_err(LabError::file("write", &path))?;
+        fill(BufWriter::with_capacity(1 << 16, file), bytes).map_err(LabError::file("write", &path))?;
         let (digest, bytes) = digest_of(&path)?;
-        Ok(Self {
-            path,
-            bytes,
-            digest,
-        })
+        Ok(Self { path, bytes, digest })
     }
 }
 
@@ -95,11 +87,7 @@ mod tests {
         let mut content = Vec::new();
         fill(&mut content, 19).unwrap();
         // The first numbers of SplitMix64 seeded with 0, as its authors' C program prints them.
-        let first = [
-            0xe220_a839_7b1d_cdaf_u64,
-            0x6e78_9e6a_a1b9_65f4,
-            0x06c4_5d18_8009_454f,
-        ];
+        let first = [0xe220_a839_7b1d_cdaf_u64, 0x6e78_9e6a_a1b9_65f4, 0x06c4_5d18_8009_454f];
         let expected: Vec<_> = first.iter().flat_map(|word| word.to_le_bytes()).collect();
         assert_eq!(content, expected[..19]);
     }
@@ -107,9 +95,6 @@ mod tests {
     #[test]
     fn a_digest_prints_as_sha256sum_does() {
         let empty = Digest(Sha256::digest(b"").into());
-        assert_eq!(
-            empty.to_string(),
-            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-        );
+        assert_eq!(empty.to_string(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     }
 }

@@ -39,26 +39,12 @@ impl Servers {
     /// # Errors
     /// [`LabError::NotInstalled`] before anything is started; [`LabError::Ended`], [`LabError::NotListening`].
     pub fn start(lab: &Lab, services: &Services) -> Result<Self, LabError> {
-        let nginx = (!services.web.is_empty())
-            .then(|| program::find("nginx", "nginx"))
-            .transpose()?;
-        let iperf3 = (!services.iperf3.is_empty())
-            .then(|| program::find("iperf3", "iperf3"))
-            .transpose()?;
-        let mut servers = Self {
-            blob: Blob::make(lab, services.blob)?,
-            nginx: Vec::new(),
-            iperf3: Vec::new(),
-        };
+        let nginx = (!services.web.is_empty()).then(|| program::find("nginx", "nginx")).transpose()?;
+        let iperf3 = (!services.iperf3.is_empty()).then(|| program::find("iperf3", "iperf3")).transpose()?;
+        let mut servers = Self { blob: Blob::make(lab, services.blob)?, nginx: Vec::new(), iperf3: Vec::new() };
         for real in lab.topology().reals() {
             if let Some(program) = &nginx {
-                servers.nginx.push(Nginx::start(
-                    lab,
-                    real.host,
-                    program,
-                    &services.web,
-                    &servers.blob,
-                )?);
+                servers.nginx.push(Nginx::start(lab, real.host, program, &services.web, &servers.blob)?);
             }
             for address in iperf3.as_ref().map_or(&[][..], |_| &services.iperf3) {
                 servers.iperf3.push(start_iperf3(lab, real.host, *address)?);
@@ -80,29 +66,16 @@ impl Servers {
     /// # Errors
     /// [`LabError::NoHost`] if none runs there.
     pub fn nginx_of(&self, real: Host) -> Result<&Nginx, LabError> {
-        self.nginx
-            .iter()
-            .find(|nginx| nginx.host() == real)
-            .ok_or_else(|| LabError::NoHost {
-                host: real,
-                expected: self
-                    .nginx
-                    .iter()
-                    .map(|nginx| nginx.host().to_string())
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            })
+        self.nginx.iter().find(|nginx| nginx.host() == real).ok_or_else(|| LabError::NoHost {
+            host: real,
+            expected: self.nginx.iter().map(|nginx| nginx.host().to_string()).collect::<Vec<_>>().join(", "),
+        })
     }
 }
 
 fn start_iperf3(lab: &Lab, real: Host, address: SocketAddr) -> Result<Process, LabError> {
     let mut command = Command::new(program::find("iperf3", "iperf3")?);
-    command.args([
-        "--server",
-        "--forceflush",
-        "--bind",
-        &address.ip().to_string(),
-    ]);
+    command.args(["--server", "--forceflush", "--bind", &address.ip().to_string()]);
     command.args(["--port", &address.port().to_string()]);
     lab.spawn(real, command)
 }

@@ -27,13 +27,7 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    pub(crate) fn start(
-        lab: &Lab,
-        host: Host,
-        program: &Path,
-        listen: &[SocketAddr],
-        blob: &Blob,
-    ) -> Result<Self, LabError> {
+    pub(crate) fn start(lab: &Lab, host: Host, program: &Path, listen: &[SocketAddr], blob: &Blob) -> Result<Self, LabError> {
         let directory = lab.directory().join(host.to_string());
         for part in ["upload", "temporary"] {
             let path = directory.join(part);
@@ -43,18 +37,8 @@ impl Nginx {
         let text = configuration(host, plain(&directory)?, listen, plain(&blob.path)?);
         fs::write(&file, text).map_err(LabError::file("write", &file))?;
         let mut command = Command::new(program);
-        command
-            .arg("-e")
-            .arg("stderr")
-            .arg("-p")
-            .arg(&directory)
-            .arg("-c")
-            .arg(&file);
-        Ok(Self {
-            host,
-            process: lab.spawn(host, command)?,
-            directory,
-        })
+        command.arg("-e").arg("stderr").arg("-p").arg(&directory).arg("-c").arg(&file);
+        Ok(Self { host, process: lab.spawn(host, command)?, directory })
     }
 
     /// Where it runs.
@@ -89,10 +73,7 @@ impl Nginx {
 /// In the foreground and with all its files in `directory`: nothing of the host's own nginx is read or written. As root,
 /// since the lab's directory is root's; it is reachable from the lab's namespaces only.
 fn configuration(host: Host, directory: &str, listen: &[SocketAddr], blob: &str) -> String {
-    let listen: String = listen
-        .iter()
-        .map(|address| format!("        listen {address};\n"))
-        .collect();
+    let listen: String = listen.iter().map(|address| format!("        listen {address};\n")).collect();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("    {kind}_temp_path {directory}/temporary/{kind};\n"))
         .concat();

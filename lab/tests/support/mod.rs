@@ -14,10 +14,7 @@ pub fn permitted() -> bool {
     match tandem_lab::check_permitted() {
         Ok(()) => true,
         Err(why) => {
-            assert!(
-                std::env::var_os("TANDEM_REQUIRE_KERNEL").is_none_or(|v| v != "1"),
-                "{why}"
-            );
+            assert!(std::env::var_os("TANDEM_REQUIRE_KERNEL").is_none_or(|v| v != "1"), "{why}");
             eprintln!("skipped: {why}");
             false
         }
@@ -36,9 +33,7 @@ pub fn assert_gone(topology: &Topology) {
     let mark = format!("{}={prefix}\0", tandem_lab::MARKER);
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-        let marked = environment
-            .windows(mark.len())
-            .any(|part| part == mark.as_bytes());
+        let marked = environment.windows(mark.len()).any(|part| part == mark.as_bytes());
         assert!(!marked, "process {} is left", entry.path().display());
     }
 }
@@ -73,24 +68,15 @@ pub fn assert_talks(lab: &Lab, host: Host, at: IpAddr) {
 
 #[allow(dead_code, reason = "not every test file talks")]
 fn ask(tcp: SocketAddr, udp: SocketAddr) {
-    let mut stream = TcpStream::connect_timeout(&tcp, Duration::from_secs(5))
-        .unwrap_or_else(|e| panic!("{tcp}: {e}"));
-    stream
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
+    let mut stream = TcpStream::connect_timeout(&tcp, Duration::from_secs(5)).unwrap_or_else(|e| panic!("{tcp}: {e}"));
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     stream.write_all(b"ping").unwrap();
     let mut answer = [0; 4];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"ping");
-    let any: IpAddr = if udp.is_ipv4() {
-        [0; 4].into()
-    } else {
-        [0; 16].into()
-    };
+    let any: IpAddr = if udp.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
     let socket = UdpSocket::bind((any, 0)).unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     socket.send_to(&[7; 1400], udp).unwrap();
     let mut answer = [0; 1500];
     assert_eq!(socket.recv_from(&mut answer).unwrap(), (1400, udp));

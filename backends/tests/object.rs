@@ -1,0 +1,199 @@
+//! Budgets: what the BPF object may be, what its program may cost the verifier, what the tables may take. The numbers found
+//! are printed; each limit leaves room for what is still to come, and a step over it has to be a decision.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SymbolKind};
+use tandem_backends::config::parse;
+use tandem_backends::memory::Sizes;
+use tandem_backends::replay::{Backend, Instance};
+use tandem_backends::xdp::{Balancer, OBJECT, REFERENCES, Role};
+use tandem_engine::memory::flows::{BYTES_PER_FLOW, WAYS};
+use tandem_engine::memory::{FlowSet, Line, Real, RingLine, Root, Trace, VipSlot};
+
+/// Helpers that the programs may call, by the numbers of `enum bpf_func_id` (include/uapi/linux/bpf.h). Array lookups,
+/// jiffies and the CPU's number are inlined by the verifier; each of the others costs 8 to 35 ns.
+const HELPERS: [(u32, &str); 5] =
+    [(1, "map_lookup_elem"), (8, "get_smp_processor_id"), (44, "xdp_adjust_head"), (51, "redirect_map"), (118, "jiffies64")];
+
+/// Bytes of stack, of the 512 that a program has (MAX_BPF_STACK).
+const STACK: i64 = 400;
+/// Instructions of the program in the kernel (of a million).
+const TRANSLATED: u32 = 3000;
+/// Instructions that the verifier may follow (of a million, BPF_COMPLEXITY_LIMIT_INSNS).
+const VERIFIED: u32 = 150_000;
+
+/// One instruction of 8 bytes (Documentation/bpf/standardization/instruction-set.rst).
+#[derive(Clone, Copy, Debug)]
+struct Instruction {
+    opcode: u8,
+    destination: u8,
+    source: u8,
+    offset: i16,
+    immediate: i32,
+}
+
+impl Instruction {
+    const CALL: u8 = 0x85;
+    /// BPF_LD | BPF_DW | BPF_IMM: takes two places.
+    const WIDE: u8 = 0x18;
+    /// The frame pointer.
+    const R10: u8 = 10;
+
+    fn read(bytes: &[u8]) -> Self {
+        Self {
+            opcode: bytes[0],
+            destination: bytes[1] & 0xf,
+            source: bytes[1] >> 4,
+            offset: i16::from_le_bytes([bytes[2], bytes[3]]),
+            immediate: i32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
+        }
+    }
+
+    /// How deep below the frame pointer it reads, writes, or lets a pointer point.
+    fn depth(self) -> i64 {
+        let class = self.opcode & 7;
+        let (load, store) = (class == 1, class == 2 || class == 3);
+        let add_immediate = self.opcode == 0x07 && self.immediate < 0;
+        if load && self.source == Self::R10 || store && self.destination == Self::R10 {
+            -i64::from(self.offset)
+        } else if add_immediate {
+            // a copy of the frame pointer, most of the time; never less than what is used
+            -i64::from(self.immediate)
+        } else {
+            0
+        }
+    }
+}
+
+/// The instructions of every program of an object, by name.
+fn programs(object: &object::File<'_>) -> BTreeMap<String, Vec<Instruction>> {
+    let xdp = object.section_by_name("xdp").expect("a section of XDP programs");
+    let code = xdp.data().unwrap();
+    let symbols = object.symbols().filter(|s| s.kind() == SymbolKind::Text && s.section_index() == Some(xdp.index()) && s.size() > 0);
+    symbols
+        .map(|symbol| {
+            let bytes = &code[symbol.address() as usize..(symbol.address() + symbol.size()) as usize];
+            let instructions = bytes.chunks_exact(8).map(Instruction::read).collect();
+            (symbol.name().unwrap().to_owned(), instructions)
+        })
+        .collect()
+}
+
+fn each_object(check: impl Fn(&str, &object::File<'_>)) {
+    for (name, bytes) in [("tandem-bpf", OBJECT), ("tandem-bpf-bench", REFERENCES)] {
+        check(name, &object::File::parse(bytes).expect("an ELF object"));
+    }
+}
+
+/// A panic that the compiler could not rule out calls a function that nobody defines.
+#[test]
+fn nothing_is_undefined() {
+    each_object(|name, object| {
+        let undefined: Vec<_> = object.symbols().filter(|s| s.is_undefined()).filter_map(|s| s.name().ok()).filter(|n| !n.is_empty()).collect();
+        assert!(undefined.is_empty(), "{name}: {undefined:?}");
+        assert!(object.symbols().count() > 3, "{name}: no symbols were read");
+    });
+}
+
+#[test]
+fn the_licence_allows_every_helper() {
+    each_object(|name, object| {
+        let licence = object.section_by_name("license").expect("a licence");
+        assert_eq!(licence.data().unwrap(), b"Dual MIT/GPL\0", "{name}");
+    });
+}
+
+#[test]
+fn the_programs_are_those_that_are_loaded() {
+    let object = object::File::parse(OBJECT).unwrap();
+    let names: Vec<_> = programs(&object).into_keys().collect();
+    assert_eq!(names, ["balancer", "clock", "decap", "pass"]);
+}
+
+#[test]
+fn only_known_helpers_are_called() {
+    let object = object::File::parse(OBJECT).unwrap();
+    let xdp = object.section_by_name("xdp").unwrap();
+    let relocated: BTreeSet<u64> = xdp.relocations().filter(|(_, r)| matches!(r.target(), RelocationTarget::Symbol(_))).map(|(at, _)| at).collect();
+    let mut called = BTreeSet::new();
+    for (program, instructions) in programs(&object) {
+        let mut wide = false;
+        for instruction in instructions {
+            if !wide && instruction.opcode == Instruction::CALL {
+                // source 1 is a call of another BPF function: 8 ns, and it hides packet pointers from the verifier
+                assert_eq!(instruction.source, 0, "{program} calls a function that was not inlined: {instruction:?}");
+                called.insert(instruction.immediate as u32);
+            }
+            wide = !wide && instruction.opcode == Instruction::WIDE;
+        }
+    }
+    let known: BTreeSet<u32> = HELPERS.iter().map(|(id, _)| *id).collect();
+    assert!(called.is_subset(&known), "{called:?}, of which only {HELPERS:?} are known");
+    assert!(called.contains(&44), "nobody makes room: was the code read?");
+    assert!(!relocated.is_empty(), "no map is named: was the code read?");
+}
+
+#[test]
+fn the_stack_has_room() {
+    let object = object::File::parse(OBJECT).unwrap();
+    for (program, instructions) in programs(&object) {
+        let depth = instructions.iter().map(|i| i.depth()).max().unwrap_or(0);
+        println!("{program}: {} instructions in the object, {depth} bytes of stack (limit {STACK} of 512)", instructions.len());
+        assert!(depth <= STACK, "{program}: {depth} bytes of stack");
+        assert!(program != "balancer" || depth > 0, "no use of the stack: was the code read?");
+    }
+}
+
+#[test]
+fn the_verifier_has_room() {
+    let plan = parse("[node]\nnext_hop_mac = \"02:00:00:00:00:09\"\nlocal_mac = \"02:00:00:00:00:01\"\n", "budget").unwrap().plan;
+    let sizes = Sizes { flow_sets: 64, ..Sizes::for_plan(&plan, 1) };
+    let loaded = Balancer::load(&Role::Unpinned, sizes).and_then(|balancer| balancer.budget());
+    let forward = match loaded {
+        Ok(budget) => budget,
+        Err(error) if std::env::var_os("TANDEM_REQUIRE_KERNEL").is_none() => {
+            println!("SKIPPED: only the kernel knows what its verifier followed: {error}");
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let replay = Instance::with_sizes(Backend::Xdp, &plan, 0, sizes).unwrap().budget().expect("a kernel seat");
+    for (role, budget) in [("forwarding", forward), ("replay", replay)] {
+        println!(
+            "balancer, {role}: {} instructions (limit {TRANSLATED}), {} bytes of machine code, {} verified (limit {VERIFIED} of 1,000,000)",
+            budget.translated, budget.jitted, budget.verified
+        );
+        assert!(budget.translated > 100 && budget.translated <= TRANSLATED, "{role}: {budget:?}");
+        assert!(budget.verified >= budget.translated / 2 && budget.verified <= VERIFIED, "{role}: {budget:?}");
+    }
+}
+
+/// The layout that pins, both seats and every version with the same `LAYOUT` share.
+#[test]
+fn entries_have_their_sizes() {
+    let sizes = [
+        size_of::<Root>(),
+        size_of::<VipSlot>(),
+        size_of::<RingLine>(),
+        size_of::<Real>(),
+        size_of::<FlowSet>(),
+        size_of::<Line>(),
+        size_of::<Trace>(),
+    ];
+    assert_eq!(sizes, [256, 64, 64, 32, 64, 64, 128]);
+    assert!(size_of::<FlowSet>() <= WAYS * BYTES_PER_FLOW);
+}
+
+/// The default configuration: a million flows, and four CPUs and four workers that count.
+#[test]
+fn memory_is_within_bounds() {
+    let plan = parse("", "default").unwrap().plan;
+    let sizes = Sizes::for_plan(&plan, 8);
+    let (bytes, per_block) = (sizes.bytes(), Sizes { blocks: 9, ..sizes }.bytes() - sizes.bytes());
+    println!("{:.1} MiB: {sizes:?}; {per_block} bytes more for each core", bytes as f64 / f64::from(1 << 20));
+    assert_eq!(sizes.flow_sets, 1 << 18);
+    assert!(sizes.flow_sets as usize * WAYS >= plan.flow_capacity as usize);
+    assert!(bytes <= 30 << 20, "{bytes} bytes for the default configuration");
+    assert!(per_block <= 300 << 10, "{per_block} bytes of counters for a core");
+}

@@ -1,1 +1,0 @@
-//! Reference programs of the benchmarks.

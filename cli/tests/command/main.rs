@@ -1,0 +1,12 @@
+//! The command as a user meets it: bad input gives one clear message and the right exit status, and the host is left as
+//! it was.
+
+mod captures;
+mod check;
+mod lifetime;
+mod refusals;
+mod replay;
+mod shell;
+mod trace;
+mod twins;
+mod wire;
