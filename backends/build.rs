@@ -38,7 +38,10 @@ fn build() -> Result<(), String> {
     // What cargo set for this build must not reach the other one.
     for (name, _) in env::vars_os() {
         let name_text = name.to_string_lossy();
-        if name_text.starts_with("CARGO_") && name_text != "CARGO_HOME" || name_text.starts_with("RUSTC_") || name_text == "RUSTFLAGS" {
+        if name_text.starts_with("CARGO_") && name_text != "CARGO_HOME"
+            || name_text.starts_with("RUSTC_")
+            || name_text == "RUSTFLAGS"
+        {
             cargo.env_remove(&name);
         }
     }
@@ -59,7 +62,12 @@ fn build() -> Result<(), String> {
     let output = cargo.output().map_err(|e| format!("cannot run cargo: {e}"))?;
     if !output.status.success() {
         let log = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(format!("{}\n(rustc: {}; linker: {}; `make setup` installs both)", log.trim_end(), rustc.display(), linker.display()));
+        return Err(format!(
+            "{}\n(rustc: {}; linker: {}; `make setup` installs both)",
+            log.trim_end(),
+            rustc.display(),
+            linker.display()
+        ));
     }
     for object in ["tandem-bpf", "tandem-bpf-bench"] {
         let built = target_dir.join(TARGET).join("bpf").join(object);
@@ -89,7 +97,11 @@ fn has_core_source(rustc: &Path) -> bool {
 fn linker() -> Result<PathBuf, String> {
     if let Some(named) = env::var_os("TANDEM_BPF_LINKER") {
         let named = PathBuf::from(named);
-        return if named.exists() { Ok(named) } else { Err(format!("TANDEM_BPF_LINKER: {} does not exist; run `make setup`", named.display())) };
+        return if named.exists() {
+            Ok(named)
+        } else {
+            Err(format!("TANDEM_BPF_LINKER: {} does not exist; run `make setup`", named.display()))
+        };
     }
     let in_path = env::var_os("PATH").map(|path| env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
     let cache = env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/tandem/bin"));

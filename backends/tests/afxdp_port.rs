@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::RecvTimeoutError;
 use tandem_backends::afxdp::{
-    Ask, Bound, Pace, Port, PortConfig, PortError, Report, Seat, SeatConfig, SeatError,
-    receive_queues,
+    Ask, Bound, Pace, Port, PortConfig, PortError, Report, Seat, SeatConfig, SeatError, receive_queues,
 };
 use tandem_backends::memory::{self, Plain, Tables};
 use tandem_engine::Reason;
@@ -24,23 +23,14 @@ mod bed;
 mod tables;
 
 const SOON: Duration = Duration::from_secs(2);
-const TWENTY: HandOver = HandOver {
-    room: 20,
-    version: VERSION,
-};
+const TWENTY: HandOver = HandOver { room: 20, version: VERSION };
 
 fn config(interface: &str, queues: u32) -> SeatConfig {
-    SeatConfig {
-        zero_copy: Ask::Never,
-        frames: 512,
-        ..SeatConfig::new(interface, (0..queues).collect(), vec![0, 1])
-    }
+    SeatConfig { zero_copy: Ask::Never, frames: 512, ..SeatConfig::new(interface, (0..queues).collect(), vec![0, 1]) }
 }
 
 fn start(config: &SeatConfig, tables: &Arc<Tables>) -> Seat {
-    let memories = (0..config.queues.len() as u32)
-        .map(|worker| (Plain::new(tables.clone(), worker), || 77))
-        .collect();
+    let memories = (0..config.queues.len() as u32).map(|worker| (Plain::new(tables.clone(), worker), || 77)).collect();
     Seat::start(config, memories).expect("the seat starts")
 }
 
@@ -74,16 +64,8 @@ fn assert_whole(report: &Report) {
     assert!(report.panicked.is_empty());
     for worker in &report.workers {
         assert!(worker.census.is_whole(), "{worker:?}");
-        assert_eq!(
-            worker.census.sending + worker.census.queued,
-            0,
-            "{worker:?}"
-        );
-        assert_eq!(
-            (worker.statistics.rx_invalid, worker.statistics.tx_invalid),
-            (0, 0),
-            "{worker:?}"
-        );
+        assert_eq!(worker.census.sending + worker.census.queued, 0, "{worker:?}");
+        assert_eq!((worker.statistics.rx_invalid, worker.statistics.tx_invalid), (0, 0), "{worker:?}");
     }
 }
 
@@ -98,8 +80,7 @@ fn refusal(at: (&str, u32), zero_copy: Ask) -> PortError {
 fn every_refusal_names_cause_and_cure() {
     in_namespace(|| {
         veth("near", "far", 2);
-        let first =
-            Port::open(&PortConfig::new("near", 0, Ask::Prefer)).expect("copy mode is there");
+        let first = Port::open(&PortConfig::new("near", 0, Ask::Prefer)).expect("copy mode is there");
         assert_eq!(first.bound(), Bound::Copy, "veth has no zero-copy mode");
         let census = first.census();
         assert_eq!((census.filling, census.total), (4096, 4096));
@@ -109,27 +90,15 @@ fn every_refusal_names_cause_and_cure() {
         let strict = refusal(("near", 1), Ask::Require);
         assert!(matches!(strict, PortError::NoZeroCopy { .. }), "{strict:?}");
         let beyond = refusal(("near", 2), Ask::Never);
-        assert!(
-            matches!(beyond, PortError::NoQueue { queues: 2, .. }),
-            "{beyond:?}"
-        );
+        assert!(matches!(beyond, PortError::NoQueue { queues: 2, .. }), "{beyond:?}");
         let nowhere = refusal(("nowhere", 0), Ask::Prefer);
-        assert!(
-            matches!(nowhere, PortError::NoInterface { .. }),
-            "{nowhere:?}"
-        );
+        assert!(matches!(nowhere, PortError::NoInterface { .. }), "{nowhere:?}");
         ip("link set dev far down");
         ip("link set dev near down");
         let down = refusal(("near", 1), Ask::Prefer);
         assert!(matches!(down, PortError::Down { .. }), "{down:?}");
-        let sizes = PortConfig {
-            frames: 100,
-            ..PortConfig::new("near", 1, Ask::Never)
-        };
-        assert!(matches!(
-            Port::open(&sizes),
-            Err(PortError::Size { found: 100, .. })
-        ));
+        let sizes = PortConfig { frames: 100, ..PortConfig::new("near", 1, Ask::Never) };
+        assert!(matches!(Port::open(&sizes), Err(PortError::Size { found: 100, .. })));
 
         for (error, cure) in [
             (busy, "near queue 0: another AF_XDP socket"),
@@ -163,16 +132,8 @@ fn queues_are_those_of_this_namespace() {
         veth("near", "far", 3);
         assert_eq!(receive_queues("near").expect("a veth"), 3);
         assert_eq!(receive_queues("lo").expect("a driver without channels"), 1);
-        assert_eq!(
-            receive_queues("nowhere").expect_err("none").raw_os_error(),
-            Some(libc::ENODEV)
-        );
-        assert_eq!(
-            receive_queues("a-name-that-is-too-long")
-                .expect_err("none")
-                .raw_os_error(),
-            Some(libc::EINVAL)
-        );
+        assert_eq!(receive_queues("nowhere").expect_err("none").raw_os_error(), Some(libc::ENODEV));
+        assert_eq!(receive_queues("a-name-that-is-too-long").expect_err("none").raw_os_error(), Some(libc::EINVAL));
     });
 }
 
@@ -186,9 +147,7 @@ fn what_comes_back_is_what_the_engine_makes() {
         steer.redirect(&seat.sockets());
         // More frames than the UMEM has, so each is used several times; all sizes; reals of both families.
         let vips = [VIP_V4, VIP_MIXED, VIP_V6];
-        let frames: Vec<_> = (0..3000u32)
-            .map(|i| udp(i % 500, vips[i as usize % 3], (i * 7 % 1400) as usize))
-            .collect();
+        let frames: Vec<_> = (0..3000u32).map(|i| udp(i % 500, vips[i as usize % 3], (i * 7 % 1400) as usize)).collect();
         let wanted = expected(&frames);
         let back = exchange(&wire, &frames);
         assert_eq!(back.len(), frames.len());
@@ -198,24 +157,13 @@ fn what_comes_back_is_what_the_engine_makes() {
         let report = seat.stop();
         assert_whole(&report);
         let worker = &report.workers[0];
-        assert_eq!(
-            (worker.received, worker.sent, worker.refused),
-            (3000, 3000, 0)
-        );
+        assert_eq!((worker.received, worker.sent, worker.refused), (3000, 3000, 0));
         assert_eq!(worker.bound, Bound::Copy);
         assert_eq!(tables::reason(&tables, Reason::Forwarded), 3000);
         assert_eq!(tables::seat(&tables, SeatCounter::Defect), 0);
-        let grown = wanted
-            .iter()
-            .zip(&frames)
-            .filter(|(w, f)| w.len() - f.len() == 40)
-            .count();
+        let grown = wanted.iter().zip(&frames).filter(|(w, f)| w.len() - f.len() == 40).count();
         assert!(grown > 1000);
-        assert_eq!(
-            tables::seat(&tables, SeatCounter::RoomMoved),
-            grown as u64,
-            "those that needed more than 20 bytes"
-        );
+        assert_eq!(tables::seat(&tables, SeatCounter::RoomMoved), grown as u64, "those that needed more than 20 bytes");
 
         // The queue is free again.
         start(&config("near", 1), &tables).stop();
@@ -242,12 +190,8 @@ fn frames_that_cannot_go_on_are_counted_and_released() {
         let gone = tables::seat(&tables, SeatCounter::VipGone);
         let report = seat.stop();
         assert_whole(&report);
-        let lost =
-            report.workers[0].statistics.rx_dropped + report.workers[0].statistics.rx_ring_full;
-        assert_eq!(
-            gone + tables::reason(&tables, Reason::TtlExpired) + lost,
-            1400
-        );
+        let lost = report.workers[0].statistics.rx_dropped + report.workers[0].statistics.rx_ring_full;
+        assert_eq!(gone + tables::reason(&tables, Reason::TtlExpired) + lost, 1400);
         assert!(gone > 512, "{gone} seen, {lost} lost by the kernel");
         assert_eq!(tables::seat(&tables, SeatCounter::Defect), 0);
     });
@@ -259,19 +203,10 @@ fn another_builds_hand_over_is_a_defect() {
         veth("near", "far", 1);
         let (tables, wire) = (tables::make(1), Wire::open("far"));
         let seat = start(&config("near", 1), &tables);
-        let steer = Steer::attach(
-            "near",
-            HandOver {
-                room: 20,
-                version: VERSION + 1,
-            },
-        );
+        let steer = Steer::attach("near", HandOver { room: 20, version: VERSION + 1 });
         steer.redirect(&seat.sockets());
         assert!(wire.send(&udp(1, VIP_V4, 10)));
-        assert!(
-            wire.receive(Duration::from_millis(200)).is_none(),
-            "it was forwarded"
-        );
+        assert!(wire.receive(Duration::from_millis(200)).is_none(), "it was forwarded");
         let report = seat.stop();
         assert_whole(&report);
         assert_eq!(tables::seat(&tables, SeatCounter::Defect), 1);
@@ -289,12 +224,7 @@ fn each_queue_has_its_worker() {
         // The queue follows the flow's hash: many flows fill both.
         let frames: Vec<_> = (0..1500).map(|i| udp(i, VIP_V4, 64)).collect();
         let back = exchange(&wire, &frames);
-        assert!(
-            count(&back) == count(&expected(&frames)),
-            "{} of {} came back",
-            back.len(),
-            frames.len()
-        );
+        assert!(count(&back) == count(&expected(&frames)), "{} of {} came back", back.len(), frames.len());
         let cores: Vec<_> = seat.workers().iter().map(|w| (w.queue, w.core)).collect();
         assert_eq!(cores, [(0, 0), (1, 1)]);
         let report = seat.stop();
@@ -312,21 +242,14 @@ fn grace_is_short_whether_busy_or_idle() {
         let (tables, wire) = (tables::make(1), Wire::open("far"));
         let mut config = config("near", 1);
         // Only a parked worker lets go of the tables while it sleeps this long.
-        config.pace = Pace {
-            sleep: Duration::from_millis(500),
-            ..Pace::default()
-        };
+        config.pace = Pace { sleep: Duration::from_millis(500), ..Pace::default() };
         let seat = start(&config, &tables);
         let steer = Steer::attach("near", TWENTY);
         steer.redirect(&seat.sockets());
         std::thread::sleep(Duration::from_millis(100));
         let start = Instant::now();
         assert!(seat.grace());
-        assert!(
-            start.elapsed() < Duration::from_millis(250),
-            "an idle worker was waited for: {:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < Duration::from_millis(250), "an idle worker was waited for: {:?}", start.elapsed());
         let frames: Vec<_> = (0..32).map(|i| udp(i, VIP_V4, 64)).collect();
         for _ in 0..50 {
             assert_eq!(exchange(&wire, &frames).len(), 32);
@@ -344,19 +267,10 @@ fn an_idle_seat_costs_no_cpu() {
         let used = || {
             let tasks = std::fs::read_dir("/proc/self/task").expect("procfs");
             let paths: Vec<_> = tasks.map(|t| t.expect("a thread").path()).collect();
-            let name = |p: &std::path::PathBuf| {
-                std::fs::read_to_string(p.join("comm")).unwrap_or_default()
-            };
-            let worker = paths
-                .iter()
-                .find(|p| name(p).trim() == "xsk0-idle0")
-                .expect("the worker's thread");
+            let name = |p: &std::path::PathBuf| std::fs::read_to_string(p.join("comm")).unwrap_or_default();
+            let worker = paths.iter().find(|p| name(p).trim() == "xsk0-idle0").expect("the worker's thread");
             let stat = std::fs::read_to_string(worker.join("schedstat")).expect("schedstat");
-            let nanoseconds = stat
-                .split(' ')
-                .next()
-                .and_then(|n| n.parse().ok())
-                .expect("a number");
+            let nanoseconds = stat.split(' ').next().and_then(|n| n.parse().ok()).expect("a number");
             Duration::from_nanos(nanoseconds)
         };
         std::thread::sleep(Duration::from_millis(100));
@@ -380,26 +294,15 @@ fn an_interface_that_vanishes_ends_its_worker_with_a_reason() {
         assert_eq!(exchange(&wire, &frames).len(), 32);
         ip("link del near");
         let event = seat.events().recv_timeout(SOON).expect("the worker tells");
-        assert!(
-            matches!(*event.error, PortError::Vanished { .. }),
-            "{:?}",
-            event.error
-        );
+        assert!(matches!(*event.error, PortError::Vanished { .. }), "{:?}", event.error);
         let text = event.error.to_string();
-        assert!(
-            text.starts_with("near queue 0: the interface vanished"),
-            "{text}"
-        );
+        assert!(text.starts_with("near queue 0: the interface vanished"), "{text}");
         assert!(seat.grace(), "nobody waits for a worker that is gone");
         while !seat.sockets().is_empty() {
             std::thread::yield_now();
         }
         let more = seat.events().recv_timeout(Duration::from_millis(50));
-        assert_eq!(
-            more.err(),
-            Some(RecvTimeoutError::Timeout),
-            "who selects on it must not spin"
-        );
+        assert_eq!(more.err(), Some(RecvTimeoutError::Timeout), "who selects on it must not spin");
         let report = seat.stop();
         assert!(report.panicked.is_empty());
         let worker = &report.workers[0];
@@ -415,11 +318,7 @@ fn an_interface_that_goes_down_ends_its_worker_with_a_reason() {
         let seat = start(&config("near", 1), &tables::make(1));
         ip("link set dev near down");
         let event = seat.events().recv_timeout(SOON).expect("the worker tells");
-        assert!(
-            matches!(*event.error, PortError::Down { .. }),
-            "{:?}",
-            event.error
-        );
+        assert!(matches!(*event.error, PortError::Down { .. }), "{:?}", event.error);
     });
 }
 
@@ -428,52 +327,20 @@ fn a_seat_starts_whole_or_not_at_all() {
     in_namespace(|| {
         veth("near", "far", 2);
         let tables = tables::make(2);
-        let memories = || {
-            (0..2)
-                .map(|worker| (Plain::new(tables.clone(), worker), || 0))
-                .collect::<Vec<_>>()
-        };
+        let memories = || (0..2).map(|worker| (Plain::new(tables.clone(), worker), || 0)).collect::<Vec<_>>();
         let holder = Port::open(&PortConfig::new("near", 1, Ask::Never)).expect("free");
-        let error = Seat::start(&config("near", 2), memories())
-            .err()
-            .expect("queue 1 is taken");
-        assert!(
-            matches!(error, SeatError::Port(PortError::Busy { .. })),
-            "{error:?}"
-        );
+        let error = Seat::start(&config("near", 2), memories()).err().expect("queue 1 is taken");
+        assert!(matches!(error, SeatError::Port(PortError::Busy { .. })), "{error:?}");
         drop(holder);
         for core in [1000, 5000] {
-            let config = SeatConfig {
-                cores: vec![0, core],
-                ..config("near", 2)
-            };
-            let error = Seat::start(&config, memories())
-                .err()
-                .expect("no such core");
+            let config = SeatConfig { cores: vec![0, core], ..config("near", 2) };
+            let error = Seat::start(&config, memories()).err().expect("no such core");
             assert!(matches!(error, SeatError::Core { .. }), "{error:?}");
         }
-        let error = Seat::start(&config("near", 1), memories())
-            .err()
-            .expect("one memory too many");
-        assert!(
-            matches!(
-                error,
-                SeatError::Memories {
-                    found: 2,
-                    expected: 1,
-                    ..
-                }
-            ),
-            "{error:?}"
-        );
-        let none = SeatConfig {
-            cores: vec![],
-            ..config("near", 2)
-        };
-        assert!(matches!(
-            Seat::start(&none, memories()),
-            Err(SeatError::Nothing { what: "cores", .. })
-        ));
+        let error = Seat::start(&config("near", 1), memories()).err().expect("one memory too many");
+        assert!(matches!(error, SeatError::Memories { found: 2, expected: 1, .. }), "{error:?}");
+        let none = SeatConfig { cores: vec![], ..config("near", 2) };
+        assert!(matches!(Seat::start(&none, memories()), Err(SeatError::Nothing { what: "cores", .. })));
         // Nothing was left behind: both queues are free.
         assert_whole(&start(&config("near", 2), &tables).stop());
     });

@@ -14,11 +14,7 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("tandem-bpf", &["tandem-engine"], &[]),
     ("tandem-backends", &["tandem-engine"], &["tandem-lab"]),
     ("tandem-lab", &[], &[]),
-    (
-        "tandem-bench",
-        &["tandem-engine", "tandem-backends", "tandem-lab"],
-        &[],
-    ),
+    ("tandem-bench", &["tandem-engine", "tandem-backends", "tandem-lab"], &[]),
     ("tandem", &["tandem-backends", "tandem-lab"], &[]),
 ];
 
@@ -31,10 +27,7 @@ const CERTAIN: &[(&str, &str)] = &[
 ];
 
 /// What the two crates that the verifier sees may use of other people's.
-const FOREIGN: &[(&str, &[&str])] = &[
-    ("tandem-engine", &["zerocopy"]),
-    ("tandem-bpf", &["aya-ebpf"]),
-];
+const FOREIGN: &[(&str, &[&str])] = &[("tandem-engine", &["zerocopy"]), ("tandem-bpf", &["aya-ebpf"])];
 
 /// The files with `unsafe` in them, tests aside.
 const UNSAFE: &[&str] = &[
@@ -70,30 +63,17 @@ const UNSAFE: &[&str] = &[
 const LONGEST: usize = 500;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("..")
-        .canonicalize()
-        .expect("the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the workspace")
 }
 
 fn packages() -> Vec<Value> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args([
-            "metadata",
-            "--no-deps",
-            "--format-version",
-            "1",
-            "--offline",
-        ])
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
         .current_dir(root())
         .output()
         .expect("cargo runs");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo writes JSON");
     metadata["packages"].as_array().expect("packages").clone()
 }
@@ -112,35 +92,22 @@ fn crates_depend_on_each_other_as_drawn() {
     let packages = packages();
     let ours: BTreeSet<&str> = packages.iter().map(name).collect();
     let drawn: BTreeSet<&str> = ARROWS.iter().map(|(package, ..)| *package).collect();
-    assert_eq!(
-        ours, drawn,
-        "the crates of the workspace are not those of the drawing"
-    );
+    assert_eq!(ours, drawn, "the crates of the workspace are not those of the drawing");
     let mut found = BTreeSet::new();
     for package in &packages {
-        let (_, normal, tests) = ARROWS
-            .iter()
-            .find(|(drawn, ..)| *drawn == name(package))
-            .expect("compared above");
+        let (_, normal, tests) = ARROWS.iter().find(|(drawn, ..)| *drawn == name(package)).expect("compared above");
         for dependency in package["dependencies"].as_array().expect("dependencies") {
             let to = name(dependency);
             if !ours.contains(to) {
                 continue;
             }
             let allowed = normal.contains(&to) || is_dev(dependency) && tests.contains(&to);
-            assert!(
-                allowed,
-                "{} depends on {to}, which ARCHITECTURE.md does not draw",
-                name(package)
-            );
+            assert!(allowed, "{} depends on {to}, which ARCHITECTURE.md does not draw", name(package));
             found.insert((name(package), to));
         }
     }
     for arrow in CERTAIN {
-        assert!(
-            found.contains(arrow),
-            "{arrow:?} is gone: was anything read?"
-        );
+        assert!(found.contains(arrow), "{arrow:?} is gone: was anything read?");
     }
 }
 
@@ -149,50 +116,29 @@ fn what_the_verifier_sees_has_no_other_dependencies() {
     let packages = packages();
     let ours: BTreeSet<&str> = packages.iter().map(name).collect();
     for (package, allowed) in FOREIGN {
-        let package = packages
-            .iter()
-            .find(|found| name(found) == *package)
-            .expect("a crate");
+        let package = packages.iter().find(|found| name(found) == *package).expect("a crate");
         let dependencies = package["dependencies"].as_array().expect("dependencies");
-        let foreign: BTreeSet<&str> = dependencies
-            .iter()
-            .filter(|d| !is_dev(d))
-            .map(name)
-            .filter(|to| !ours.contains(to))
-            .collect();
-        assert_eq!(
-            foreign,
-            allowed.iter().copied().collect(),
-            "of {}",
-            name(package)
-        );
+        let foreign: BTreeSet<&str> =
+            dependencies.iter().filter(|d| !is_dev(d)).map(name).filter(|to| !ours.contains(to)).collect();
+        assert_eq!(foreign, allowed.iter().copied().collect(), "of {}", name(package));
     }
 }
 
 /// Every source file of the workspace, by its path from the root.
 fn sources() -> BTreeMap<String, String> {
     fn walk(directory: &Path, root: &Path, into: &mut BTreeMap<String, String>) {
-        for entry in fs::read_dir(directory)
-            .expect("a directory")
-            .map(|entry| entry.expect("an entry"))
-        {
+        for entry in fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry")) {
             let path = entry.path();
             if entry.file_type().expect("a type").is_dir() {
                 walk(&path, root, into);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path
-                    .strip_prefix(root)
-                    .expect("below the root")
-                    .display()
-                    .to_string();
+                let name = path.strip_prefix(root).expect("below the root").display().to_string();
                 into.insert(name, fs::read_to_string(&path).expect("a source file"));
             }
         }
     }
     let (root, mut found) = (root(), BTreeMap::new());
-    for part in [
-        "engine", "bpf", "backends", "bench", "cli", "lab", "scripts",
-    ] {
+    for part in ["engine", "bpf", "backends", "bench", "cli", "lab", "scripts"] {
         walk(&root.join(part), &root, &mut found);
     }
     found
@@ -212,25 +158,14 @@ fn unsafe_is_only_where_it_is_said_to_be() {
     let with: BTreeSet<String> = sources()
         .into_iter()
         .filter(|(file, _)| !file.contains("/tests/"))
-        .filter(|(file, text)| {
-            has_unsafe(
-                text.parse()
-                    .unwrap_or_else(|error| panic!("{file}: {error}")),
-            )
-        })
+        .filter(|(file, text)| has_unsafe(text.parse().unwrap_or_else(|error| panic!("{file}: {error}"))))
         .map(|(file, _)| file)
         .collect();
     let named: BTreeSet<String> = UNSAFE.iter().map(|file| (*file).to_owned()).collect();
     let surplus: Vec<_> = with.difference(&named).collect();
-    assert!(
-        surplus.is_empty(),
-        "`unsafe` in {surplus:?}: use a crate, or one of the files that are named here"
-    );
+    assert!(surplus.is_empty(), "`unsafe` in {surplus:?}: use a crate, or one of the files that are named here");
     let gone: Vec<_> = named.difference(&with).collect();
-    assert!(
-        gone.is_empty(),
-        "no `unsafe` in {gone:?} any more: take it off the list"
-    );
+    assert!(gone.is_empty(), "no `unsafe` in {gone:?} any more: take it off the list");
 }
 
 #[test]

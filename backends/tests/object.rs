@@ -70,7 +70,8 @@ impl Instruction {
 fn programs(object: &object::File<'_>) -> BTreeMap<String, Vec<Instruction>> {
     let xdp = object.section_by_name("xdp").expect("a section of XDP programs");
     let code = xdp.data().unwrap();
-    let symbols = object.symbols().filter(|s| s.kind() == SymbolKind::Text && s.section_index() == Some(xdp.index()) && s.size() > 0);
+    let symbols =
+        object.symbols().filter(|s| s.kind() == SymbolKind::Text && s.section_index() == Some(xdp.index()) && s.size() > 0);
     symbols
         .map(|symbol| {
             let bytes = &code[symbol.address() as usize..(symbol.address() + symbol.size()) as usize];
@@ -90,7 +91,8 @@ fn each_object(check: impl Fn(&str, &object::File<'_>)) {
 #[test]
 fn nothing_is_undefined() {
     each_object(|name, object| {
-        let undefined: Vec<_> = object.symbols().filter(|s| s.is_undefined()).filter_map(|s| s.name().ok()).filter(|n| !n.is_empty()).collect();
+        let undefined: Vec<_> =
+            object.symbols().filter(|s| s.is_undefined()).filter_map(|s| s.name().ok()).filter(|n| !n.is_empty()).collect();
         assert!(undefined.is_empty(), "{name}: {undefined:?}");
         assert!(object.symbols().count() > 3, "{name}: no symbols were read");
     });
@@ -115,7 +117,8 @@ fn the_programs_are_those_that_are_loaded() {
 fn only_known_helpers_are_called() {
     let object = object::File::parse(OBJECT).unwrap();
     let xdp = object.section_by_name("xdp").unwrap();
-    let relocated: BTreeSet<u64> = xdp.relocations().filter(|(_, r)| matches!(r.target(), RelocationTarget::Symbol(_))).map(|(at, _)| at).collect();
+    let relocated: BTreeSet<u64> =
+        xdp.relocations().filter(|(_, r)| matches!(r.target(), RelocationTarget::Symbol(_))).map(|(at, _)| at).collect();
     let mut called = BTreeSet::new();
     for (program, instructions) in programs(&object) {
         let mut wide = false;

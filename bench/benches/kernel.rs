@@ -139,7 +139,9 @@ impl Counts {
             Kind::Hit => (self.forwarded, self.ring) == (rounds, 0),
             Kind::Ring => (self.forwarded, self.ring, self.entered) == (rounds, rounds, 0),
             Kind::Syn => (self.forwarded, self.ring, self.entered) == (rounds, rounds, rounds) && self.evicted.unwrap_or(0) == 0,
-            Kind::Evict => self.forwarded == rounds && nearly(self.ring) && nearly(self.entered) && self.evicted.is_none_or(nearly),
+            Kind::Evict => {
+                self.forwarded == rounds && nearly(self.ring) && nearly(self.entered) && self.evicted.is_none_or(nearly)
+            }
             Kind::Pass => (self.forwarded, self.passed) == (0, rounds),
         }
     }
@@ -174,7 +176,11 @@ impl Run {
     fn check(&self, name: &str) -> Result<()> {
         let seen = self.timed.seen();
         let changed = if self.encapsulates { self.rounds - self.calls } else { 0 };
-        ensure!(seen.failed == 0 && seen.changed == changed, "{name}: {seen:?} in {} rounds, expected {changed} changed", self.rounds);
+        ensure!(
+            seen.failed == 0 && seen.changed == changed,
+            "{name}: {seen:?} in {} rounds, expected {changed} changed",
+            self.rounds
+        );
         Ok(())
     }
 }
@@ -272,7 +278,10 @@ fn report(benches: &[Bench], fixed: &Run, repeats: u32, rounds: u32) {
     let fixed_net = of.map(|of| of(&fixed.series) - benches[0].floor(of));
     println!("\n{repeats} x {rounds} rounds each, ns of thread CPU time per frame, least / median");
     println!("fixed header, no lookup: gross {}, net {}", pair(of.map(|of| of(&fixed.series))), pair(fixed_net));
-    println!("\n{:26} {:>15} {:>13} {:>15} {:>13} {:>8} {:>7}", "", "gross", "net", "hash maps gross", "net", "x fixed", "x hash");
+    println!(
+        "\n{:26} {:>15} {:>13} {:>15} {:>13} {:>8} {:>7}",
+        "", "gross", "net", "hash maps gross", "net", "x fixed", "x hash"
+    );
     for bench in benches {
         let (net, rival) = (of.map(|of| bench.net(&bench.balancer, of)), of.map(|of| bench.net(&bench.rival, of)));
         let (fixed, hash) = (net[0] / fixed_net[0], net[0] / rival[0]);

@@ -29,11 +29,8 @@ const FRAMES: u32 = 64 * CHUNKS as u32;
 const ROOM: usize = room_for(false) as usize;
 
 /// Flows, sets of the table, ns at most (least value), or so many times the rival's.
-const SIZES: [(u32, u32, f64, f64); 3] = [
-    (1000, 1 << 18, 34.0, 1.1),
-    (1_000_000, 1 << 18, 58.0, 0.10),
-    (10_000_000, 1 << 22, 72.0, 0.09),
-];
+const SIZES: [(u32, u32, f64, f64); 3] =
+    [(1000, 1 << 18, 34.0, 1.1), (1_000_000, 1 << 18, 58.0, 0.10), (10_000_000, 1 << 22, 72.0, 0.09)];
 
 /// The same flow numbers for everyone (SplitMix64).
 struct Rng(u64);

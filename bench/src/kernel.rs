@@ -166,7 +166,8 @@ impl Timed {
     pub fn output(&mut self, rounds: u32) -> Result<(Vec<u8>, u32)> {
         let wrapper = program(&mut self.ebpf, "wrapper")?;
         let mut out = vec![0; self.frame.len() + 256];
-        let options = TestRunOptions { data_in: Some(&self.frame), data_out: Some(&mut out), repeat: rounds, ..Default::default() };
+        let options =
+            TestRunOptions { data_in: Some(&self.frame), data_out: Some(&mut out), repeat: rounds, ..Default::default() };
         let result = wrapper.test_run(options)?;
         out.truncate(result.data_size_out as usize);
         Ok((out, result.return_value))

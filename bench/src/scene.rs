@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
-use etherparse::{PacketBuilder, PacketBuilderStep, IpHeaders, TcpHeader};
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader};
 use tandem_backends::config::{Plan, parse};
 use tandem_backends::control::{Changes, Control, Facts, Grace};
 use tandem_backends::memory::Tables;

@@ -35,7 +35,11 @@ pub struct DetachArgs {
 /// A name is a part of paths that are made and removed.
 fn balancer_name(text: &str) -> Result<String, String> {
     let fits = (1..=64).contains(&text.len()) && !text.contains(['/', '\0']) && text != "." && text != "..";
-    if fits { Ok(text.to_owned()) } else { Err("not the name of a balancer: 1 to 64 bytes without `/`, not `.` or `..`".to_owned()) }
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("not the name of a balancer: 1 to 64 bytes without `/`, not `.` or `..`".to_owned())
+    }
 }
 
 pub fn run(args: &RunArgs) -> Result<(), Failure> {

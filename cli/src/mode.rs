@@ -124,7 +124,10 @@ fn socket(target: &Target) -> Result<PathBuf, Failure> {
                 (Some(only), true) => only,
                 (None, _) => return Err(anyhow!("no balancer is running on this host (nothing in /run/tandem)").into()),
                 (Some(last), false) => {
-                    return Err(Failure::Usage(anyhow!("several balancers run here ({}, {last}); say which: --name", names.join(", "))));
+                    return Err(Failure::Usage(anyhow!(
+                        "several balancers run here ({}, {last}); say which: --name",
+                        names.join(", ")
+                    )));
                 }
             }
         }

@@ -133,7 +133,7 @@ fn the_demo_keeps_its_promises_and_leaves_nothing() {
         let (_, share) = parts.rsplit_once(&format!(" {seat}")).expect("a share");
         share.split(' ').next().and_then(|n| n.parse::<u64>().ok()).expect("a number")
     });
-    assert!(shares.iter().all(|share| *share > 10) && (99..=101).contains(&shares.iter().sum()), "{parts}");
+    assert!(shares.iter().all(|share| *share > 10) && (99..=101).contains(&shares.iter().sum::<u64>()), "{parts}");
     assert!(report.contains("defect 0, no-socket 0"), "{report}");
 }
 

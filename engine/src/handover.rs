@@ -33,7 +33,9 @@ impl Handover {
     /// Reads it from the start of what a worker received; `None` if it is not one of ours.
     pub fn read(received: &[u8]) -> Option<Self> {
         let (handover, _) = Self::read_from_prefix(received).ok()?;
-        let sane = handover.version == VERSION && usize::from(handover.room) >= Self::LEN && usize::from(handover.room) <= received.len();
+        let sane = handover.version == VERSION
+            && usize::from(handover.room) >= Self::LEN
+            && usize::from(handover.room) <= received.len();
         sane.then_some(handover)
     }
 }

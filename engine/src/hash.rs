@@ -71,7 +71,11 @@ fn halves(root: &Root, key: usize, word: u64) -> u64 {
 }
 
 #[inline(always)]
-#[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "the callers' constants end at 11; masked all the same")]
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "the callers' constants end at 11; masked all the same"
+)]
 fn pair(root: &Root, key: usize, x: u32, y: u32) -> u64 {
     let (k, l) = (root.key[key & 15].get(), root.key[(key + 1) & 15].get());
     (x.wrapping_add(k) as u64).wrapping_mul(y.wrapping_add(l) as u64)

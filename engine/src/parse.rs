@@ -2,9 +2,7 @@
 
 use crate::memory::{Addr, Tag, Vip};
 use crate::packet::Packet;
-use crate::verdict::Reason::{
-    Fragment, FrameTooShort, Ipv4Options, MalformedIp, NotIp, NotTcpUdp, TruncatedIp, TruncatedL4,
-};
+use crate::verdict::Reason::{Fragment, FrameTooShort, Ipv4Options, MalformedIp, NotIp, NotTcpUdp, TruncatedIp, TruncatedL4};
 use crate::verdict::Verdict::{self, Drop, Pass};
 use crate::wire::{self, Ethernet, Header, Ipv4, Ipv6, Tcp, Udp};
 

@@ -12,10 +12,7 @@ use support::{assert_gone, assert_talks, permitted};
 use tandem_lab::{Host, Lab, LabError, Spec, Topology};
 
 fn vips() -> [IpAddr; 2] {
-    [
-        [10, 200, 1, 1].into(),
-        [0xfc00, 0x200, 0, 0, 0, 0, 0, 1].into(),
-    ]
+    [[10, 200, 1, 1].into(), [0xfc00, 0x200, 0, 0, 0, 0, 0, 1].into()]
 }
 
 /// Everything the reals need but a balancer: addresses of both families reachable, the VIPs on `lo`, answers from there.
@@ -31,18 +28,12 @@ fn routed_connects_all_hosts() {
     if !permitted() {
         return;
     }
-    let lab = Lab::up(Spec {
-        reals: 4,
-        ..Spec::routed("t-routed", &vips())
-    })
-    .unwrap();
+    let lab = Lab::up(Spec { reals: 4, ..Spec::routed("t-routed", &vips()) }).unwrap();
     let topology = lab.topology().clone();
     assert_eq!(topology.links.len(), 6);
     assert_connected(&lab);
     for link in &topology.links {
-        let index = lab
-            .enter(link.host, || nix::net::if_::if_nametoindex("eth0").unwrap())
-            .unwrap();
+        let index = lab.enter(link.host, || nix::net::if_::if_nametoindex("eth0").unwrap()).unwrap();
         assert_eq!(index, link.index);
     }
     let removed = lab.tear_down().unwrap();
@@ -69,10 +60,7 @@ fn vips_reach_the_balancer_with_complete_checksums() {
     if !permitted() {
         return;
     }
-    for spec in [
-        Spec::routed("t-vip-routed", &vips()),
-        Spec::classic("t-vip-classic"),
-    ] {
+    for spec in [Spec::routed("t-vip-routed", &vips()), Spec::classic("t-vip-classic")] {
         let lab = Lab::up(spec).unwrap();
         for vip in lab.topology().spec.vips.clone() {
             let frame = first_frame_to(&lab, SocketAddr::new(vip, 5678));
@@ -82,12 +70,8 @@ fn vips_reach_the_balancer_with_complete_checksums() {
             let udp = packet.transport.unwrap().udp().unwrap();
             let ip = packet.net.unwrap();
             let right = match ip {
-                etherparse::NetHeaders::Ipv4(ip, _) => {
-                    udp.calc_checksum_ipv4(&ip, packet.payload.slice())
-                }
-                etherparse::NetHeaders::Ipv6(ip, _) => {
-                    udp.calc_checksum_ipv6(&ip, packet.payload.slice())
-                }
+                etherparse::NetHeaders::Ipv4(ip, _) => udp.calc_checksum_ipv4(&ip, packet.payload.slice()),
+                etherparse::NetHeaders::Ipv6(ip, _) => udp.calc_checksum_ipv6(&ip, packet.payload.slice()),
                 other => panic!("{other:?}"),
             };
             assert_eq!(right.unwrap(), udp.checksum, "{vip}");
@@ -101,24 +85,14 @@ fn first_frame_to(lab: &Lab, to: SocketAddr) -> Vec<u8> {
     let mut capture = lab.enter(Host::Lb, || {
         // ETH_P_ALL in network order: every frame of the namespace's devices.
         let all = socket2::Protocol::from(i32::from(0x0003_u16.to_be()));
-        let socket =
-            socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, Some(all)).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .unwrap();
+        let socket = socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, Some(all)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         socket
     });
     let capture = capture.as_mut().unwrap();
     lab.enter(Host::Client, || {
-        let any: IpAddr = if to.is_ipv4() {
-            [0; 4].into()
-        } else {
-            [0; 16].into()
-        };
-        std::net::UdpSocket::bind((any, 0))
-            .unwrap()
-            .send_to(b"to the vip", to)
-            .unwrap();
+        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+        std::net::UdpSocket::bind((any, 0)).unwrap().send_to(b"to the vip", to).unwrap();
     })
     .unwrap();
     let mut frame = [0; 2048];
@@ -143,30 +117,18 @@ fn full_frames_pass_the_links_that_carry_tunnels() {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
         // IP_PMTUDISC_DO: never fragment.
         never_fragment(&socket);
-        socket
-            .send_to(&vec![0; len], to)
-            .map_err(|error| error.raw_os_error())
+        socket.send_to(&vec![0; len], to).map_err(|error| error.raw_os_error())
     };
     assert_eq!(lab.enter(Host::Lb, || send(1540 - 28)).unwrap(), Ok(1512));
-    assert_eq!(
-        lab.enter(Host::Client, || send(1501 - 28)).unwrap(),
-        Err(Some(libc::EMSGSIZE))
-    );
+    assert_eq!(lab.enter(Host::Client, || send(1501 - 28)).unwrap(), Err(Some(libc::EMSGSIZE)));
 }
 
 fn never_fragment(socket: &std::net::UdpSocket) {
     use std::os::fd::AsRawFd;
     let value = libc::IP_PMTUDISC_DO;
     // SAFETY: the descriptor is open, and the pointer is to an `int` of the length given.
-    let answer = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_MTU_DISCOVER,
-            (&raw const value).cast(),
-            4,
-        )
-    };
+    let answer =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, (&raw const value).cast(), 4) };
     assert_eq!(answer, 0);
 }
 
@@ -179,21 +141,12 @@ fn a_second_lab_of_the_name_is_refused_and_a_kept_one_stays() {
     let topology = Topology::new(spec.clone()).unwrap();
     let mut lab = Lab::up(spec.clone()).unwrap();
     let error = Lab::up(spec).unwrap_err();
-    assert!(
-        matches!(error, LabError::Exists { .. })
-            && error
-                .to_string()
-                .contains("tandem lab down --prefix t-kept")
-    );
+    assert!(matches!(error, LabError::Exists { .. }) && error.to_string().contains("tandem lab down --prefix t-kept"));
     lab.keep().unwrap();
     drop(lab);
     let status = Lab::status("t-kept").unwrap();
     assert!(status.kept && status.owner_alive && status.missing_namespaces.is_empty());
-    assert!(
-        serde_json::to_string(&status)
-            .unwrap()
-            .contains("\"real3\"")
-    );
+    assert!(serde_json::to_string(&status).unwrap().contains("\"real3\""));
     let lab = Lab::open("t-kept").unwrap();
     assert_eq!(lab.topology().links, status.topology.links);
     assert!(lab.exec(Host::Lb, Command::new("true")).unwrap().success());
@@ -211,21 +164,11 @@ fn labs_stand_side_by_side() {
         return;
     }
     let labs: Vec<_> = std::thread::scope(|scope| {
-        let up = |n| {
-            scope.spawn(move || Lab::up(Spec::routed(&format!("t-side-{n}"), &vips())).unwrap())
-        };
-        [1, 2, 3]
-            .map(up)
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .collect()
+        let up = |n| scope.spawn(move || Lab::up(Spec::routed(&format!("t-side-{n}"), &vips())).unwrap());
+        [1, 2, 3].map(up).into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     for lab in labs.iter().rev() {
-        assert_talks(
-            lab,
-            Host::Real(1),
-            lab.link(Host::Real(1)).unwrap().v6.into(),
-        );
+        assert_talks(lab, Host::Real(1), lab.link(Host::Real(1)).unwrap().v6.into());
     }
     let topologies: Vec<_> = labs.iter().map(|lab| lab.topology().clone()).collect();
     std::thread::scope(|scope| {
@@ -243,10 +186,6 @@ fn nobody_listens_in_a_fresh_lab() {
     }
     let lab = Lab::up(Spec::routed("t-fresh", &[])).unwrap();
     let to = SocketAddr::from((lab.link(Host::Real(1)).unwrap().v4, 80));
-    let error = lab
-        .enter(Host::Client, || {
-            TcpStream::connect(to).map(|_| ()).unwrap_err()
-        })
-        .unwrap();
+    let error = lab.enter(Host::Client, || TcpStream::connect(to).map(|_| ()).unwrap_err()).unwrap();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
 }

@@ -29,8 +29,7 @@ impl Epoch {
     #[inline]
     pub fn begin(&self) {
         // Release: what the last batch read came before.
-        self.0
-            .store((self.0.load(Ordering::Relaxed) | 1) + 1, Ordering::Release);
+        self.0.store((self.0.load(Ordering::Relaxed) | 1) + 1, Ordering::Release);
         // A writer that still saw the old number has its stores seen by this batch: pairs with the fence of `grace`.
         fence(Ordering::SeqCst);
     }
@@ -38,8 +37,7 @@ impl Epoch {
     /// The worker forgets all it read and rests. Only the worker itself may call it.
     #[inline]
     pub fn park(&self) {
-        self.0
-            .store(self.0.load(Ordering::Relaxed) | 1, Ordering::Release);
+        self.0.store(self.0.load(Ordering::Relaxed) | 1, Ordering::Release);
     }
 
     fn now(&self) -> u64 {
@@ -56,10 +54,7 @@ impl Epoch {
 pub fn grace<'a>(readers: impl IntoIterator<Item = &'a Epoch>, patience: Duration) -> bool {
     // What was stored before is seen by every batch that starts from here on.
     fence(Ordering::SeqCst);
-    let mut waiting: Vec<(&Epoch, u64)> = readers
-        .into_iter()
-        .map(|reader| (reader, reader.now()))
-        .collect();
+    let mut waiting: Vec<(&Epoch, u64)> = readers.into_iter().map(|reader| (reader, reader.now())).collect();
     let start = Instant::now();
     loop {
         waiting.retain(|(reader, since)| !reader.passed(*since));
@@ -108,18 +103,8 @@ mod tests {
             stop: AtomicBool,
         }
         let slots = [AtomicUsize::new(1), AtomicUsize::new(0)];
-        let (current, batches, stop) = (
-            AtomicUsize::new(0),
-            AtomicUsize::new(0),
-            AtomicBool::new(false),
-        );
-        let world = World {
-            epoch: Epoch::new(),
-            current,
-            slots,
-            batches,
-            stop,
-        };
+        let (current, batches, stop) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+        let world = World { epoch: Epoch::new(), current, slots, batches, stop };
         let read = || {
             while !world.stop.load(Ordering::Relaxed) {
                 world.epoch.begin();
@@ -128,11 +113,7 @@ mod tests {
                     assert_ne!(slot.load(Ordering::Relaxed), 0, "a retired slot was read");
                     std::thread::yield_now();
                 }
-                if world
-                    .batches
-                    .fetch_add(1, Ordering::Relaxed)
-                    .is_multiple_of(8)
-                {
+                if world.batches.fetch_add(1, Ordering::Relaxed).is_multiple_of(8) {
                     world.epoch.park();
                 }
             }

@@ -30,9 +30,7 @@ pub enum PortError {
         at: QueueName,
     },
     /// `EINVAL` from `bind`: xsk_bind refuses a queue that is not there.
-    #[error(
-        "{at}: the queue does not exist: the interface has {queues}, numbered from 0; `ethtool -L` changes their number"
-    )]
+    #[error("{at}: the queue does not exist: the interface has {queues}, numbered from 0; `ethtool -L` changes their number")]
     NoQueue {
         /// Where.
         at: QueueName,
@@ -40,17 +38,13 @@ pub enum PortError {
         queues: u32,
     },
     /// `EBUSY`.
-    #[error(
-        "{at}: another AF_XDP socket holds this queue (EBUSY); `ss --xdp -p` names its process, stop that first"
-    )]
+    #[error("{at}: another AF_XDP socket holds this queue (EBUSY); `ss --xdp -p` names its process, stop that first")]
     Busy {
         /// Where.
         at: QueueName,
     },
     /// `EOPNOTSUPP` while zero-copy was required.
-    #[error(
-        "{at}: the driver has no AF_XDP zero-copy mode (EOPNOTSUPP); allow copy mode, or use a NIC whose driver has it"
-    )]
+    #[error("{at}: the driver has no AF_XDP zero-copy mode (EOPNOTSUPP); allow copy mode, or use a NIC whose driver has it")]
     NoZeroCopy {
         /// Where.
         at: QueueName,
@@ -68,9 +62,7 @@ pub enum PortError {
         found: Bound,
     },
     /// `EAFNOSUPPORT` or `EPROTONOSUPPORT`, or `EOPNOTSUPP` in copy mode.
-    #[error(
-        "{at}: the kernel has no AF_XDP sockets ({errno}); it must be built with CONFIG_XDP_SOCKETS"
-    )]
+    #[error("{at}: the kernel has no AF_XDP sockets ({errno}); it must be built with CONFIG_XDP_SOCKETS")]
     NoAfXdp {
         /// Where.
         at: QueueName,
@@ -78,9 +70,7 @@ pub enum PortError {
         errno: io::Error,
     },
     /// `EPERM` or `EACCES`.
-    #[error(
-        "{at}: not allowed ({errno}); run as root, or give the process CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF"
-    )]
+    #[error("{at}: not allowed ({errno}); run as root, or give the process CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF")]
     Forbidden {
         /// Where.
         at: QueueName,
@@ -88,9 +78,7 @@ pub enum PortError {
         errno: io::Error,
     },
     /// `ENOBUFS` or `ENOMEM`: xdp_umem_account_pages answers ENOBUFS above RLIMIT_MEMLOCK.
-    #[error(
-        "{at}: cannot lock {bytes} bytes for frames ({errno}); raise `ulimit -l`, give CAP_IPC_LOCK, or use fewer frames"
-    )]
+    #[error("{at}: cannot lock {bytes} bytes for frames ({errno}); raise `ulimit -l`, give CAP_IPC_LOCK, or use fewer frames")]
     NoMemory {
         /// Where.
         at: QueueName,
@@ -106,9 +94,7 @@ pub enum PortError {
         at: QueueName,
     },
     /// `ENXIO`, `ENODEV` or `POLLERR` while running: the kernel unbinds the socket of an interface that goes.
-    #[error(
-        "{at}: the interface vanished while its socket was in use ({errno}); bring it back and start this queue again"
-    )]
+    #[error("{at}: the interface vanished while its socket was in use ({errno}); bring it back and start this queue again")]
     Vanished {
         /// Where.
         at: QueueName,
@@ -154,15 +140,9 @@ impl Attempt<'_> {
             Some(libc::ENODEV | libc::ENXIO) => PortError::NoInterface { at },
             Some(libc::EBUSY) => PortError::Busy { at },
             Some(libc::EOPNOTSUPP) if self.zero_copy => PortError::NoZeroCopy { at },
-            Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => {
-                PortError::NoAfXdp { at, errno }
-            }
+            Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => PortError::NoAfXdp { at, errno },
             Some(libc::EPERM | libc::EACCES) => PortError::Forbidden { at, errno },
-            Some(libc::ENOBUFS | libc::ENOMEM) => PortError::NoMemory {
-                at,
-                bytes: self.bytes,
-                errno,
-            },
+            Some(libc::ENOBUFS | libc::ENOMEM) => PortError::NoMemory { at, bytes: self.bytes, errno },
             Some(libc::ENETDOWN) => PortError::Down { at },
             Some(libc::EINVAL) => match receive_queues(&at.interface) {
                 Ok(queues) if at.queue >= queues => PortError::NoQueue { at, queues },
@@ -175,12 +155,6 @@ impl Attempt<'_> {
 
 /// The kernel's answer inside an error of xsk-rs.
 pub(super) fn errno_of(error: &(dyn std::error::Error + 'static)) -> io::Error {
-    let inner = error
-        .source()
-        .and_then(|e| e.downcast_ref::<io::Error>())
-        .and_then(io::Error::raw_os_error);
-    inner.map_or_else(
-        || io::Error::other(error.to_string()),
-        io::Error::from_raw_os_error,
-    )
+    let inner = error.source().and_then(|e| e.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error);
+    inner.map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
 }

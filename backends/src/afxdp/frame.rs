@@ -29,12 +29,7 @@ impl<'a> FrameBuf<'a> {
     #[inline]
     pub fn received(chunk: &'a mut [u8], length: usize) -> Option<Self> {
         let head = usize::from(Handover::read(chunk.get(..length)?)?.room);
-        (head + Ethernet::LEN <= length).then_some(Self {
-            chunk,
-            head,
-            end: length,
-            moved: false,
-        })
+        (head + Ethernet::LEN <= length).then_some(Self { chunk, head, end: length, moved: false })
     }
 
     /// Puts the frame at the descriptor's start, if it is not there, and tells its length.
@@ -73,10 +68,7 @@ impl Packet for FrameBuf<'_> {
 
     #[inline(always)]
     fn bytes_mut<const N: usize>(&mut self, at: usize) -> Option<&mut [u8; N]> {
-        self.chunk
-            .get_mut(self.head..self.end)?
-            .get_mut(at..)?
-            .first_chunk_mut()
+        self.chunk.get_mut(self.head..self.end)?.get_mut(at..)?.first_chunk_mut()
     }
 
     /// Grows into the room; if that is too small, the frame makes way towards the tail.

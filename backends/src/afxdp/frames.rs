@@ -103,9 +103,7 @@ pub struct Census {
 impl Census {
     /// Whether each frame is in exactly one place, and none is stuck in the worker.
     pub fn is_whole(&self) -> bool {
-        self.held == 0
-            && self.defects == 0
-            && self.free + self.filling + self.held + self.queued + self.sending == self.total
+        self.held == 0 && self.defects == 0 && self.free + self.filling + self.held + self.queued + self.sending == self.total
     }
 }
 
@@ -122,19 +120,12 @@ struct Ledger {
 impl Ledger {
     fn new(total: usize, chunk: usize) -> Self {
         let chunk_bits = chunk.trailing_zeros();
-        Self {
-            places: vec![Place::Free; total].into(),
-            chunk_bits,
-            counts: [total, 0, 0, 0, 0],
-            defects: 0,
-        }
+        Self { places: vec![Place::Free; total].into(), chunk_bits, counts: [total, 0, 0, 0, 0], defects: 0 }
     }
 
     /// How many more frames may be on their way out.
     fn may_send(&self) -> usize {
-        (self.places.len() / 2)
-            .max(1)
-            .saturating_sub(self.counts[Place::Sending as usize])
+        (self.places.len() / 2).max(1).saturating_sub(self.counts[Place::Sending as usize])
     }
 
     /// Moves the chunk at `addr`; false, and a defect, if it is not in `from` or there is no such chunk.
@@ -170,17 +161,8 @@ impl<R: Rings> Pool<R> {
     pub fn new(rings: R, entries: &[R::Entry], chunk: usize) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let free = entries
-            .iter()
-            .map(|&entry| Frame { entry, pool: id })
-            .collect();
-        Self {
-            rings,
-            id,
-            ledger: Ledger::new(entries.len(), chunk),
-            free,
-            queued: Vec::with_capacity(QUEUED),
-        }
+        let free = entries.iter().map(|&entry| Frame { entry, pool: id }).collect();
+        Self { rings, id, ledger: Ledger::new(entries.len(), chunk), free, queued: Vec::with_capacity(QUEUED) }
     }
 
     /// The rings.
@@ -225,10 +207,7 @@ impl<R: Rings> Pool<R> {
         let before = batch.len();
         for &entry in entries.iter().take(count) {
             if self.ledger.shift(entry.addr(), Place::Filling, Place::Held) {
-                batch.push(Frame {
-                    entry,
-                    pool: self.id,
-                });
+                batch.push(Frame { entry, pool: self.id });
             }
         }
         batch.len() - before
@@ -263,11 +242,7 @@ impl<R: Rings> Pool<R> {
         if want == 0 {
             return 0;
         }
-        let count = self
-            .rings
-            .send_room(want)
-            .min(want)
-            .min(self.ledger.may_send());
+        let count = self.rings.send_room(want).min(want).min(self.ledger.may_send());
         let ledger = &mut self.ledger;
         let gone = self.queued.drain(..count).inspect(|f| {
             ledger.shift(f.entry.addr(), Place::Queued, Place::Sending);
@@ -285,10 +260,7 @@ impl<R: Rings> Pool<R> {
         let count = self.rings.complete(&mut entries);
         for &entry in entries.iter().take(count) {
             if self.ledger.shift(entry.addr(), Place::Sending, Place::Free) {
-                self.free.push(Frame {
-                    entry,
-                    pool: self.id,
-                });
+                self.free.push(Frame { entry, pool: self.id });
             }
         }
         count
@@ -297,15 +269,7 @@ impl<R: Rings> Pool<R> {
     /// How many frames are where.
     pub fn census(&self) -> Census {
         let [free, filling, held, queued, sending] = self.ledger.counts;
-        Census {
-            free,
-            filling,
-            held,
-            queued,
-            sending,
-            total: self.ledger.places.len(),
-            defects: self.ledger.defects,
-        }
+        Census { free, filling, held, queued, sending, total: self.ledger.places.len(), defects: self.ledger.defects }
     }
 
     /// A token comes back: it must be of this pool, and its chunk held.

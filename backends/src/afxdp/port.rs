@@ -9,8 +9,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use xsk_rs::config::{
-    BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig,
-    XDP_UMEM_MIN_CHUNK_SIZE,
+    BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig, XDP_UMEM_MIN_CHUNK_SIZE,
 };
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
@@ -122,11 +121,7 @@ impl Port {
         let mut port = Self::bind_patiently(config)?;
         let found = kernel::mode(port.fd()).map_err(|e| port.fault("reading XDP_OPTIONS", e))?;
         if !config.zero_copy.allows(found) {
-            return Err(PortError::OtherMode {
-                at: port.at,
-                asked: config.zero_copy,
-                found,
-            });
+            return Err(PortError::OtherMode { at: port.at, asked: config.zero_copy, found });
         }
         port.bound = found;
         while port.pool.refill() > 0 {}
@@ -150,21 +145,10 @@ impl Port {
     }
 
     fn bind(config: &PortConfig) -> Result<Self, PortError> {
-        let attempt = Attempt {
-            at: &config.at,
-            zero_copy: config.zero_copy == Ask::Require,
-            bytes: config.bytes(),
-        };
+        let attempt = Attempt { at: &config.at, zero_copy: config.zero_copy == Ask::Require, bytes: config.bytes() };
         let fault = |step, errno| attempt.failed(step, errno);
-        let size = |what, found: u32, expected| PortError::Size {
-            at: config.at.clone(),
-            what,
-            found: found as usize,
-            expected,
-        };
-        let chunk = FrameSize::new(config.chunk)
-            .ok()
-            .filter(|c| matches!(c.get(), XDP_UMEM_MIN_CHUNK_SIZE | 4096));
+        let size = |what, found: u32, expected| PortError::Size { at: config.at.clone(), what, found: found as usize, expected };
+        let chunk = FrameSize::new(config.chunk).ok().filter(|c| matches!(c.get(), XDP_UMEM_MIN_CHUNK_SIZE | 4096));
         let chunk = chunk.ok_or_else(|| size("bytes of a chunk", config.chunk, "2048 or 4096"))?;
         let few = || size("frames", config.frames, "a power of two from 64 to 1048576");
         if !(64..=1 << 20).contains(&config.frames) {
@@ -173,13 +157,7 @@ impl Port {
         // The fill ring takes every frame; the pool lets no more than half be on their way out.
         let all = QueueSize::new(config.frames).map_err(|_| few())?;
         let half = QueueSize::new(config.frames / 2).map_err(|_| few())?;
-        let name: Interface = config
-            .at
-            .interface
-            .parse()
-            .map_err(|_| PortError::NoInterface {
-                at: config.at.clone(),
-            })?;
+        let name: Interface = config.at.interface.parse().map_err(|_| PortError::NoInterface { at: config.at.clone() })?;
 
         let umem_config = UmemConfig::builder()
             .frame_size(chunk)
@@ -188,8 +166,8 @@ impl Port {
             .build()
             .map_err(|_| size("bytes of a chunk", config.chunk, "2048 or 4096"))?;
         let count = std::num::NonZeroU32::new(config.frames).ok_or_else(few)?;
-        let (umem, entries) = Umem::new(umem_config, count, false)
-            .map_err(|e| fault("registering frame memory", errno_of(&e)))?;
+        let (umem, entries) =
+            Umem::new(umem_config, count, false).map_err(|e| fault("registering frame memory", errno_of(&e)))?;
 
         // Without a flag the kernel tries zero-copy and falls back for whatever reason the driver has (xp_assign_dev).
         let flag = match config.zero_copy {
@@ -206,32 +184,12 @@ impl Port {
         // SAFETY: the UMEM is new and shared with no other socket, and no program is loaded by libxdp.
         let socket = unsafe { Socket::new(socket_config, &umem, &name, config.at.queue) };
         let (tx, rx, rings) = socket.map_err(|e| fault("binding the socket", errno_of(&e)))?;
-        let (fill, completion) = rings.ok_or_else(|| {
-            fault(
-                "mapping the rings",
-                io::Error::other("no fill and completion ring"),
-            )
-        })?;
+        let (fill, completion) =
+            rings.ok_or_else(|| fault("mapping the rings", io::Error::other("no fill and completion ring")))?;
 
         let scratch = [FrameDesc::default(); QUEUED];
-        let pool = Pool::new(
-            Xsk {
-                fill,
-                rx,
-                tx,
-                completion,
-                tx_size: half.get(),
-                scratch,
-            },
-            &entries,
-            config.chunk as usize,
-        );
-        Ok(Self {
-            pool,
-            umem,
-            at: config.at.clone(),
-            bound: Bound::Copy,
-        })
+        let pool = Pool::new(Xsk { fill, rx, tx, completion, tx_size: half.get(), scratch }, &entries, config.chunk as usize);
+        Ok(Self { pool, umem, at: config.at.clone(), bound: Bound::Copy })
     }
 
     /// Interface and queue.
@@ -281,10 +239,7 @@ impl Port {
         let all = data.contents_mut();
         let (start, size) = (all.as_mut_ptr(), all.len());
         // SAFETY: the slice `contents_mut` gave, for as long as token and UMEM stay borrowed; xsk-rs ties it to a local.
-        (
-            unsafe { std::slice::from_raw_parts_mut(start, size) },
-            length,
-        )
+        (unsafe { std::slice::from_raw_parts_mut(start, size) }, length)
     }
 
     /// Queues the first `length` bytes of a frame to be sent by [`Self::advance`].
@@ -356,9 +311,7 @@ impl Port {
         let at = self.at.clone();
         match errno.raw_os_error() {
             // An interface that is being deleted goes down first; this question waits until it is gone (RTNL).
-            Some(libc::ENETDOWN) if receive_queues(&at.interface).is_err() => {
-                PortError::Vanished { at, errno }
-            }
+            Some(libc::ENETDOWN) if receive_queues(&at.interface).is_err() => PortError::Vanished { at, errno },
             Some(libc::ENETDOWN) => PortError::Down { at },
             Some(libc::ENXIO | libc::ENODEV) => PortError::Vanished { at, errno },
             _ => PortError::System { at, step, errno },

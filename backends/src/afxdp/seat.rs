@@ -42,21 +42,8 @@ pub struct SeatConfig {
 impl SeatConfig {
     /// The usual sizes on these queues and cores.
     pub fn new(interface: &str, queues: Vec<u32>, cores: Vec<usize>) -> Self {
-        let PortConfig {
-            at,
-            zero_copy,
-            frames,
-            chunk,
-        } = PortConfig::new(interface, 0, Ask::default());
-        Self {
-            interface: at.interface,
-            queues,
-            cores,
-            zero_copy,
-            frames,
-            chunk,
-            pace: Pace::default(),
-        }
+        let PortConfig { at, zero_copy, frames, chunk } = PortConfig::new(interface, 0, Ask::default());
+        Self { interface: at.interface, queues, cores, zero_copy, frames, chunk, pace: Pace::default() }
     }
 }
 
@@ -85,9 +72,7 @@ pub enum SeatError {
     #[error(transparent)]
     Port(#[from] PortError),
     /// A thread.
-    #[error(
-        "{at}: cannot start its thread: {errno}; look at the limits of processes and memory (`ulimit -u`)"
-    )]
+    #[error("{at}: cannot start its thread: {errno}; look at the limits of processes and memory (`ulimit -u`)")]
     Thread {
         /// Interface and queue.
         at: QueueName,
@@ -95,17 +80,13 @@ pub enum SeatError {
         errno: io::Error,
     },
     /// A bug.
-    #[error(
-        "{at}: its thread panicked before it started; the message is on standard error, please report it"
-    )]
+    #[error("{at}: its thread panicked before it started; the message is on standard error, please report it")]
     Panicked {
         /// Interface and queue.
         at: QueueName,
     },
     /// A core that is not there, or not ours.
-    #[error(
-        "{at}: cannot pin its worker to core {core}; `taskset -pc $$` lists the cores that are allowed"
-    )]
+    #[error("{at}: cannot pin its worker to core {core}; `taskset -pc $$` lists the cores that are allowed")]
     Core {
         /// Interface and queue.
         at: QueueName,
@@ -178,10 +159,7 @@ impl Seat {
         C: Clock + Send + 'static,
     {
         let interface = || config.interface.clone();
-        let nothing = |what| SeatError::Nothing {
-            interface: interface(),
-            what,
-        };
+        let nothing = |what| SeatError::Nothing { interface: interface(), what };
         if config.queues.is_empty() {
             return Err(nothing("queues"));
         }
@@ -190,50 +168,24 @@ impl Seat {
         }
         if memories.len() != config.queues.len() {
             let (found, expected) = (memories.len(), config.queues.len());
-            return Err(SeatError::Memories {
-                interface: interface(),
-                found,
-                expected,
-            });
+            return Err(SeatError::Memories { interface: interface(), found, expected });
         }
         let (report, events) = bounded(config.queues.len());
         let desks = Vec::with_capacity(config.queues.len());
-        let mut seat = Self {
-            desks,
-            events,
-            report,
-        };
+        let mut seat = Self { desks, events, report };
         let places = config.queues.iter().zip(config.cores.iter().cycle());
         for ((&queue, &core), (memory, clock)) in places.zip(memories) {
-            let at = QueueName {
-                interface: interface(),
-                queue,
-            };
-            let port = PortConfig {
-                at,
-                zero_copy: config.zero_copy,
-                frames: config.frames,
-                chunk: config.chunk,
-            };
+            let at = QueueName { interface: interface(), queue };
+            let port = PortConfig { at, zero_copy: config.zero_copy, frames: config.frames, chunk: config.chunk };
             // On an error `seat` is dropped, and stops those before.
-            seat.desks.push(Desk::open(
-                port,
-                memory,
-                clock,
-                core,
-                config.pace,
-                seat.report.clone(),
-            )?);
+            seat.desks.push(Desk::open(port, memory, clock, core, config.pace, seat.report.clone())?);
         }
         Ok(seat)
     }
 
     /// Queue and socket of each worker that is alive, for the XSKMAP. A socket leaves the map by itself when it is closed.
     pub fn sockets(&self) -> Vec<(u32, RawFd)> {
-        self.desks
-            .iter()
-            .filter_map(|d| Some((d.queue, (*d.socket())?)))
-            .collect()
+        self.desks.iter().filter_map(|d| Some((d.queue, (*d.socket())?))).collect()
     }
 
     /// The workers, with what the kernel dropped for them.
@@ -317,31 +269,16 @@ impl Desk {
                 *lock(&socket) = None;
                 if let Some(error) = &error {
                     // The channel has room for one event of each worker.
-                    let _ = report.try_send(Event {
-                        at,
-                        error: error.clone(),
-                    });
+                    let _ = report.try_send(Event { at, error: error.clone() });
                 }
                 Some(worker.finish(error))
             }
         };
         // The kernel keeps 15 bytes of the name: enough to tell the workers apart in `top -H`.
-        let thread = std::thread::Builder::new()
-            .name(format!("xsk{queue}-{}", at.interface))
-            .spawn(work);
-        let thread = thread.map_err(|errno| SeatError::Thread {
-            at: at.clone(),
-            errno,
-        })?;
+        let thread = std::thread::Builder::new().name(format!("xsk{queue}-{}", at.interface)).spawn(work);
+        let thread = thread.map_err(|errno| SeatError::Thread { at: at.clone(), errno })?;
         match opened.recv() {
-            Ok(Ok(bound)) => Ok(Self {
-                queue,
-                core,
-                bound,
-                shared,
-                socket,
-                thread: Some(thread),
-            }),
+            Ok(Ok(bound)) => Ok(Self { queue, core, bound, shared, socket, thread: Some(thread) }),
             Ok(Err(error)) => {
                 // It has nothing to report; when the caller hears of the error, nothing is left of it.
                 let _ = thread.join();
@@ -357,12 +294,7 @@ impl Desk {
 
     fn info(&self) -> WorkerInfo {
         let statistics = self.socket().and_then(|fd| kernel::statistics(fd).ok());
-        WorkerInfo {
-            queue: self.queue,
-            core: self.core,
-            bound: self.bound,
-            statistics,
-        }
+        WorkerInfo { queue: self.queue, core: self.core, bound: self.bound, statistics }
     }
 }
 
@@ -372,10 +304,7 @@ fn pinned(port: &PortConfig, core: usize) -> Result<Port, SeatError> {
     if core < CPUS && core_affinity::set_for_current(CoreId { id: core }) {
         Ok(Port::open(port)?)
     } else {
-        Err(SeatError::Core {
-            at: port.at.clone(),
-            core,
-        })
+        Err(SeatError::Core { at: port.at.clone(), core })
     }
 }
 

@@ -29,12 +29,7 @@ pub type Flows = [Flow; BATCH];
 /// By the time a frame is finished its sets have arrived, which is worth three times the work at a million flows.
 /// `None` stands for a frame whose hand-over header made no sense. `outcomes` gets one entry for each frame.
 #[inline]
-pub fn handle<M: Memory>(
-    frames: &mut [Option<FrameBuf<'_>>],
-    memory: &M,
-    flows: &mut Flows,
-    outcomes: &mut [Outcome; BATCH],
-) {
+pub fn handle<M: Memory>(frames: &mut [Option<FrameBuf<'_>>], memory: &M, flows: &mut Flows, outcomes: &mut [Outcome; BATCH]) {
     // One bit for each frame that has a VIP.
     let mut ready: u32 = 0;
     for (i, (frame, flow)) in frames.iter().zip(flows.iter_mut()).enumerate() {

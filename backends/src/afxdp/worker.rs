@@ -58,12 +58,7 @@ pub struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self {
-            spins: 64,
-            sleep: Duration::from_millis(10),
-            nap: Duration::from_millis(1),
-            drain: Duration::from_millis(200),
-        }
+        Self { spins: 64, sleep: Duration::from_millis(10), nap: Duration::from_millis(1), drain: Duration::from_millis(200) }
     }
 }
 
@@ -123,17 +118,7 @@ impl<M: WorkerMemory, C: Clock> Worker<M, C> {
     /// A worker for this port.
     pub fn new(port: Port, memory: M, clock: C, pace: Pace) -> Self {
         let flows = Box::new([Flow::default(); BATCH]);
-        Self {
-            port,
-            memory,
-            clock,
-            pace,
-            batch: Vec::with_capacity(BATCH),
-            flows,
-            received: 0,
-            sent: 0,
-            refused: 0,
-        }
+        Self { port, memory, clock, pace, batch: Vec::with_capacity(BATCH), flows, received: 0, sent: 0, refused: 0 }
     }
 
     /// Forwards until it is told to stop or the interface is gone; the socket stays open.
@@ -178,12 +163,7 @@ impl<M: WorkerMemory, C: Clock> Worker<M, C> {
             let (chunk, length) = self.port.bytes(token);
             *frame = FrameBuf::received(chunk, length);
         }
-        handle(
-            &mut frames[..count],
-            &self.memory,
-            &mut self.flows,
-            &mut outcomes,
-        );
+        handle(&mut frames[..count], &self.memory, &mut self.flows, &mut outcomes);
         for (token, outcome) in self.batch.drain(..).zip(outcomes) {
             let Outcome::Send(length) = outcome else {
                 self.port.release(token);
@@ -203,11 +183,7 @@ impl<M: WorkerMemory, C: Clock> Worker<M, C> {
     fn rest(&mut self) -> Result<(), PortError> {
         let census = self.port.census();
         let under_way = census.sending + census.queued > 0;
-        self.port.wait(if under_way {
-            self.pace.nap
-        } else {
-            self.pace.sleep
-        })
+        self.port.wait(if under_way { self.pace.nap } else { self.pace.sleep })
     }
 
     /// Goes on until nothing is under way, for a bounded time: the kernel may keep redirecting frames to this socket.

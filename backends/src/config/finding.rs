@@ -72,14 +72,8 @@ pub(super) struct Source<'t> {
 impl<'t> Source<'t> {
     pub(super) fn new(name: &str, text: &'t str) -> Self {
         let after = |(at, _): (usize, &str)| at + 1;
-        let starts = std::iter::once(0)
-            .chain(text.match_indices('\n').map(after))
-            .collect();
-        Self {
-            name: name.into(),
-            text,
-            starts,
-        }
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(after)).collect();
+        Self { name: name.into(), text, starts }
     }
 
     /// Line of the byte at `offset`, from 1.
@@ -88,13 +82,7 @@ impl<'t> Source<'t> {
     }
 
     /// A finding about `key` at the byte `offset`.
-    pub(super) fn finding(
-        &self,
-        kind: Kind,
-        (key, offset): (&str, usize),
-        problem: String,
-        cure: String,
-    ) -> Finding {
+    pub(super) fn finding(&self, kind: Kind, (key, offset): (&str, usize), problem: String, cure: String) -> Finding {
         let line = self.line(offset);
         let start = self.starts.get(line - 1).copied().unwrap_or(0);
         let before = self.text.get(start..offset).unwrap_or_default();

@@ -81,11 +81,7 @@ mod tests {
 
     #[test]
     fn groups_and_zero_are_no_stations() {
-        for text in [
-            "00:00:00:00:00:00",
-            "ff:ff:ff:ff:ff:ff",
-            "01:00:5e:00:00:01",
-        ] {
+        for text in ["00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01"] {
             assert!(!text.parse::<Mac>().unwrap().is_station(), "{text}");
         }
     }

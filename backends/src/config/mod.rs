@@ -27,10 +27,7 @@ use toml::de::DeTable;
 
 pub use finding::{Finding, Kind};
 pub use mac::{Mac, MacError};
-pub use plan::{
-    Attach, MAX_REALS, MAX_RING_SIZE, MAX_VIPS, ModeWish, Plan, Profile, Protocol, Real, RealState,
-    Vip, Weighting,
-};
+pub use plan::{Attach, MAX_REALS, MAX_RING_SIZE, MAX_VIPS, ModeWish, Plan, Profile, Protocol, Real, RealState, Vip, Weighting};
 pub use reference::reference;
 
 use finding::Source;
@@ -113,9 +110,7 @@ pub fn load(path: impl AsRef<Path>) -> Result<Loaded, ConfigError> {
             let good = bytes.get(..error.valid_up_to()).unwrap_or_default();
             let text = String::from_utf8_lossy(good);
             let finding = Source::new(&file, &text).syntax(text.len(), "not UTF-8 text");
-            Err(ConfigError::Invalid {
-                findings: vec![finding],
-            })
+            Err(ConfigError::Invalid { findings: vec![finding] })
         }
     }
 }
@@ -147,31 +142,19 @@ pub fn parse(text: &str, name: &str) -> Result<Loaded, ConfigError> {
     let source = Source::new(name, text);
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
-        return Err(ConfigError::Invalid {
-            findings: syntax(&source, &errors),
-        });
+        return Err(ConfigError::Invalid { findings: syntax(&source, &errors) });
     }
     let mut reader = Reader::new(source);
     let plan = sections::read(&mut reader, document.get_ref());
     let (mistakes, warnings) = reader.finish();
-    if mistakes.is_empty() {
-        Ok(Loaded { plan, warnings })
-    } else {
-        Err(ConfigError::Invalid { findings: mistakes })
-    }
+    if mistakes.is_empty() { Ok(Loaded { plan, warnings }) } else { Err(ConfigError::Invalid { findings: mistakes }) }
 }
 
 /// The mistakes that the TOML parser found, in the order of the file, each once: it repeats one for every open bracket.
 fn syntax(source: &Source<'_>, errors: &[toml::de::Error]) -> Vec<Finding> {
     let at = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
-    let mut places: Vec<(usize, &str)> = errors
-        .iter()
-        .map(|error| (at(error), error.message()))
-        .collect();
+    let mut places: Vec<(usize, &str)> = errors.iter().map(|error| (at(error), error.message())).collect();
     places.sort_unstable();
     places.dedup();
-    places
-        .into_iter()
-        .map(|(offset, message)| source.syntax(offset, message))
-        .collect()
+    places.into_iter().map(|(offset, message)| source.syntax(offset, message)).collect()
 }

@@ -4,16 +4,8 @@
 const LONGEST: usize = 32;
 
 /// The candidate nearest to `name`, if it is near enough to be worth a suggestion: at most a third of its letters differ.
-pub(super) fn nearest<'c>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'c str>,
-) -> Option<&'c str> {
-    let name: Vec<char> = name
-        .to_lowercase()
-        .replace('-', "_")
-        .chars()
-        .take(LONGEST + 1)
-        .collect();
+pub(super) fn nearest<'c>(name: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+    let name: Vec<char> = name.to_lowercase().replace('-', "_").chars().take(LONGEST + 1).collect();
     if name.len() > LONGEST {
         return None;
     }
@@ -34,12 +26,9 @@ fn distance(a: &[char], b: &str) -> usize {
         let mut row = vec![line];
         for (cell, &other) in a.iter().enumerate() {
             let at = |row: &[usize], cell: usize| row.get(cell).copied().unwrap_or(usize::MAX - 1);
-            let mut edits = (at(&above, cell) + usize::from(letter != other))
-                .min(at(&above, cell + 1) + 1)
-                .min(at(&row, cell) + 1);
-            let previous = cell
-                .checked_sub(1)
-                .and_then(|cell| Some((cell, *a.get(cell)?)));
+            let mut edits =
+                (at(&above, cell) + usize::from(letter != other)).min(at(&above, cell + 1) + 1).min(at(&row, cell) + 1);
+            let previous = cell.checked_sub(1).and_then(|cell| Some((cell, *a.get(cell)?)));
             if let (Some(last), Some((two, previous))) = (last, previous)
                 && (last, letter) == (other, previous)
             {

@@ -62,25 +62,18 @@ impl Plan {
     /// `source_prefix_v4`.
     #[must_use]
     pub fn needs_source_v4(&self) -> bool {
-        self.source_v4.is_none()
-            && self.source_prefix_v4.is_none()
-            && self.any_real(IpAddr::is_ipv4)
+        self.source_v4.is_none() && self.source_prefix_v4.is_none() && self.any_real(IpAddr::is_ipv4)
     }
 
     /// Whether the host must supply the source of outer IPv6 headers: there is an IPv6 real, and neither `source_v6` nor
     /// `source_prefix_v6`.
     #[must_use]
     pub fn needs_source_v6(&self) -> bool {
-        self.source_v6.is_none()
-            && self.source_prefix_v6.is_none()
-            && self.any_real(IpAddr::is_ipv6)
+        self.source_v6.is_none() && self.source_prefix_v6.is_none() && self.any_real(IpAddr::is_ipv6)
     }
 
     fn any_real(&self, family: impl Fn(&IpAddr) -> bool) -> bool {
-        self.vips
-            .iter()
-            .flat_map(|vip| &vip.reals)
-            .any(|real| family(&real.address))
+        self.vips.iter().flat_map(|vip| &vip.reals).any(|real| family(&real.address))
     }
 }
 

@@ -33,11 +33,7 @@ pub(super) struct Reader<'s> {
 
 impl<'s> Reader<'s> {
     pub(super) fn new(source: Source<'s>) -> Self {
-        Self {
-            source,
-            mistakes: Vec::new(),
-            warnings: Vec::new(),
-        }
+        Self { source, mistakes: Vec::new(), warnings: Vec::new() }
     }
 
     /// The mistakes and the warnings, each in the order of the file.
@@ -54,38 +50,24 @@ impl<'s> Reader<'s> {
 
     pub(super) fn mistake(&mut self, kind: Kind, place: &Place, problem: String, cure: String) {
         let at = (place.key.as_str(), place.span.start);
-        self.mistakes
-            .push(self.source.finding(kind, at, problem, cure));
+        self.mistakes.push(self.source.finding(kind, at, problem, cure));
     }
 
     pub(super) fn warn(&mut self, place: &Place, problem: String, cure: String) {
         let at = (place.key.as_str(), place.span.start);
-        self.warnings
-            .push(self.source.finding(Kind::Warning, at, problem, cure));
+        self.warnings.push(self.source.finding(Kind::Warning, at, problem, cure));
     }
 
     pub(super) fn wrong(&mut self, place: &Place, problem: &str, found: &str, accepted: &str) {
-        self.mistake(
-            Kind::Value,
-            place,
-            format!("{problem} (found {found})"),
-            format!("accepted: {accepted}"),
-        );
+        self.mistake(Kind::Value, place, format!("{problem} (found {found})"), format!("accepted: {accepted}"));
     }
 
     /// The value of a key of any type, if the key is there.
-    pub(super) fn any<'t>(
-        &mut self,
-        table: &Table<'t>,
-        name: &str,
-    ) -> Option<Item<&'t DeValue<'t>>> {
+    pub(super) fn any<'t>(&mut self, table: &Table<'t>, name: &str) -> Option<Item<&'t DeValue<'t>>> {
         let key = table.section.key(name)?;
         let item = table.value(name);
         if item.is_none() && key.default.is_empty() {
-            let place = Place {
-                key: format!("{}.{name}", table.place.key),
-                span: table.place.span.clone(),
-            };
+            let place = Place { key: format!("{}.{name}", table.place.key), span: table.place.span.clone() };
             let cure = format!("add it, for example `{name} = {}`", key.example);
             self.mistake(Kind::Missing, &place, "missing".to_owned(), cure);
         }
@@ -93,30 +75,15 @@ impl<'s> Reader<'s> {
     }
 
     /// Notes that `item` is not what its key takes.
-    pub(super) fn wrong_type<T>(
-        &mut self,
-        table: &Table<'_>,
-        name: &str,
-        item: &Item<&DeValue<'_>>,
-    ) -> Option<T> {
+    pub(super) fn wrong_type<T>(&mut self, table: &Table<'_>, name: &str, item: &Item<&DeValue<'_>>) -> Option<T> {
         if let Some(key) = table.section.key(name) {
-            self.wrong(
-                &item.place,
-                "wrong type",
-                &describe(item.value),
-                &accepts(key),
-            );
+            self.wrong(&item.place, "wrong type", &describe(item.value), &accepts(key));
         }
         None
     }
 
     /// A text, understood by `parse`.
-    pub(super) fn text<T>(
-        &mut self,
-        table: &Table<'_>,
-        name: &str,
-        parse: impl FnOnce(&str) -> Result<T, Wrong>,
-    ) -> Option<T> {
+    pub(super) fn text<T>(&mut self, table: &Table<'_>, name: &str, parse: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
         let item = self.any(table, name)?;
         self.text_of(table, name, &item, parse)
     }
@@ -146,12 +113,7 @@ impl<'s> Reader<'s> {
     }
 
     /// A whole number in `range`.
-    pub(super) fn number(
-        &mut self,
-        table: &Table<'_>,
-        name: &str,
-        range: Range<u64>,
-    ) -> Option<u64> {
+    pub(super) fn number(&mut self, table: &Table<'_>, name: &str, range: Range<u64>) -> Option<u64> {
         let item = self.any(table, name)?;
         self.number_of(table, name, range, &item)
     }
@@ -170,23 +132,13 @@ impl<'s> Reader<'s> {
         let number = u64::from_str_radix(integer.as_str(), integer.radix()).ok();
         let number = number.filter(|number| range.contains(number));
         if let (None, Some(key)) = (number, table.section.key(name)) {
-            self.wrong(
-                &item.place,
-                "out of range",
-                &describe(item.value),
-                &accepts(key),
-            );
+            self.wrong(&item.place, "out of range", &describe(item.value), &accepts(key));
         }
         number
     }
 
     /// One of the values that the reference lists for the key; `meanings` has those that work now.
-    pub(super) fn choice<T: Copy>(
-        &mut self,
-        table: &Table<'_>,
-        name: &str,
-        meanings: &[(&str, T)],
-    ) -> Option<T> {
+    pub(super) fn choice<T: Copy>(&mut self, table: &Table<'_>, name: &str, meanings: &[(&str, T)]) -> Option<T> {
         let item = self.any(table, name)?;
         self.choice_of(table, name, meanings, &item)
     }
@@ -206,12 +158,9 @@ impl<'s> Reader<'s> {
         let found = describe(item.value);
         let meaning = meanings.iter().find(|(known, _)| known == text);
         match key.values.iter().find(|value| value.name == text.as_ref()) {
-            Some(value) if value.since.is_now() && meaning.is_some() => {
-                meaning.map(|(_, meaning)| *meaning)
-            }
+            Some(value) if value.since.is_now() && meaning.is_some() => meaning.map(|(_, meaning)| *meaning),
             Some(_) => {
-                let problem =
-                    format!("a value of a later version, not available yet (found {found})");
+                let problem = format!("a value of a later version, not available yet (found {found})");
                 let cure = format!("accepted now: {}", key.accepted());
                 self.mistake(Kind::NotYet, &item.place, problem, cure);
                 None
@@ -227,26 +176,16 @@ impl<'s> Reader<'s> {
     }
 
     /// The elements of an array; `None` if the key is not there or is no array.
-    pub(super) fn array<'t>(
-        &mut self,
-        table: &Table<'t>,
-        name: &str,
-    ) -> Option<Item<Vec<Item<&'t DeValue<'t>>>>> {
+    pub(super) fn array<'t>(&mut self, table: &Table<'t>, name: &str) -> Option<Item<Vec<Item<&'t DeValue<'t>>>>> {
         let item = self.any(table, name)?;
         let DeValue::Array(array) = item.value else {
             return self.wrong_type(table, name, &item);
         };
         let element = |(index, value): (usize, &'t Spanned<DeValue<'t>>)| Item {
             value: value.get_ref(),
-            place: Place {
-                key: format!("{}[{index}]", item.place.key),
-                span: value.span(),
-            },
+            place: Place { key: format!("{}[{index}]", item.place.key), span: value.span() },
         };
-        Some(Item {
-            value: (0..).zip(array.iter()).map(element).collect(),
-            place: item.place.clone(),
-        })
+        Some(Item { value: (0..).zip(array.iter()).map(element).collect(), place: item.place.clone() })
     }
 }
 
@@ -275,11 +214,7 @@ pub(super) fn describe(value: &DeValue<'_>) -> String {
 /// Text of the file that is safe on a terminal and not too long.
 pub(super) fn shorten(text: &str) -> String {
     const LONGEST: usize = 64;
-    let mut short: String = text
-        .chars()
-        .take(LONGEST)
-        .flat_map(char::escape_debug)
-        .collect();
+    let mut short: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
     if text.chars().nth(LONGEST).is_some() {
         short.push_str("...");
     }

@@ -56,11 +56,7 @@ pub fn reference() -> String {
 }
 
 fn of_section(section: &Section) -> String {
-    let later = if section.since.is_now() {
-        ""
-    } else {
-        " *Not yet.*"
-    };
+    let later = if section.since.is_now() { "" } else { " *Not yet.*" };
     let rows: String = section.keys.iter().map(of_key).collect();
     format!(
         "\n## `{}`\n\n{}{later}\n\n| key | type | default | meaning | since |\n|---|---|---|---|---|\n{rows}",
@@ -70,23 +66,13 @@ fn of_section(section: &Section) -> String {
 }
 
 fn of_key(key: &Key) -> String {
-    format!(
-        "| `{}` | {} | {} | {} | {} |\n",
-        key.name,
-        of_type(key),
-        of_default(key.default),
-        key.meaning,
-        of_since(key.since),
-    )
+    format!("| `{}` | {} | {} | {} | {} |\n", key.name, of_type(key), of_default(key.default), key.meaning, of_since(key.since),)
 }
 
 /// The type, and for a choice its values: those of now, then those of later versions.
 fn of_type(key: &Key) -> String {
     let names = |now: bool| {
-        let values = key
-            .values
-            .iter()
-            .filter(|value| value.since.is_now() == now);
+        let values = key.values.iter().filter(|value| value.since.is_now() == now);
         let names: Vec<String> = values.map(|value| format!("`{}`", value.name)).collect();
         names.join(", ")
     };

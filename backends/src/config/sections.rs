@@ -46,10 +46,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>) -> Pl
     if let Some(table) = &flows {
         read_flows(reader, table, &mut plan);
     }
-    for section in keys::SECTIONS
-        .iter()
-        .filter(|section| !section.since.is_now())
-    {
+    for section in keys::SECTIONS.iter().filter(|section| !section.since.is_now()) {
         // Only for the findings.
         reader.tables(section, document, "");
     }
@@ -60,22 +57,14 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>) -> Pl
 
 fn read_node(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
     plan.interfaces = interfaces(reader, table).into_iter().collect();
-    let modes = [
-        ("auto", ModeWish::Auto),
-        ("xdp", ModeWish::Xdp),
-        ("afxdp", ModeWish::Afxdp),
-    ];
+    let modes = [("auto", ModeWish::Auto), ("xdp", ModeWish::Xdp), ("afxdp", ModeWish::Afxdp)];
     plan.mode = reader.choice(table, "mode", &modes).unwrap_or(plan.mode);
     let attaches = [("native", Attach::Native), ("generic", Attach::Generic)];
-    plan.attach = reader
-        .choice(table, "attach", &attaches)
-        .unwrap_or(plan.attach);
+    plan.attach = reader.choice(table, "attach", &attaches).unwrap_or(plan.attach);
     plan.next_hop_mac = reader.text(table, "next_hop_mac", values::station);
     plan.local_mac = reader.text(table, "local_mac", values::station);
     let profiles = [("standard", Profile::Standard)];
-    plan.profile = reader
-        .choice(table, "profile", &profiles)
-        .unwrap_or(plan.profile);
+    plan.profile = reader.choice(table, "profile", &profiles).unwrap_or(plan.profile);
     plan.cores = cores(reader, table);
 }
 
@@ -91,10 +80,7 @@ fn interfaces(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<String> {
         [] => reader.wrong_type(table, NAME, &item),
         [one] => reader.text_of(table, NAME, one, values::interface),
         several => {
-            let problem = format!(
-                "several interfaces are of a later version, not available yet (found {})",
-                several.len()
-            );
+            let problem = format!("several interfaces are of a later version, not available yet (found {})", several.len());
             let cure = "accepted now: one name".to_owned();
             reader.mistake(Kind::NotYet, &array.place, problem, cure);
             None
@@ -116,12 +102,7 @@ fn cores(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Vec<usize>> {
             cores.push(core);
         } else {
             let problem = format!("the same core twice (found {core})");
-            reader.mistake(
-                Kind::Conflict,
-                &item.place,
-                problem,
-                "remove one of them".to_owned(),
-            );
+            reader.mistake(Kind::Conflict, &item.place, problem, "remove one of them".to_owned());
         }
     }
     if array.value.is_empty() {
@@ -162,11 +143,7 @@ pub(super) fn narrow<T: TryFrom<u64>>(number: Option<u64>) -> Option<T> {
 }
 
 /// What only the host can supply: fine for `run`, unknown to `check`.
-fn warn_of_host_addresses(
-    reader: &mut Reader<'_>,
-    plan: &Plan,
-    (node, tunnel): (Option<&Table<'_>>, Option<&Table<'_>>),
-) {
+fn warn_of_host_addresses(reader: &mut Reader<'_>, plan: &Plan, (node, tunnel): (Option<&Table<'_>>, Option<&Table<'_>>)) {
     let at = |table: Option<&Table<'_>>, section: &Section, name: &str| Place {
         key: format!("{}.{name}", section.name),
         span: table.map_or(0..0, |table| table.place.span.clone()),
@@ -178,10 +155,7 @@ fn warn_of_host_addresses(
             "add it, for example `interface = \"eth0\"`".to_owned(),
         );
     }
-    for (needed, name, family) in [
-        (plan.needs_source_v4(), "source_v4", "IPv4"),
-        (plan.needs_source_v6(), "source_v6", "IPv6"),
-    ] {
+    for (needed, name, family) in [(plan.needs_source_v4(), "source_v4", "IPv4"), (plan.needs_source_v6(), "source_v6", "IPv6")] {
         if needed {
             reader.warn(
                 &at(tunnel, &keys::TUNNEL, name),

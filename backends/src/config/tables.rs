@@ -22,13 +22,7 @@ pub(super) struct Table<'t> {
 impl<'t> Table<'t> {
     pub(super) fn value(&self, name: &str) -> Option<Item<&'t DeValue<'t>>> {
         let value = self.entries.get(name)?;
-        Some(Item {
-            value: value.get_ref(),
-            place: Place {
-                key: format!("{}.{name}", self.place.key),
-                span: value.span(),
-            },
-        })
+        Some(Item { value: value.get_ref(), place: Place { key: format!("{}.{name}", self.place.key), span: value.span() } })
     }
 }
 
@@ -40,18 +34,9 @@ impl Reader<'_> {
 
     /// The tables of `section` in `parent` (the whole document, or a table above it), each with its keys checked against the
     /// reference. `prefix` is the place of the parent, empty for the document.
-    pub(super) fn tables<'t>(
-        &mut self,
-        section: &'static Section,
-        parent: &'t DeTable<'t>,
-        prefix: &str,
-    ) -> Vec<Table<'t>> {
+    pub(super) fn tables<'t>(&mut self, section: &'static Section, parent: &'t DeTable<'t>, prefix: &str) -> Vec<Table<'t>> {
         let name = last(section.name);
-        let path = if prefix.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{prefix}.{name}")
-        };
+        let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
         let Some(value) = parent.get(name) else {
             return Vec::new();
         };
@@ -59,9 +44,7 @@ impl Reader<'_> {
             (DeValue::Table(_), false) => self.table(section, path, value).into_iter().collect(),
             (DeValue::Array(array), true) => (0..)
                 .zip(array.iter())
-                .filter_map(|(index, value): (usize, _)| {
-                    self.table(section, format!("{path}[{index}]"), value)
-                })
+                .filter_map(|(index, value): (usize, _)| self.table(section, format!("{path}[{index}]"), value))
                 .collect(),
             (other, _) => {
                 self.wrong_shape(section, path, value.span(), other);
@@ -71,20 +54,11 @@ impl Reader<'_> {
     }
 
     /// The tables of `section` below `table`.
-    pub(super) fn inner<'t>(
-        &mut self,
-        section: &'static Section,
-        table: &Table<'t>,
-    ) -> Vec<Table<'t>> {
+    pub(super) fn inner<'t>(&mut self, section: &'static Section, table: &Table<'t>) -> Vec<Table<'t>> {
         self.tables(section, table.entries, &table.place.key)
     }
 
-    fn table<'t>(
-        &mut self,
-        section: &'static Section,
-        key: String,
-        value: &'t Spanned<DeValue<'t>>,
-    ) -> Option<Table<'t>> {
+    fn table<'t>(&mut self, section: &'static Section, key: String, value: &'t Spanned<DeValue<'t>>) -> Option<Table<'t>> {
         let span = value.span();
         let DeValue::Table(entries) = value.get_ref() else {
             self.wrong_shape(section, key, span, value.get_ref());
@@ -97,27 +71,12 @@ impl Reader<'_> {
             let cure = format!("remove this `{}`", section.header());
             self.not_yet(&place, "a section", cure);
         }
-        Some(Table {
-            section,
-            place,
-            entries,
-        })
+        Some(Table { section, place, entries })
     }
 
-    fn wrong_shape(
-        &mut self,
-        section: &Section,
-        key: String,
-        span: Range<usize>,
-        value: &DeValue<'_>,
-    ) {
+    fn wrong_shape(&mut self, section: &Section, key: String, span: Range<usize>, value: &DeValue<'_>) {
         let accepted = format!("tables that start with `{}`", section.header());
-        self.wrong(
-            &Place { key, span },
-            "wrong type",
-            &describe(value),
-            &accepted,
-        );
+        self.wrong(&Place { key, span }, "wrong type", &describe(value), &accepted);
     }
 
     /// Notes the sections of the document that do not exist.
@@ -130,14 +89,9 @@ impl Reader<'_> {
             if known(name) && !name.contains('.') {
                 continue;
             }
-            let accepted = tops
-                .iter()
-                .filter_map(|name| section(name))
-                .map(Section::header);
+            let accepted = tops.iter().filter_map(|name| section(name)).map(Section::header);
             let accepted = accepted.collect::<Vec<_>>().join(", ");
-            let meant = nearest(name, tops.iter().copied())
-                .map(str::to_owned)
-                .or_else(|| elsewhere(name));
+            let meant = nearest(name, tops.iter().copied()).map(str::to_owned).or_else(|| elsewhere(name));
             self.unknown("", name, key.span(), meant, &accepted);
         }
     }
@@ -150,10 +104,7 @@ impl Reader<'_> {
             match section.key(name) {
                 Some(known) if known.since.is_now() => {}
                 Some(_) => {
-                    let place = Place {
-                        key: format!("{above}{name}"),
-                        span: key.span(),
-                    };
+                    let place = Place { key: format!("{above}{name}"), span: key.span() };
                     self.not_yet(&place, "a key", "remove it".to_owned());
                 }
                 None if children(section).any(|child| child == name) => {}
@@ -162,35 +113,21 @@ impl Reader<'_> {
                     let now = now.map(|key| key.name).chain(children(section));
                     let accepted = now.collect::<Vec<_>>().join(", ");
                     let names = section.keys.iter().map(|key| key.name);
-                    let meant = nearest(name, names.chain(children(section)))
-                        .map(str::to_owned)
-                        .or_else(|| elsewhere(name));
+                    let meant = nearest(name, names.chain(children(section))).map(str::to_owned).or_else(|| elsewhere(name));
                     self.unknown(&above, name, key.span(), meant, &accepted);
                 }
             }
         }
     }
 
-    fn unknown(
-        &mut self,
-        above: &str,
-        name: &str,
-        span: Range<usize>,
-        meant: Option<String>,
-        accepted: &str,
-    ) {
+    fn unknown(&mut self, above: &str, name: &str, span: Range<usize>, meant: Option<String>, accepted: &str) {
         let mut problem = "unknown key".to_owned();
         if let Some(meant) = meant {
             // Writing to a string cannot fail.
             let _ = write!(problem, ", perhaps `{meant}` is meant");
         }
         let key = format!("{above}{}", shorten(name));
-        self.mistake(
-            Kind::UnknownKey,
-            &Place { key, span },
-            problem,
-            format!("accepted: {accepted}"),
-        );
+        self.mistake(Kind::UnknownKey, &Place { key, span }, problem, format!("accepted: {accepted}"));
     }
 }
 
@@ -201,22 +138,14 @@ fn last(name: &'static str) -> &'static str {
 
 /// The names of the sections directly below one.
 fn children(section: &'static Section) -> impl Iterator<Item = &'static str> {
-    SECTIONS
-        .iter()
-        .filter_map(move |other| other.name.strip_prefix(section.name)?.strip_prefix('.'))
+    SECTIONS.iter().filter_map(move |other| other.name.strip_prefix(section.name)?.strip_prefix('.'))
 }
 
 fn section(name: &str) -> Option<&'static Section> {
-    SECTIONS
-        .iter()
-        .copied()
-        .find(|section| section.name == name)
+    SECTIONS.iter().copied().find(|section| section.name == name)
 }
 
 /// The full name of a key that exists in another section.
 fn elsewhere(name: &str) -> Option<String> {
-    SECTIONS
-        .iter()
-        .find(|section| section.key(name).is_some())
-        .map(|section| format!("{}.{name}", section.name))
+    SECTIONS.iter().find(|section| section.key(name).is_some()).map(|section| format!("{}.{name}", section.name))
 }

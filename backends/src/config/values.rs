@@ -20,19 +20,13 @@ pub(super) struct Wrong {
 impl Wrong {
     /// A good value, of a later version.
     fn not_yet(what: &str) -> Self {
-        Self {
-            kind: Kind::NotYet,
-            problem: format!("{what} are of a later version, not available yet"),
-        }
+        Self { kind: Kind::NotYet, problem: format!("{what} are of a later version, not available yet") }
     }
 }
 
 impl<T: Into<String>> From<T> for Wrong {
     fn from(problem: T) -> Self {
-        Self {
-            kind: Kind::Value,
-            problem: problem.into(),
-        }
+        Self { kind: Kind::Value, problem: problem.into() }
     }
 }
 
@@ -118,9 +112,7 @@ pub(super) fn prefix_v6(text: &str) -> Result<(Ipv6Addr, u8), Wrong> {
 fn prefix(text: &str, most: u8) -> Result<(&str, u8), Wrong> {
     let (address, length) = text.split_once('/').ok_or("not a prefix: no `/`")?;
     match digits(length) {
-        Some(length) if (1..=u64::from(most)).contains(&length) => {
-            Ok((address, u8::try_from(length).unwrap_or(most)))
-        }
+        Some(length) if (1..=u64::from(most)).contains(&length) => Ok((address, u8::try_from(length).unwrap_or(most))),
         _ => Err(format!("the length of the prefix is not 1 to {most}").into()),
     }
 }
@@ -128,11 +120,7 @@ fn prefix(text: &str, most: u8) -> Result<(&str, u8), Wrong> {
 /// `30s`, `1500ms`, `2m`, between one second and a quarter of an hour.
 pub(super) fn udp_idle(text: &str) -> Result<Duration, Wrong> {
     let duration = duration(text)?;
-    if (UDP_IDLE_LEAST..=UDP_IDLE_MOST).contains(&duration) {
-        Ok(duration)
-    } else {
-        Err("out of range".into())
-    }
+    if (UDP_IDLE_LEAST..=UDP_IDLE_MOST).contains(&duration) { Ok(duration) } else { Err("out of range".into()) }
 }
 
 fn duration(text: &str) -> Result<Duration, Wrong> {
@@ -153,20 +141,13 @@ fn duration(text: &str) -> Result<Duration, Wrong> {
 
 /// Decimal digits and nothing else (`parse` alone would take a sign).
 fn digits(text: &str) -> Option<u64> {
-    text.bytes()
-        .all(|digit| digit.is_ascii_digit())
-        .then(|| text.parse().ok())
-        .flatten()
+    text.bytes().all(|digit| digit.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// The address of one station.
 pub(super) fn station(text: &str) -> Result<Mac, Wrong> {
     let mac: Mac = text.parse().map_err(|_| "not an Ethernet address")?;
-    if mac.is_station() {
-        Ok(mac)
-    } else {
-        Err("a group address or all zero".into())
-    }
+    if mac.is_station() { Ok(mac) } else { Err("a group address or all zero".into()) }
 }
 
 /// A name that the kernel would give an interface (`dev_valid_name()` in net/core/dev.c).
@@ -181,10 +162,7 @@ pub(super) fn interface(text: &str) -> Result<String, Wrong> {
 /// Whether `number` is prime, by trial division: at most a thousand steps for numbers of 20 bits.
 pub(super) fn is_prime(number: u32) -> bool {
     let number = u64::from(number);
-    number >= 2
-        && (2..)
-            .take_while(|divisor| divisor * divisor <= number)
-            .all(|divisor| number % divisor != 0)
+    number >= 2 && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| number % divisor != 0)
 }
 
 #[cfg(test)]
@@ -223,10 +201,7 @@ mod tests {
         assert_eq!(prefix_v4("172.16.0.0/16"), Ok((network, 16)));
         assert_eq!(prefix_v4("172.16.0.0/32"), Ok((network, 32)));
         assert_eq!(prefix_v6("100::/64"), Ok(("100::".parse().unwrap(), 64)));
-        assert_eq!(
-            prefix_v6("100::1/128"),
-            Ok(("100::1".parse().unwrap(), 128))
-        );
+        assert_eq!(prefix_v6("100::1/128"), Ok(("100::1".parse().unwrap(), 128)));
         for text in [
             "172.16.0.0",
             "172.16.0.0/0",
@@ -253,11 +228,7 @@ mod tests {
                     composite[multiple] = true;
                 }
             }
-            assert_eq!(
-                is_prime(u32::try_from(number).unwrap()),
-                !composite[number],
-                "{number}"
-            );
+            assert_eq!(is_prime(u32::try_from(number).unwrap()), !composite[number], "{number}");
         }
         assert!(!is_prime(0));
         assert!(!is_prime(1));
@@ -271,16 +242,7 @@ mod tests {
         for good in ["eth0", "enp3s0f1np1", "veth-1.100", "a"] {
             assert_eq!(interface(good), Ok(good.to_owned()));
         }
-        for bad in [
-            "",
-            ".",
-            "..",
-            "a/b",
-            "a b",
-            "eth0:1",
-            "sixteen-letters-",
-            "a\u{7f}",
-        ] {
+        for bad in ["", ".", "..", "a/b", "a b", "eth0:1", "sixteen-letters-", "a\u{7f}"] {
             assert!(interface(bad).is_err(), "{bad}");
         }
     }

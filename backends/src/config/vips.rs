@@ -7,9 +7,7 @@ use toml::de::DeTable;
 
 use super::finding::Kind;
 use super::keys;
-use super::plan::{
-    MAX_REALS, MAX_RING_SIZE, MAX_VIPS, Protocol, RING_SIZE, Real, RealState, Vip, Weighting,
-};
+use super::plan::{MAX_REALS, MAX_RING_SIZE, MAX_VIPS, Protocol, RING_SIZE, Real, RealState, Vip, Weighting};
 use super::reader::{Place, Reader};
 use super::sections::{ENCAPS, narrow};
 use super::tables::Table;
@@ -26,10 +24,7 @@ enum Flag {
 pub(super) fn read<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>) -> Vec<Vip> {
     let tables = reader.tables(&keys::VIP, document, "");
     if tables.is_empty() {
-        let place = Place {
-            key: "vip".to_owned(),
-            span: 0..0,
-        };
+        let place = Place { key: "vip".to_owned(), span: 0..0 };
         let problem = "no VIP: every packet is passed to the host".to_owned();
         reader.warn(&place, problem, "add a `[[vip]]`".to_owned());
     }
@@ -42,10 +37,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>) -> Ve
         );
     }
     let mut seen = Seen::default();
-    tables
-        .iter()
-        .filter_map(|table| read_vip(reader, table, &mut seen))
-        .collect()
+    tables.iter().filter_map(|table| read_vip(reader, table, &mut seen)).collect()
 }
 
 /// What tells VIPs apart.
@@ -66,18 +58,13 @@ fn read_vip(reader: &mut Reader<'_>, table: &Table<'_>, seen: &mut Seen) -> Opti
     let protocols = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
     let protocol = reader.choice(table, "protocol", &protocols);
     let rings = [("maglev-v1", Weighting::V1), ("maglev-v2", Weighting::V2)];
-    let weighting = reader
-        .choice(table, "ring", &rings)
-        .unwrap_or(Weighting::V2);
+    let weighting = reader.choice(table, "ring", &rings).unwrap_or(Weighting::V2);
     reader.choice(table, "encap", ENCAPS);
     let flags = flags(reader, table);
     let tables = reader.inner(&keys::REAL, table);
     let ring_size = ring_size(reader, table, tables.len());
     let mut places = HashMap::new();
-    let reals: Vec<Option<Real>> = tables
-        .iter()
-        .map(|real| read_real(reader, real, address, &mut places, seen))
-        .collect();
+    let reals: Vec<Option<Real>> = tables.iter().map(|real| read_real(reader, real, address, &mut places, seen)).collect();
     let (address, port, protocol) = (address?, port?, protocol?);
     note_duplicate(reader, table, (address, port, protocol), seen);
     let vip = Vip {
@@ -96,10 +83,7 @@ fn read_vip(reader: &mut Reader<'_>, table: &Table<'_>, seen: &mut Seen) -> Opti
 }
 
 fn flags(reader: &mut Reader<'_>, table: &Table<'_>) -> HashSet<Flag> {
-    let known = [
-        ("no-source-port", Flag::NoSourcePort),
-        ("bypass-flow-table", Flag::BypassFlowTable),
-    ];
+    let known = [("no-source-port", Flag::NoSourcePort), ("bypass-flow-table", Flag::BypassFlowTable)];
     let mut flags = HashSet::new();
     let Some(array) = reader.array(table, "flags") else {
         return flags;
@@ -108,12 +92,7 @@ fn flags(reader: &mut Reader<'_>, table: &Table<'_>) -> HashSet<Flag> {
         let flag = reader.choice_of(table, "flags", &known, item);
         if flag.is_some_and(|flag| !flags.insert(flag)) {
             let problem = "the same flag twice".to_owned();
-            reader.mistake(
-                Kind::Conflict,
-                &item.place,
-                problem,
-                "remove one of them".to_owned(),
-            );
+            reader.mistake(Kind::Conflict, &item.place, problem, "remove one of them".to_owned());
         }
     }
     flags
@@ -156,14 +135,8 @@ fn read_real(
         Some(item) => narrow(reader.number_of(table, "weight", 0..65_536, &item)),
         None => Some(1),
     };
-    let states = [
-        ("up", RealState::Up),
-        ("drain", RealState::Drain),
-        ("down", RealState::Down),
-    ];
-    let state = reader
-        .choice(table, "state", &states)
-        .unwrap_or(RealState::Up);
+    let states = [("up", RealState::Up), ("drain", RealState::Drain), ("down", RealState::Down)];
+    let state = reader.choice(table, "state", &states).unwrap_or(RealState::Up);
     reader.choice(table, "encap", ENCAPS);
     let address = address?;
     let place = reader.any(table, "address")?.place;
@@ -178,11 +151,7 @@ fn read_real(
     note_excess(reader, &place, address, seen);
     match places.get(&address) {
         Some(first) => {
-            let problem = format!(
-                "the same real as `{}` on line {} (found \"{address}\")",
-                first.key,
-                reader.line(first)
-            );
+            let problem = format!("the same real as `{}` on line {} (found \"{address}\")", first.key, reader.line(first));
             let cure = "remove one of them, a larger `weight` gives a larger share".to_owned();
             reader.mistake(Kind::Conflict, &place, problem, cure);
         }
@@ -190,11 +159,7 @@ fn read_real(
             places.insert(address, place);
         }
     }
-    Some(Real {
-        address,
-        weight: weight?,
-        state,
-    })
+    Some(Real { address, weight: weight?, state })
 }
 
 /// Notes, once, the first real that has no id left.

@@ -97,7 +97,9 @@ pub enum ControlError {
     #[error("a worker did not let go of the old tables within its time; what was removed stays reserved")]
     NoGrace,
     /// The tables belong to another version.
-    #[error("the tables have layout {found:#x}, this version has {LAYOUT:#x}; `tandem detach` removes them (their flows are lost)")]
+    #[error(
+        "the tables have layout {found:#x}, this version has {LAYOUT:#x}; `tandem detach` removes them (their flows are lost)"
+    )]
     Layout {
         /// Found.
         found: u32,
@@ -204,9 +206,8 @@ impl Control {
         // Ids of reals that go are free again only after this plan is in force.
         let wanted: HashSet<(VipKey, IpAddr)> =
             plan.vips.iter().flat_map(|vip| kept(vip).map(|real| (vip_key(vip), real))).collect();
-        let new = wanted.iter().filter(|(key, real)| {
-            self.vips.get(key).is_none_or(|owner| !self.reals.contains_key(&(*owner, *real)))
-        });
+        let new =
+            wanted.iter().filter(|(key, real)| self.vips.get(key).is_none_or(|owner| !self.reals.contains_key(&(*owner, *real))));
         let found = self.reals.len() + new.count();
         if found >= MAX_REALS as usize {
             return Err(ControlError::TooManyReals { found, most: MAX_REALS - 1 });

@@ -94,7 +94,17 @@ impl Tables {
         counts: Area<Line>,
         trace: Area<Trace>,
     ) -> Result<Arc<Self>, MapError> {
-        Ok(Arc::new(Self { root, vips, rings, reals, flows, counts, trace, no_root: Root::default(), no_trace: Trace::default() }))
+        Ok(Arc::new(Self {
+            root,
+            vips,
+            rings,
+            reals,
+            flows,
+            counts,
+            trace,
+            no_root: Root::default(),
+            no_trace: Trace::default(),
+        }))
     }
 
     /// The root.

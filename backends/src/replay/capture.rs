@@ -102,7 +102,10 @@ impl Capture {
             }
         };
         if (data.len() as u64) < u64::from(wire_len) {
-            return Err(broken(format!("only {} of its {wire_len} bytes were captured; capture with a larger snap length", data.len())));
+            return Err(broken(format!(
+                "only {} of its {wire_len} bytes were captured; capture with a larger snap length",
+                data.len()
+            )));
         }
         self.read += 1;
         Ok(Some(data))

@@ -65,12 +65,24 @@ fn outer(frame: &[u8]) -> String {
         Some(NetSlice::Ipv4(ip)) => {
             let h = ip.header();
             let (from, to) = (h.source_addr(), h.destination_addr());
-            format!("{from} > {to}, protocol {}, TTL {}, tos {:#04x}, {} bytes", h.protocol().0, h.ttl(), h.slice()[1], h.total_len())
+            format!(
+                "{from} > {to}, protocol {}, TTL {}, tos {:#04x}, {} bytes",
+                h.protocol().0,
+                h.ttl(),
+                h.slice()[1],
+                h.total_len()
+            )
         }
         Some(NetSlice::Ipv6(ip)) => {
             let h = ip.header();
             let (from, to) = (h.source_addr(), h.destination_addr());
-            format!("{from} > {to}, next header {}, hop limit {}, class {:#04x}, {} bytes", h.next_header().0, h.hop_limit(), h.traffic_class(), 40 + u32::from(h.payload_length()))
+            format!(
+                "{from} > {to}, next header {}, hop limit {}, class {:#04x}, {} bytes",
+                h.next_header().0,
+                h.hop_limit(),
+                h.traffic_class(),
+                40 + u32::from(h.payload_length())
+            )
         }
         _ => "no IP header".to_owned(),
     };

@@ -39,13 +39,17 @@ pub enum ReplayError {
     #[error(transparent)]
     Xdp(#[from] XdpError),
     /// A frame that XDP cannot hold.
-    #[error("a frame of {found} bytes: an XDP program runs on at most {LARGEST_TEST_FRAME} bytes here; leave it out of the capture")]
+    #[error(
+        "a frame of {found} bytes: an XDP program runs on at most {LARGEST_TEST_FRAME} bytes here; leave it out of the capture"
+    )]
     TooLarge {
         /// Its bytes.
         found: usize,
     },
     /// The program did something that it did not write down.
-    #[error("the program ended with XDP action {action} and wrote down {reason:?}: the object and this program do not belong together; run `make build`")]
+    #[error(
+        "the program ended with XDP action {action} and wrote down {reason:?}: the object and this program do not belong together; run `make build`"
+    )]
     Contradiction {
         /// What it returned.
         action: u32,

@@ -21,7 +21,9 @@ pub struct Tuple {
 
 /// Why the words are not a packet.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{text:?} is not a packet: {why}; expected for example \"tcp 198.51.100.7:41000 > 10.200.1.1:80\" or \"udp [2001:db8::7]:41000 > [fc00:1::1]:53\"")]
+#[error(
+    "{text:?} is not a packet: {why}; expected for example \"tcp 198.51.100.7:41000 > 10.200.1.1:80\" or \"udp [2001:db8::7]:41000 > [fc00:1::1]:53\""
+)]
 pub struct TupleError {
     text: String,
     why: String,

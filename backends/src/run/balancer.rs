@@ -293,7 +293,9 @@ impl Running {
 /// What the host supplies: addresses, MACs, next hops, a key.
 fn facts(plan: &Plan, interface: &Interface, netlink: &Netlink, balancer: &Balancer) -> Result<Facts, RunError> {
     let name = &interface.name;
-    let lacks = |what: &str, key: &str| RunError::Lacks(format!("{name} has no {what}, and the configuration does not say one; set {key}"));
+    let lacks = |what: &str, key: &str| {
+        RunError::Lacks(format!("{name} has no {what}, and the configuration does not say one; set {key}"))
+    };
     let local_mac = plan.local_mac.or(interface.mac).ok_or_else(|| lacks("MAC", "node.local_mac"))?;
     let source_v4 = plan.source_v4.or(interface.v4);
     let source_v6 = plan.source_v6.or(interface.v6);

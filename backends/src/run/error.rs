@@ -57,10 +57,14 @@ pub enum RunError {
         source: std::io::Error,
     },
     /// The interface is gone.
-    #[error("{0}: the interface vanished while the balancer was running; what was attached went with it. Start again when it is back")]
+    #[error(
+        "{0}: the interface vanished while the balancer was running; what was attached went with it. Start again when it is back"
+    )]
     Vanished(String),
     /// Fewer counter blocks than cores and queues.
-    #[error("the pinned tables count for {found} cores and queues, this host has {needed}; `tandem detach` removes them (their flows are lost), then start again")]
+    #[error(
+        "the pinned tables count for {found} cores and queues, this host has {needed}; `tandem detach` removes them (their flows are lost), then start again"
+    )]
     Blocks {
         /// In the tables.
         found: u32,

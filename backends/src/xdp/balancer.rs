@@ -5,13 +5,12 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::time::Duration;
 
+use aya::Ebpf;
 use aya::maps::XskMap;
 use aya::programs::links::FdLink;
 use aya::programs::xdp::{XdpLink, XdpLinkId};
-use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp, XdpMode};
-use aya::Ebpf;
+use aya::programs::{ProgramError, ProgramFd, TestRun, TestRunOptions, Xdp, XdpMode};
 
 use super::clock::KernelClock;
 use super::error::{XdpError, chain, errno};
@@ -309,7 +308,13 @@ fn remove(pin: Option<&Path>) -> Result<(), XdpError> {
 }
 
 /// Attaches a loaded program, and pins the link if a path is given.
-pub(super) fn attach(program: &mut Xdp, name: &'static str, interface: &str, mode: Attach, pin: Option<&Path>) -> Result<(), XdpError> {
+pub(super) fn attach(
+    program: &mut Xdp,
+    name: &'static str,
+    interface: &str,
+    mode: Attach,
+    pin: Option<&Path>,
+) -> Result<(), XdpError> {
     let (mode, mode_name) = match mode {
         Attach::Native => (XdpMode::Driver, "native"),
         Attach::Generic => (XdpMode::Skb, "generic"),
@@ -353,7 +358,9 @@ fn attach_cure(errno: Option<i32>, native: bool) -> &'static str {
         Some(libc::EOPNOTSUPP | libc::EINVAL) if native => {
             "the driver has no native XDP, or not at this MTU; set node.attach = \"generic\" (slower), or lower the MTU"
         }
-        Some(libc::EBUSY | libc::EEXIST) => "another XDP program is attached; `ip link show` names it, `ip link set dev IF xdp off` removes it, or whoever holds its link (`bpftool link`)",
+        Some(libc::EBUSY | libc::EEXIST) => {
+            "another XDP program is attached; `ip link show` names it, `ip link set dev IF xdp off` removes it, or whoever holds its link (`bpftool link`)"
+        }
         Some(libc::EPERM | libc::EACCES) => "it takes CAP_NET_ADMIN and CAP_BPF (run as root)",
         Some(libc::ENODEV) | None => "is there an interface of this name in this network namespace? `ip link` lists them",
         Some(libc::ERANGE) => "the interface's MTU is too large for native XDP; lower it or set node.attach = \"generic\"",

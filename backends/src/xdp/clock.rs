@@ -69,7 +69,11 @@ fn coarse_jiffies(hz: u32) -> u32 {
 fn jiffies(program: &Xdp) -> Result<u32, XdpError> {
     let frame = [0_u8; 64];
     let options = TestRunOptions { data_in: Some(&frame), repeat: 1, ..Default::default() };
-    let result = program.test_run(options).map_err(|source| XdpError::TestRun { program: "clock", bytes: 64, source: Box::new(source) })?;
+    let result = program.test_run(options).map_err(|source| XdpError::TestRun {
+        program: "clock",
+        bytes: 64,
+        source: Box::new(source),
+    })?;
     Ok(result.return_value)
 }
 
@@ -80,5 +84,7 @@ fn jiffies_per_second(program: &Xdp) -> Option<u32> {
     std::thread::sleep(std::time::Duration::from_millis(60));
     let passed = jiffies(program).ok()?.wrapping_sub(first);
     let rate = f64::from(passed) / start.elapsed().as_secs_f64();
-    [100_u32, 250, 300, 1000].into_iter().min_by(|a, b| (f64::from(*a) / rate).ln().abs().total_cmp(&(f64::from(*b) / rate).ln().abs()))
+    [100_u32, 250, 300, 1000]
+        .into_iter()
+        .min_by(|a, b| (f64::from(*a) / rate).ln().abs().total_cmp(&(f64::from(*b) / rate).ln().abs()))
 }

@@ -10,21 +10,13 @@ use std::time::Duration;
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let missing = if !is_root() {
         Some("needs root: it makes a network namespace, loads an XDP program and opens raw sockets")
-    } else if Command::new("ip")
-        .arg("-V")
-        .stdout(Stdio::null())
-        .status()
-        .is_err()
-    {
+    } else if Command::new("ip").arg("-V").stdout(Stdio::null()).status().is_err() {
         Some("needs the command `ip` (Debian package iproute2)")
     } else {
         None
     };
     if let Some(why) = missing {
-        assert!(
-            std::env::var_os("TANDEM_REQUIRE_KERNEL").is_none(),
-            "required, but {why}"
-        );
+        assert!(std::env::var_os("TANDEM_REQUIRE_KERNEL").is_none(), "required, but {why}");
         println!("SKIPPED: {why}");
         return;
     }
@@ -46,27 +38,17 @@ fn is_root() -> bool {
 
 /// Runs `ip` with these words.
 pub fn ip(words: &str) {
-    let output = Command::new("ip")
-        .args(words.split_whitespace())
-        .output()
-        .expect("ip runs");
-    assert!(
-        output.status.success(),
-        "ip {words}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = Command::new("ip").args(words.split_whitespace()).output().expect("ip runs");
+    assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A veth pair, both ends up and silent, with this many queues.
 pub fn veth(near: &str, far: &str, queues: u32) {
     let ends = format!("numrxqueues {queues} numtxqueues {queues}");
-    ip(&format!(
-        "link add {near} {ends} type veth peer name {far} {ends}"
-    ));
+    ip(&format!("link add {near} {ends} type veth peer name {far} {ends}"));
     for end in [near, far] {
         // Its own announcements would be frames that no test sent.
-        std::fs::write(format!("/proc/sys/net/ipv6/conf/{end}/disable_ipv6"), "1")
-            .expect("no IPv6 on a test link");
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{end}/disable_ipv6"), "1").expect("no IPv6 on a test link");
         ip(&format!("link set dev {end} arp off up"));
     }
 }
@@ -91,15 +73,7 @@ impl Steer {
     pub fn attach(interface: &str, what: HandOver) -> Self {
         const XSKMAP: u32 = 17;
         let (create, update_size) = (0, 4u32);
-        let sockets = bpf(
-            create,
-            &Attr::new()
-                .word(0, XSKMAP)
-                .word(4, 4)
-                .word(8, update_size)
-                .word(12, 64),
-        )
-        .expect("map");
+        let sockets = bpf(create, &Attr::new().word(0, XSKMAP).word(4, 4).word(8, update_size).word(12, 64)).expect("map");
         let program = program(sockets.as_raw_fd(), what);
         let mut log = vec![0u8; 1 << 16];
         let (load, xdp) = (5, 6);
@@ -111,18 +85,10 @@ impl Steer {
             .word(24, 1)
             .word(28, log.len() as u32)
             .pointer(32, log.as_mut_ptr().cast_const());
-        let program =
-            bpf(load, &attr).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&log)));
+        let program = bpf(load, &attr).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&log)));
         let (link_create, attach_xdp, native) = (28, 37, 4);
-        let attr = Attr::new()
-            .word(0, program.as_raw_fd() as u32)
-            .word(4, index(interface))
-            .word(8, attach_xdp)
-            .word(12, native);
-        Self {
-            sockets,
-            _link: bpf(link_create, &attr).expect("attach"),
-        }
+        let attr = Attr::new().word(0, program.as_raw_fd() as u32).word(4, index(interface)).word(8, attach_xdp).word(12, native);
+        Self { sockets, _link: bpf(link_create, &attr).expect("attach") }
     }
 
     /// Puts sockets into the map.
@@ -133,21 +99,14 @@ impl Steer {
                 .word(0, self.sockets.as_raw_fd() as u32)
                 .pointer(8, std::ptr::from_ref(queue).cast())
                 .pointer(16, std::ptr::from_ref(socket).cast());
-            assert_eq!(
-                call(update, &attr),
-                0,
-                "XSKMAP: {}",
-                io::Error::last_os_error()
-            );
+            assert_eq!(call(update, &attr), 0, "XSKMAP: {}", io::Error::last_os_error());
         }
     }
 
     /// Takes a socket out of the map.
     pub fn forget(&self, queue: u32) {
         let delete = 3;
-        let attr = Attr::new()
-            .word(0, self.sockets.as_raw_fd() as u32)
-            .pointer(8, std::ptr::from_ref(&queue).cast());
+        let attr = Attr::new().word(0, self.sockets.as_raw_fd() as u32).pointer(8, std::ptr::from_ref(&queue).cast());
         call(delete, &attr);
     }
 }
@@ -155,10 +114,7 @@ impl Steer {
 /// `room` and header in front of each IPv4 frame, then XSKMAP[queue]; without a socket the frame is dropped.
 fn program(sockets: RawFd, what: HandOver) -> Vec<u64> {
     let op = |code: u8, dst: u8, src: u8, off: i16, imm: i32| {
-        u64::from(code)
-            | u64::from(dst | src << 4) << 8
-            | u64::from(off as u16) << 16
-            | u64::from(imm as u32) << 32
+        u64::from(code) | u64::from(dst | src << 4) << 8 | u64::from(off as u16) << 16 | u64::from(imm as u32) << 32
     };
     let (mov, load32, load16, store32, add, call) = (0xbf, 0x61, 0x69, 0x62, 0x07, 0x85);
     let (jump_above, jump_unequal) = (0x2d, 0x55);
@@ -239,13 +195,7 @@ impl Wire {
     pub fn open(interface: &str) -> Self {
         let all = (libc::ETH_P_ALL as u16).to_be();
         // SAFETY: it takes no pointers.
-        let fd = unsafe {
-            libc::socket(
-                libc::AF_PACKET,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-                i32::from(all),
-            )
-        };
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(all)) };
         assert!(fd >= 0, "packet socket: {}", io::Error::last_os_error());
         // SAFETY: just made, nobody else's.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -271,15 +221,7 @@ impl Wire {
     fn option(&self, level: i32, name: i32, value: &i32) {
         let size = size_of_val(value) as libc::socklen_t;
         // SAFETY: `value` is an integer of that size.
-        let done = unsafe {
-            libc::setsockopt(
-                self.0.as_raw_fd(),
-                level,
-                name,
-                std::ptr::from_ref(value).cast(),
-                size,
-            )
-        };
+        let done = unsafe { libc::setsockopt(self.0.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), size) };
         assert_eq!(done, 0, "setsockopt {name}: {}", io::Error::last_os_error());
     }
 
@@ -292,23 +234,12 @@ impl Wire {
 
     /// The next frame, if one comes in time.
     pub fn receive(&self, patience: Duration) -> Option<Vec<u8>> {
-        let mut poll = libc::pollfd {
-            fd: self.0.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one valid pollfd.
         let ready = unsafe { libc::poll(&raw mut poll, 1, patience.as_millis() as i32) };
         let mut buffer = vec![0u8; 4096];
         // SAFETY: the buffer is as long as is said.
-        let length = unsafe {
-            libc::recv(
-                poll.fd,
-                buffer.as_mut_ptr().cast(),
-                buffer.len(),
-                libc::MSG_DONTWAIT,
-            )
-        };
+        let length = unsafe { libc::recv(poll.fd, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
         if ready <= 0 || length < 0 {
             return None;
         }

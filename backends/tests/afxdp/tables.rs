@@ -28,11 +28,7 @@ const MASK: u32 = 63;
 
 /// Tables for this many workers.
 pub fn make(workers: u32) -> Arc<Tables> {
-    let sizes = Sizes {
-        ring_lines: 1 + 3 * RingLine::lines(RING),
-        flow_sets: SETS,
-        blocks: workers,
-    };
+    let sizes = Sizes { ring_lines: 1 + 3 * RingLine::lines(RING), flow_sets: SETS, blocks: workers };
     let tables = Tables::plain(sizes).expect("a little memory");
     let root = tables.root();
     root.vip_mask.set(MASK);
@@ -58,49 +54,24 @@ const V6: bool = true;
 fn add(tables: &Tables, id: u32, addr: Ipv4Addr, room: u8, reals: &[(u16, bool)]) {
     for &(real, is_v6) in reals {
         let v4 = u64::from(u32::from_ne_bytes([172, 16, 1, real as u8]));
-        let addr = if is_v6 {
-            [0xfd00, u64::from(real)]
-        } else {
-            [v4, 0]
-        };
+        let addr = if is_v6 { [0xfd00, u64::from(real)] } else { [v4, 0] };
         tables.reals()[usize::from(real)].fill(id, addr, is_v6, Some(0x0200_0000_0002));
     }
     let first = 1 + (id - 1) * RingLine::lines(RING);
-    let ring: Vec<u16> = reals
-        .iter()
-        .map(|r| r.0)
-        .cycle()
-        .take(RING as usize)
-        .collect();
-    for (line, ids) in tables
-        .rings()
-        .iter()
-        .skip(first as usize)
-        .zip(ring.chunks(32))
-    {
+    let ring: Vec<u16> = reals.iter().map(|r| r.0).cycle().take(RING as usize).collect();
+    for (line, ids) in tables.rings().iter().skip(first as usize).zip(ring.chunks(32)) {
         line.fill(ids);
     }
-    let vip = Vip {
-        id,
-        flags: Vip::flags_with_room(0, room),
-        ring: first,
-        ring_len: RING,
-    };
+    let vip = Vip { id, flags: Vip::flags_with_room(0, room), ring: first, ring_len: RING };
     let key = key_of(addr);
     let mut slots = (0..PROBES).map(|probe| &tables.vips()[key.slot(0, 0, MASK, probe) as usize]);
-    slots
-        .find(|slot| slot.is_empty())
-        .expect("a free slot")
-        .fill(&key, vip);
+    slots.find(|slot| slot.is_empty()).expect("a free slot").fill(&key, vip);
 }
 
 /// Takes a VIP out.
 pub fn remove(tables: &Tables, addr: Ipv4Addr) {
     let key = key_of(addr);
-    let slot = tables
-        .vips()
-        .iter()
-        .find(|slot| slot.entry().is_some_and(|(k, _)| k == key));
+    let slot = tables.vips().iter().find(|slot| slot.entry().is_some_and(|(k, _)| k == key));
     slot.expect("the VIP is there").remove();
 }
 
@@ -116,17 +87,11 @@ pub fn reason(tables: &Tables, reason: Reason) -> u64 {
 }
 
 fn sum(tables: &Tables, line: u32, index: usize) -> u64 {
-    (0..tables.blocks())
-        .map(|block| tables.block(block)[line as usize].get(index))
-        .sum()
+    (0..tables.blocks()).map(|block| tables.block(block)[line as usize].get(index)).sum()
 }
 
 fn key_of(addr: Ipv4Addr) -> VipKey {
-    VipKey::new(
-        [u64::from(u32::from_ne_bytes(addr.octets())), 0],
-        PORT.to_be(),
-        wire::IPPROTO_UDP,
-    )
+    VipKey::new([u64::from(u32::from_ne_bytes(addr.octets())), 0], PORT.to_be(), wire::IPPROTO_UDP)
 }
 
 /// A UDP frame from client number `client`.

@@ -37,11 +37,7 @@ fn with(section: &Section, key: &Key, value: &str) -> String {
         .collect();
     let vip = "[[vip]]\naddress = \"192.0.2.1\"\nport = 1\nprotocol = \"tcp\"\n";
     let above = if section.name == "vip.real" { vip } else { "" };
-    format!(
-        "{above}{}\n{others}\"{}\" = {value}\n",
-        section.header(),
-        key.name
-    )
+    format!("{above}{}\n{others}\"{}\" = {value}\n", section.header(), key.name)
 }
 
 #[test]
@@ -121,12 +117,6 @@ fn the_reference_is_the_committed_one() {
 #[test]
 fn the_example_of_the_reference_is_accepted() {
     let text = reference();
-    let example = text
-        .split("```toml")
-        .nth(1)
-        .unwrap()
-        .split("```")
-        .next()
-        .unwrap();
+    let example = text.split("```toml").nth(1).unwrap().split("```").next().unwrap();
     assert_eq!(good(example).warnings, []);
 }

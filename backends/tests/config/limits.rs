@@ -10,18 +10,10 @@ fn warnings() {
         "",
         "t.toml:1:1: key `vip`: no VIP: every packet is passed to the host; add a `[[vip]]`\nt.toml:1:1: key `node.interface`: no interface: enough for `replay` and `trace`, `run` will refuse; add it, for example `interface = \"eth0\"`",
     );
-    let reals = |reals: &str| {
-        SMALL.replace(
-            "[[vip.real]]\naddress = \"10.0.0.1\"",
-            &format!("real = [{reals}]"),
-        )
-    };
+    let reals = |reals: &str| SMALL.replace("[[vip.real]]\naddress = \"10.0.0.1\"", &format!("real = [{reals}]"));
     for (text, why) in [
         ("", "no reals"),
-        (
-            "{ address = \"10.0.0.1\", weight = 0 }, { address = \"10.0.0.2\", weight = 0 }",
-            "only weights of 0",
-        ),
+        ("{ address = \"10.0.0.1\", weight = 0 }, { address = \"10.0.0.2\", weight = 0 }", "only weights of 0"),
         (
             "{ address = \"10.0.0.1\", state = \"drain\" }, { address = \"10.0.0.2\", state = \"down\" }",
             "every real is drained or down",
@@ -56,48 +48,25 @@ fn sources_that_only_the_host_can_supply() {
         &v4,
         "t.toml:3:1: key `tunnel.source_v4`: there are IPv4 reals and no source for their outer headers: it will be taken from the interface's own address; set it if the interface has no IPv4 address, or several",
     );
-    warns(
-        &v6.replace(
-            "source_v4 = \"10.0.13.37\"",
-            "source_prefix_v6 = \"100::/64\"",
-        ),
-        "",
-    );
+    warns(&v6.replace("source_v4 = \"10.0.13.37\"", "source_prefix_v6 = \"100::/64\""), "");
 }
 
 #[test]
 fn limits_on_vips_and_reals() {
     let vips = |count: usize| -> String {
-        let vip = |number| {
-            format!(
-                "[[vip]]\naddress = \"10.200.{}.{}\"\nport = 1\nprotocol = \"tcp\"\n",
-                number / 200,
-                number % 200
-            )
-        };
+        let vip =
+            |number| format!("[[vip]]\naddress = \"10.200.{}.{}\"\nport = 1\nprotocol = \"tcp\"\n", number / 200, number % 200);
         (0..count).map(vip).collect()
     };
     assert_eq!(good(&vips(MAX_VIPS)).plan.vips.len(), MAX_VIPS);
-    refuses(
-        &vips(MAX_VIPS + 2),
-        "2049:1: key `vip[512]`: too many VIPs (found 514); accepted: up to 512",
-    );
+    refuses(&vips(MAX_VIPS + 2), "2049:1: key `vip[512]`: too many VIPs (found 514); accepted: up to 512");
 
     let reals = |count: usize| -> String {
-        let real = |number: usize| {
-            format!(
-                "[[vip.real]]\naddress = \"10.0.{}.{}\"\n",
-                number / 200,
-                number % 200 + 1
-            )
-        };
+        let real = |number: usize| format!("[[vip.real]]\naddress = \"10.0.{}.{}\"\n", number / 200, number % 200 + 1);
         let first: String = (0..count / 2).map(real).collect();
         // Some of them again: only distinct addresses count.
         let second: String = (count / 2 - 10..count).map(real).collect();
-        format!(
-            "{}{first}[[vip]]\naddress = \"10.201.1.1\"\nport = 1\nprotocol = \"tcp\"\n{second}",
-            vips(1)
-        )
+        format!("{}{first}[[vip]]\naddress = \"10.201.1.1\"\nport = 1\nprotocol = \"tcp\"\n{second}", vips(1))
     };
     assert_eq!(good(&reals(MAX_REALS)).plan.vips.len(), 2);
     refuses(
@@ -118,9 +87,7 @@ fn files() {
     let name = path.display();
     assert_eq!(
         error,
-        format!(
-            "{name}:2:6: not valid TOML: not UTF-8 text; correct the text, its other keys are checked after that"
-        )
+        format!("{name}:2:6: not valid TOML: not UTF-8 text; correct the text, its other keys are checked after that")
     );
     std::fs::remove_dir_all(&directory).unwrap();
     let error = load(&path).unwrap_err();
@@ -131,8 +98,5 @@ fn files() {
             "{name}: cannot read the configuration: No such file or directory (os error 2); check the path and its permissions"
         )
     );
-    assert!(matches!(
-        load("/dev/zero").unwrap_err(),
-        ConfigError::TooLarge { .. }
-    ));
+    assert!(matches!(load("/dev/zero").unwrap_err(), ConfigError::TooLarge { .. }));
 }

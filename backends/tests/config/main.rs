@@ -8,8 +8,7 @@ mod properties;
 use std::time::Duration;
 
 use tandem_backends::config::{
-    Attach, Finding, Kind, Loaded, Mac, ModeWish, Profile, Protocol, Real, RealState, Weighting,
-    parse,
+    Attach, Finding, Kind, Loaded, Mac, ModeWish, Profile, Protocol, Real, RealState, Weighting, parse,
 };
 
 /// Every key that works now, each with a value that is not its default, and no warnings.
@@ -95,10 +94,7 @@ fn findings(text: &str) -> Vec<Finding> {
 #[track_caller]
 fn refuses(text: &str, expected: &str) {
     let error = parse(text, "t.toml").expect_err("a mistake").to_string();
-    let found: Vec<&str> = error
-        .lines()
-        .map(|line| line.strip_prefix("t.toml:").unwrap())
-        .collect();
+    let found: Vec<&str> = error.lines().map(|line| line.strip_prefix("t.toml:").unwrap()).collect();
     assert_eq!(found.join("\n"), expected, "in\n{text}");
 }
 
@@ -137,11 +133,7 @@ fn every_key_reaches_the_plan() {
     assert_eq!(first.weighting, Weighting::V1);
     assert_eq!(first.ring_size, 1009);
     assert!(first.no_source_port && first.bypass_flow_table);
-    let real = |address: &str, weight, state| Real {
-        address: address.parse().unwrap(),
-        weight,
-        state,
-    };
+    let real = |address: &str, weight, state| Real { address: address.parse().unwrap(), weight, state };
     let drained = real("10.0.0.1", 3, RealState::Drain);
     assert_eq!(first.reals, [drained, real("fc00::2", 1, RealState::Up)]);
     assert_eq!(second.to_string(), "[fc00:1::1]:0/tcp");
@@ -158,14 +150,8 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(warnings, []);
     assert_eq!(plan.mode, ModeWish::Auto);
     assert_eq!(plan.attach, Attach::Native);
-    assert_eq!(
-        (plan.next_hop_mac, plan.local_mac, &plan.cores),
-        (None, None, &None)
-    );
-    assert_eq!(
-        (plan.source_v6, plan.source_prefix_v4, plan.source_prefix_v6),
-        (None, None, None)
-    );
+    assert_eq!((plan.next_hop_mac, plan.local_mac, &plan.cores), (None, None, &None));
+    assert_eq!((plan.source_v6, plan.source_prefix_v4, plan.source_prefix_v6), (None, None, None));
     assert_eq!((plan.max_frame, plan.flow_capacity), (1514, 1_000_000));
     assert_eq!(plan.udp_idle, Duration::from_secs(30));
 }

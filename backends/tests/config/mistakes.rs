@@ -80,18 +80,10 @@ fn wrong_values_of_tunnel_and_flows() {
     for edge in ["max_frame = 60", "max_frame = 3520"] {
         accepts(&format!("tunnel.{edge}"));
     }
-    for edge in [
-        "capacity = 10",
-        "capacity = 2147483648",
-        "udp_idle = \"15m\"",
-    ] {
+    for edge in ["capacity = 10", "capacity = 2147483648", "udp_idle = \"15m\""] {
         accepts(&format!("flows.{edge}"));
     }
-    for beyond in [
-        "capacity = 2147483649",
-        "udp_idle = \"16m\"",
-        "udp_idle = \"999ms\"",
-    ] {
+    for beyond in ["capacity = 2147483649", "udp_idle = \"16m\"", "udp_idle = \"999ms\""] {
         assert_eq!(findings(&format!("flows.{beyond}")).len(), 1);
     }
     assert_eq!(findings("tunnel.max_frame = 59").len(), 1);
@@ -145,7 +137,12 @@ fn addresses_that_no_packet_can_be_sent_to() {
 #[test]
 fn rings() {
     let ring = |size: u32| {
-        SMALL.replace("[[vip.real]]", &format!("ring_size = {size}\n[[vip.real]]\naddress = \"10.0.0.2\"\n[[vip.real]]\naddress = \"10.0.0.3\"\n[[vip.real]]"))
+        SMALL.replace(
+            "[[vip.real]]",
+            &format!(
+                "ring_size = {size}\n[[vip.real]]\naddress = \"10.0.0.2\"\n[[vip.real]]\naddress = \"10.0.0.3\"\n[[vip.real]]"
+            ),
+        )
     };
     assert_eq!(good(&ring(3)).plan.vips[0].ring_size, 3);
     assert_eq!(good(&ring(1_048_573)).plan.vips[0].ring_size, 1_048_573);
@@ -183,13 +180,7 @@ fn duplicates() {
             "[[vip]]\naddress = \"10.200.1.1\"\nport = {port}\nprotocol = \"{protocol}\"\nreal = [{{ address = \"10.0.0.1\" }}]\n"
         )
     };
-    let text = [
-        SMALL,
-        &other(81, "tcp"),
-        &other(0, "tcp"),
-        &other(80, "udp"),
-    ]
-    .concat();
+    let text = [SMALL, &other(81, "tcp"), &other(0, "tcp"), &other(80, "udp")].concat();
     assert_eq!(good(&text).plan.vips.len(), 4);
 }
 
@@ -206,41 +197,20 @@ fn tables_in_the_wrong_shape() {
         &SMALL.replace("[[vip.real]]", "[vip.real]"),
         "9:1: key `vip[0].real`: wrong type (found a table); accepted: tables that start with `[[vip.real]]`",
     );
-    refuses(
-        "vip = [5]\n",
-        "1:8: key `vip[0]`: wrong type (found 5); accepted: tables that start with `[[vip]]`",
-    );
+    refuses("vip = [5]\n", "1:8: key `vip[0]`: wrong type (found 5); accepted: tables that start with `[[vip]]`");
 }
 
 #[test]
 fn text_that_is_not_toml() {
     for (text, expected) in [
-        (
-            "[node\n",
-            "1:6: not valid TOML: unclosed table, expected `]`",
-        ),
-        (
-            "\na = \n",
-            "2:5: not valid TOML: string values must be quoted, expected literal string",
-        ),
-        (
-            "[node]\nmode = xdp\n",
-            "2:8: not valid TOML: string values must be quoted, expected literal string",
-        ),
-        (
-            "[node]\nmode = \"xdp\"\nmode = \"xdp\"\n",
-            "3:1: not valid TOML: duplicate key",
-        ),
+        ("[node\n", "1:6: not valid TOML: unclosed table, expected `]`"),
+        ("\na = \n", "2:5: not valid TOML: string values must be quoted, expected literal string"),
+        ("[node]\nmode = xdp\n", "2:8: not valid TOML: string values must be quoted, expected literal string"),
+        ("[node]\nmode = \"xdp\"\nmode = \"xdp\"\n", "3:1: not valid TOML: duplicate key"),
         ("[node]\n[node]\n", "2:2: not valid TOML: duplicate key"),
-        (
-            "é = 1",
-            "1:1: not valid TOML: invalid unquoted key, expected letters, numbers, `-`, `_`",
-        ),
+        ("é = 1", "1:1: not valid TOML: invalid unquoted key, expected letters, numbers, `-`, `_`"),
     ] {
-        refuses(
-            text,
-            &format!("{expected}; correct the text, its other keys are checked after that"),
-        );
+        refuses(text, &format!("{expected}; correct the text, its other keys are checked after that"));
     }
     // Deeper than any stack, and one message, not one for each bracket.
     let found = findings(&format!("a = {}", "[".repeat(100_000)));

@@ -48,15 +48,8 @@ fn change() -> impl Strategy<Value = Change> {
         "/96",
         "ring_size = 0\n",
     ];
-    let piece = prop_oneof![
-        prop::sample::select(PIECES).prop_map(str::to_owned),
-        "\\PC{0,8}"
-    ];
-    (any::<prop::sample::Index>(), 0..12_usize, piece).prop_map(|(at, length, by)| Change {
-        at,
-        length,
-        by,
-    })
+    let piece = prop_oneof![prop::sample::select(PIECES).prop_map(str::to_owned), "\\PC{0,8}"];
+    (any::<prop::sample::Index>(), 0..12_usize, piece).prop_map(|(at, length, by)| Change { at, length, by })
 }
 
 fn apply(text: &str, changes: &[Change]) -> String {
@@ -80,25 +73,14 @@ fn check_places(text: &str) -> Result<(), TestCaseError> {
     };
     let lines: Vec<&str> = text.split('\n').collect();
     for finding in found {
-        let line = finding
-            .line
-            .checked_sub(1)
-            .and_then(|index| lines.get(index));
+        let line = finding.line.checked_sub(1).and_then(|index| lines.get(index));
         let line = line.ok_or_else(|| TestCaseError::fail(finding.to_string()))?;
-        prop_assert!(
-            (1..=line.chars().count() + 1).contains(&finding.column),
-            "{}",
-            finding
-        );
+        prop_assert!((1..=line.chars().count() + 1).contains(&finding.column), "{}", finding);
         prop_assert!(!finding.problem.is_empty() && !finding.cure.is_empty());
         prop_assert!(finding.key.is_empty() == (finding.kind == Kind::Syntax));
         let prefix = format!("t.toml:{}:{}: ", finding.line, finding.column);
         let shown = finding.to_string();
-        prop_assert!(
-            shown.starts_with(&prefix) && !shown.contains(char::is_control),
-            "{:?}",
-            shown
-        );
+        prop_assert!(shown.starts_with(&prefix) && !shown.contains(char::is_control), "{:?}", shown);
     }
     Ok(())
 }

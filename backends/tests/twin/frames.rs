@@ -101,7 +101,16 @@ fn tcp_flags(rng: &mut Rng) -> u8 {
 }
 
 #[allow(clippy::too_many_arguments, reason = "the fields of a packet")]
-fn build(source: IpAddr, destination: IpAddr, ttl: u8, protocol: Protocol, sport: u16, dport: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
+fn build(
+    source: IpAddr,
+    destination: IpAddr,
+    ttl: u8,
+    protocol: Protocol,
+    sport: u16,
+    dport: u16,
+    flags: u8,
+    payload: &[u8],
+) -> Vec<u8> {
     let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]);
     let ip = match (source, destination) {
         (IpAddr::V4(s), IpAddr::V4(d)) => eth.ipv4(s.octets(), d.octets(), ttl),

@@ -114,7 +114,10 @@ fn run(seed: u64, sets: u32, count: u64) {
         oracle.check(&plan, &frame, &decision);
     }
     twins.assert_tables_equal();
-    eprintln!("{count} frames, {sets} sets: {evictions} evictions seen, {} by flow, {total:?}, reasons {:?}", oracle.by_flow, twins.seen);
+    eprintln!(
+        "{count} frames, {sets} sets: {evictions} evictions seen, {} by flow, {total:?}, reasons {:?}",
+        oracle.by_flow, twins.seen
+    );
     assert!(oracle.by_flow > count / 20);
     for (what, n) in [
         ("VIPs added", total.vips_added),

@@ -46,7 +46,8 @@ impl Oracle {
         let (source, dport, sport) = ends(frame, vip);
         let key: Key = (name.clone(), source, sport, dport);
         let from = decision.from.expect("somebody chose the real");
-        let ring = self.ring(vip).as_ref().zip(decision.ring).map(|(ring, (hash, _))| ring[slot_of(hash, vip.ring_size) as usize]);
+        let ring =
+            self.ring(vip).as_ref().zip(decision.ring).map(|(ring, (hash, _))| ring[slot_of(hash, vip.ring_size) as usize]);
         match from {
             From::Ring => assert_eq!(Some(real), ring, "{key:?}: not what the ring says"),
             From::Flow => {

@@ -77,10 +77,8 @@ pub fn change(rng: &mut Rng, plan: &Plan) -> Plan {
         match rng.below(6) {
             0 if plan.vips.len() > 4 => drop(plan.vips.remove(rng.below(plan.vips.len() as u64) as usize)),
             1 => {
-                let missing: Vec<Vip> = all_vips()
-                    .into_iter()
-                    .filter(|v| !plan.vips.iter().any(|w| w.to_string() == v.to_string()))
-                    .collect();
+                let missing: Vec<Vip> =
+                    all_vips().into_iter().filter(|v| !plan.vips.iter().any(|w| w.to_string() == v.to_string())).collect();
                 if !missing.is_empty() {
                     let mut vip = rng.pick(&missing).clone();
                     vip.reals = reals(rng);

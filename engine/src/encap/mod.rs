@@ -26,13 +26,7 @@ pub(crate) struct Path<'a> {
 
 /// Encapsulates the frame towards a real.
 #[inline(always)]
-pub fn deliver<P: Packet, M: Memory>(
-    packet: &mut P,
-    memory: &M,
-    root: &Root,
-    flow: &Flow,
-    real: u32,
-) -> Result<(), Verdict> {
+pub fn deliver<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &Flow, real: u32) -> Result<(), Verdict> {
     let real = memory.real(real).ok_or(Verdict::Drop(Reason::NoReal))?;
     let hop = real.hop();
     if !hop.is_present() {

@@ -44,7 +44,8 @@ impl Trace {
         let [s0, s1] = &self.sets;
         let [f0, f1] = &self.found;
         let [w0, w1] = &self.written;
-        let cells = [&self.reason, &self.vip, &self.real, &self.from, &self.hash, &self.slot, s0, s1, f0, f1, w0, w1, &self.evicted];
+        let cells =
+            [&self.reason, &self.vip, &self.real, &self.from, &self.hash, &self.slot, s0, s1, f0, f1, w0, w1, &self.evicted];
         for cell in cells {
             cell.set(0);
         }

@@ -10,9 +10,7 @@ use tandem_engine::memory::counters::BLOCK;
 use tandem_engine::memory::rings::SLOTS_PER_LINE;
 use tandem_engine::memory::root::LAYOUT;
 use tandem_engine::memory::vips::{PROBES, SLOTS};
-use tandem_engine::memory::{
-    FlowSet, Line, Memory, Real, RingLine, Root, Trace, Vip, VipKey, VipSlot,
-};
+use tandem_engine::memory::{FlowSet, Line, Memory, Real, RingLine, Root, Trace, Vip, VipKey, VipSlot};
 use tandem_engine::wire::mac_word;
 use tandem_engine::{Addr, Packet};
 
@@ -69,15 +67,8 @@ impl Bed {
     /// Adds a VIP whose ring, if it is given one, starts at line 1.
     pub fn vip(&self, id: u32, address: IpAddr, port: u16, protocol: u8, flags: u32, ring: u32) {
         let key = VipKey::new(words(address), port.to_be(), protocol);
-        let vip = Vip {
-            id,
-            flags,
-            ring: 1,
-            ring_len: ring,
-        };
-        let slot = (0..PROBES)
-            .map(|probe| &self.vips[key.slot(0, 1, SLOTS - 1, probe) as usize])
-            .find(|slot| slot.is_empty());
+        let vip = Vip { id, flags, ring: 1, ring_len: ring };
+        let slot = (0..PROBES).map(|probe| &self.vips[key.slot(0, 1, SLOTS - 1, probe) as usize]).find(|slot| slot.is_empty());
         slot.expect("a handful of VIPs fits").fill(&key, vip);
     }
 
@@ -91,10 +82,7 @@ impl Bed {
         }
         let mut slots = vec![0; ring as usize];
         fill(&mut slots, &mut endpoints, Weighting::V2);
-        for (line, ids) in self.rings[1..]
-            .iter()
-            .zip(slots.chunks(SLOTS_PER_LINE as usize))
-        {
+        for (line, ids) in self.rings[1..].iter().zip(slots.chunks(SLOTS_PER_LINE as usize)) {
             line.fill(ids);
         }
     }

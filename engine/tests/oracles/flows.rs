@@ -185,7 +185,8 @@ fn ring_choice_of(tuple: &Tuple, protocol: u8, ring: &[u16]) -> u32 {
 
 fn assert_same_contents(bed: &Bed, model: &Model) {
     for (set, (ours, theirs)) in bed.flows.iter().zip(&model.sets).enumerate() {
-        let ours: Vec<_> = ours.entries().map(|(way, _, real, held, tick)| (way, u32::from(real), held, u32::from(tick))).collect();
+        let ours: Vec<_> =
+            ours.entries().map(|(way, _, real, held, tick)| (way, u32::from(real), held, u32::from(tick))).collect();
         let theirs = theirs.iter().enumerate().filter_map(|(way, entry)| Some((way, entry.as_ref()?)));
         let theirs: Vec<_> = theirs.map(|(way, e)| (way, e.real, e.held, e.tick % (1 << 15))).collect();
         assert_eq!(ours, theirs, "set {set}");
@@ -196,7 +197,12 @@ fn assert_same_contents(bed: &Bed, model: &Model) {
 fn does_what_the_model_does() {
     for (seed, sets, clients) in [(1, 1, 20), (2, 8, 60), (3, 64, 300), (4, 64, 600), (5, 64, 2000), (6, 256, 600)] {
         let counts = run(seed, sets, clients, 40_000);
-        assert!(counts.hits > 1000 && counts.against_ring > 0, "{sets} sets: {} hits, {} of them not the ring's", counts.hits, counts.against_ring);
+        assert!(
+            counts.hits > 1000 && counts.against_ring > 0,
+            "{sets} sets: {} hits, {} of them not the ring's",
+            counts.hits,
+            counts.against_ring
+        );
         assert!(counts.idle > 0, "{sets} sets: no UDP flow was silent for too long");
         assert!(counts.evicted > 0 || sets == 256, "{sets} sets: nobody was evicted");
     }

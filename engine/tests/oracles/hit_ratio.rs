@@ -70,7 +70,12 @@ impl Table {
 /// Flow numbers by Zipf's law with exponent `s`, by inversion of the distribution function.
 fn zipf(flows: u32, s: f64) -> impl FnMut(&mut Rng) -> u32 {
     let mut sum = 0.0;
-    let cumulative: Vec<f64> = (1..=flows).map(|rank| { sum += f64::from(rank).powf(-s); sum }).collect();
+    let cumulative: Vec<f64> = (1..=flows)
+        .map(|rank| {
+            sum += f64::from(rank).powf(-s);
+            sum
+        })
+        .collect();
     move |rng| {
         let at = rng.unit() * sum;
         cumulative.partition_point(|c| *c < at) as u32
@@ -95,7 +100,13 @@ fn remembers_as_well_as_a_true_lru() {
     let flows = CAPACITY * 8 / 10;
     let packets = 40 * flows;
     let mut at = 0;
-    let cyclic = compare(|_| { at = (at + 1) % flows; at }, packets);
+    let cyclic = compare(
+        |_| {
+            at = (at + 1) % flows;
+            at
+        },
+        packets,
+    );
     let uniform = compare(|rng| rng.below(flows), packets);
     let zipf = compare(zipf(flows, 0.9), packets);
     for (order, (ours, lru)) in [("cyclic", cyclic), ("uniform", uniform), ("Zipf 0.9", zipf)] {

@@ -80,10 +80,7 @@ fn populate(m: usize, reals: &[(u16, IpAddr, u32)], turns: Turns) -> Vec<u16> {
 
 fn ring(m: usize, reals: &[(u16, IpAddr, u32)], weighting: Weighting) -> Vec<u16> {
     let mut ring = vec![u16::MAX; m];
-    let mut endpoints: Vec<_> = reals
-        .iter()
-        .map(|(id, address, weight)| Endpoint::new(*id, *address, *weight))
-        .collect();
+    let mut endpoints: Vec<_> = reals.iter().map(|(id, address, weight)| Endpoint::new(*id, *address, *weight)).collect();
     fill(&mut ring, &mut endpoints, weighting);
     ring
 }
@@ -102,10 +99,7 @@ fn shares(ring: &[u16]) -> BTreeMap<u16, u32> {
 }
 
 fn address() -> impl Strategy<Value = IpAddr> {
-    prop_oneof![
-        any::<[u8; 4]>().prop_map(IpAddr::from),
-        any::<[u8; 16]>().prop_map(IpAddr::from)
-    ]
+    prop_oneof![any::<[u8; 4]>().prop_map(IpAddr::from), any::<[u8; 16]>().prop_map(IpAddr::from)]
 }
 
 /// Distinct reals with weights of 0 to 9, at least one of them above 0.
@@ -238,9 +232,7 @@ fn golden_rings() {
     }
 }
 
-const GOLDEN_31: [u16; 31] = [
-    1, 1, 2, 3, 2, 1, 2, 3, 1, 2, 3, 2, 1, 2, 2, 2, 3, 3, 3, 3, 3, 2, 3, 2, 3, 1, 1, 1, 2, 1, 1,
-];
+const GOLDEN_31: [u16; 31] = [1, 1, 2, 3, 2, 1, 2, 3, 1, 2, 3, 2, 1, 2, 2, 2, 3, 3, 3, 3, 3, 2, 3, 2, 3, 1, 1, 1, 2, 1, 1];
 
 const GOLDEN: [(bool, [u32; 3], Weighting, usize, u64); 9] = [
     (false, [1, 1, 1], Weighting::V2, 65_537, 0xc867b02a5916313c),

@@ -48,18 +48,20 @@ fn case() -> impl Strategy<Value = Case> {
         prop_oneof![Just(0_u32), Just(0xffff), any::<u32>()],
         prop_oneof![Just(0), Just(BYPASS_FLOW_TABLE)],
     );
-    (addresses, header, rest).prop_map(|((s, d, r, [v6, real_v6]), (ttl, tos, [tcp, syn], source_port), (payload, padding, vary, flags))| Case {
-        tuple: Tuple { source: address(v6, s), destination: address(v6, d), source_port, port: 80 },
-        real: address(real_v6, r),
-        ttl,
-        tos,
-        tcp,
-        syn,
-        payload,
-        padding,
-        vary,
-        flags,
-    })
+    (addresses, header, rest).prop_map(
+        |((s, d, r, [v6, real_v6]), (ttl, tos, [tcp, syn], source_port), (payload, padding, vary, flags))| Case {
+            tuple: Tuple { source: address(v6, s), destination: address(v6, d), source_port, port: 80 },
+            real: address(real_v6, r),
+            ttl,
+            tos,
+            tcp,
+            syn,
+            payload,
+            padding,
+            vary,
+            flags,
+        },
+    )
 }
 
 impl Case {

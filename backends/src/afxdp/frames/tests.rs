@@ -35,23 +35,14 @@ struct Kernel {
 impl Kernel {
     fn new(fill_size: usize, tx_size: usize) -> Self {
         let (fill, rx, tx, done) = Default::default();
-        Self {
-            fill,
-            rx,
-            tx,
-            done,
-            fill_size,
-            tx_size,
-        }
+        Self { fill, rx, tx, done, fill_size, tx_size }
     }
 
     /// Receives up to `count` frames; a packet starts anywhere in its chunk.
     fn deliver(&mut self, count: usize, offset: usize) {
         for _ in 0..count.min(self.fill.len()) {
             let entry = self.fill.pop_front().expect("counted");
-            self.rx.push_back(Entry {
-                addr: (entry.addr & !(CHUNK - 1)) + offset,
-            });
+            self.rx.push_back(Entry { addr: (entry.addr & !(CHUNK - 1)) + offset });
         }
     }
 
@@ -64,10 +55,7 @@ impl Kernel {
     }
 
     fn chunks(&self) -> impl Iterator<Item = usize> {
-        [&self.fill, &self.rx, &self.tx, &self.done]
-            .into_iter()
-            .flatten()
-            .map(|e| e.addr / CHUNK)
+        [&self.fill, &self.rx, &self.tx, &self.done].into_iter().flatten().map(|e| e.addr / CHUNK)
     }
 }
 
@@ -83,10 +71,7 @@ impl Rings for Model {
     fn fill(&mut self, frames: impl Iterator<Item = Frame<Entry>>) {
         let mut kernel = self.0.borrow_mut();
         kernel.fill.extend(frames.map(|f| f.entry));
-        assert!(
-            kernel.fill.len() <= kernel.fill_size,
-            "the fill ring overflows"
-        );
+        assert!(kernel.fill.len() <= kernel.fill_size, "the fill ring overflows");
     }
     fn receive(&mut self, into: &mut [Entry; BATCH]) -> usize {
         take(&mut self.0.borrow_mut().rx, into)
@@ -150,18 +135,9 @@ struct Bench {
 impl Bench {
     fn new(total: usize, fill_size: usize, tx_size: usize) -> Self {
         let kernel = Rc::new(RefCell::new(Kernel::new(fill_size, tx_size)));
-        let entries: Vec<_> = (0..total)
-            .map(|i| Entry {
-                addr: i * CHUNK + 256,
-            })
-            .collect();
+        let entries: Vec<_> = (0..total).map(|i| Entry { addr: i * CHUNK + 256 }).collect();
         let pool = Pool::new(Model(kernel.clone()), &entries, CHUNK);
-        Self {
-            pool,
-            kernel,
-            held: Vec::with_capacity(total + BATCH),
-            refused: 0,
-        }
+        Self { pool, kernel, held: Vec::with_capacity(total + BATCH), refused: 0 }
     }
 
     fn take(&mut self, at: usize) -> Option<Frame<Entry>> {
@@ -197,19 +173,11 @@ impl Bench {
         let kernel = self.kernel.borrow();
         let census = self.pool.census();
         let mut owners = vec![0; census.total];
-        let tokens = self
-            .pool
-            .free
-            .iter()
-            .chain(&self.pool.queued)
-            .chain(&self.held);
+        let tokens = self.pool.free.iter().chain(&self.pool.queued).chain(&self.held);
         for chunk in tokens.map(|f| f.entry.addr / CHUNK).chain(kernel.chunks()) {
             owners[chunk] += 1;
         }
-        prop_assert!(
-            owners.iter().all(|&n| n == 1),
-            "owners of each chunk: {owners:?}"
-        );
+        prop_assert!(owners.iter().all(|&n| n == 1), "owners of each chunk: {owners:?}");
         let expected = Census {
             free: self.pool.free.len(),
             filling: kernel.fill.len() + kernel.rx.len(),
@@ -220,10 +188,7 @@ impl Bench {
             defects: 0,
         };
         prop_assert_eq!(census, expected);
-        prop_assert!(
-            census.sending <= (census.total / 2).max(1),
-            "the receive side starves: {census:?}"
-        );
+        prop_assert!(census.sending <= (census.total / 2).max(1), "the receive side starves: {census:?}");
         Ok(())
     }
 
@@ -316,27 +281,15 @@ fn an_address_the_kernel_does_not_own_is_no_frame() {
     let twice = bench.held[0].entry;
     for (defects, addr) in [twice.addr, 8 * CHUNK, usize::MAX].into_iter().enumerate() {
         bench.kernel.borrow_mut().rx.push_back(Entry { addr });
-        assert_eq!(
-            bench.pool.receive(&mut bench.held),
-            0,
-            "address {addr} became a second owner"
-        );
+        assert_eq!(bench.pool.receive(&mut bench.held), 0, "address {addr} became a second owner");
         assert_eq!(bench.pool.census().defects, defects as u64 + 1);
     }
     let frame = bench.take(0).expect("held");
     bench.pool.send(frame).expect("room to wait");
     bench.pool.flush();
-    bench
-        .kernel
-        .borrow_mut()
-        .done
-        .push_back(Entry { addr: 7 * CHUNK });
+    bench.kernel.borrow_mut().done.push_back(Entry { addr: 7 * CHUNK });
     bench.pool.reclaim();
-    assert_eq!(
-        bench.pool.census().defects,
-        4,
-        "a chunk of the fill ring was completed"
-    );
+    assert_eq!(bench.pool.census().defects, 4, "a chunk of the fill ring was completed");
     assert_eq!(bench.pool.free.len(), 0);
 }
 

@@ -49,16 +49,8 @@ pub struct PortConfig {
 impl PortConfig {
     /// The usual sizes: 4096 chunks of 2048 bytes, which hold frames of up to 1792 bytes.
     pub fn new(interface: &str, queue: u32, zero_copy: Ask) -> Self {
-        let at = QueueName {
-            interface: interface.to_owned(),
-            queue,
-        };
-        Self {
-            at,
-            zero_copy,
-            frames: 4096,
-            chunk: 2048,
-        }
+        let at = QueueName { interface: interface.to_owned(), queue };
+        Self { at, zero_copy, frames: 4096, chunk: 2048 }
     }
 
     /// Bytes of the UMEM.

@@ -8,20 +8,12 @@ use std::time::Duration;
 use super::Bound;
 
 fn checked(answer: libc::c_int) -> io::Result<libc::c_int> {
-    if answer < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(answer)
-    }
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
 }
 
 /// Waits until the RX ring has something; `false`: the time was up. An error state of the socket is `ENXIO`.
 pub(in crate::afxdp) fn poll(socket: RawFd, timeout: Duration) -> io::Result<bool> {
-    let mut poll = libc::pollfd {
-        fd: socket,
-        events: libc::POLLIN,
-        revents: 0,
-    };
+    let mut poll = libc::pollfd { fd: socket, events: libc::POLLIN, revents: 0 };
     let milliseconds = timeout.as_millis().min(1000) as libc::c_int;
     // SAFETY: `poll` is one valid pollfd that lives during the call.
     let ready = checked(unsafe { libc::poll(&raw mut poll, 1, milliseconds) })?;
@@ -35,31 +27,14 @@ pub(in crate::afxdp) fn poll(socket: RawFd, timeout: Duration) -> io::Result<boo
 pub(in crate::afxdp) fn wake_sender(socket: RawFd) -> io::Result<()> {
     // SAFETY: no buffer and no address are passed, which is how `xsk_sendmsg` is called.
     let sent = unsafe { libc::sendto(socket, null_mut(), 0, libc::MSG_DONTWAIT, null_mut(), 0) };
-    if sent < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Lets the driver go on receiving, and asks whether the socket is still bound to an interface that is up.
 pub(in crate::afxdp) fn wake_receiver(socket: RawFd) -> io::Result<()> {
     // SAFETY: no buffer and no address are passed, which is how `xsk_recvmsg` is called.
-    let received = unsafe {
-        libc::recvfrom(
-            socket,
-            null_mut(),
-            0,
-            libc::MSG_DONTWAIT,
-            null_mut(),
-            null_mut(),
-        )
-    };
-    if received < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    let received = unsafe { libc::recvfrom(socket, null_mut(), 0, libc::MSG_DONTWAIT, null_mut(), null_mut()) };
+    if received < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Zero-copy or copy (`XDP_OPTIONS`, v5.3).
@@ -68,20 +43,8 @@ pub(super) fn mode(socket: RawFd) -> io::Result<Bound> {
     let mut size = size_of::<libc::xdp_options>() as libc::socklen_t;
     let into = (&raw mut options).cast();
     // SAFETY: the kernel writes at most `size` bytes, which is what `options` holds.
-    checked(unsafe {
-        libc::getsockopt(
-            socket,
-            libc::SOL_XDP,
-            libc::XDP_OPTIONS,
-            into,
-            &raw mut size,
-        )
-    })?;
-    Ok(if options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0 {
-        Bound::ZeroCopy
-    } else {
-        Bound::Copy
-    })
+    checked(unsafe { libc::getsockopt(socket, libc::SOL_XDP, libc::XDP_OPTIONS, into, &raw mut size) })?;
+    Ok(if options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0 { Bound::ZeroCopy } else { Bound::Copy })
 }
 
 /// Frames that did not get through one socket, counted by the kernel (`struct xdp_statistics`).
@@ -108,31 +71,9 @@ pub(in crate::afxdp) fn statistics(socket: RawFd) -> io::Result<Statistics> {
     let mut size = size_of_val(&counts) as libc::socklen_t;
     let into = counts.as_mut_ptr().cast();
     // SAFETY: the kernel writes at most `size` bytes, which is what `counts` holds.
-    checked(unsafe {
-        libc::getsockopt(
-            socket,
-            libc::SOL_XDP,
-            libc::XDP_STATISTICS,
-            into,
-            &raw mut size,
-        )
-    })?;
-    let [
-        rx_dropped,
-        rx_invalid,
-        tx_invalid,
-        rx_ring_full,
-        fill_ring_empty,
-        tx_ring_empty,
-    ] = counts;
-    Ok(Statistics {
-        rx_dropped,
-        rx_ring_full,
-        fill_ring_empty,
-        rx_invalid,
-        tx_invalid,
-        tx_ring_empty,
-    })
+    checked(unsafe { libc::getsockopt(socket, libc::SOL_XDP, libc::XDP_STATISTICS, into, &raw mut size) })?;
+    let [rx_dropped, rx_invalid, tx_invalid, rx_ring_full, fill_ring_empty, tx_ring_empty] = counts;
+    Ok(Statistics { rx_dropped, rx_ring_full, fill_ring_empty, rx_invalid, tx_invalid, tx_ring_empty })
 }
 
 /// The receive queues that an interface of this thread's network namespace uses now.
@@ -146,15 +87,10 @@ pub fn receive_queues(interface: &str) -> io::Result<u32> {
     if interface.is_empty() || interface.len() >= libc::IFNAMSIZ || interface.contains('\0') {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    let mut channels = Channels {
-        command: ETHTOOL_GCHANNELS,
-        ..Channels::default()
-    };
+    let mut channels = Channels { command: ETHTOOL_GCHANNELS, ..Channels::default() };
     let mut request = libc::ifreq {
         ifr_name: [0; libc::IFNAMSIZ],
-        ifr_ifru: libc::__c_anonymous_ifr_ifru {
-            ifru_data: (&raw mut channels).cast(),
-        },
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut channels).cast() },
     };
     for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
         *to = from as libc::c_char;

@@ -30,21 +30,13 @@ struct Batch {
 impl Batch {
     fn new(chunks: Vec<(Vec<u8>, usize)>) -> Self {
         let tables = tables::make(1);
-        Self {
-            chunks,
-            memory: Plain::new(tables.clone(), 0),
-            tables,
-        }
+        Self { chunks, memory: Plain::new(tables.clone(), 0), tables }
     }
 
     fn handle(&mut self) -> Vec<Outcome> {
         let mut flows = Box::new([Flow::default(); BATCH]);
         let mut outcomes = [Outcome::Send(usize::MAX); BATCH];
-        let mut frames: Vec<_> = self
-            .chunks
-            .iter_mut()
-            .map(|(c, length)| FrameBuf::received(c, *length))
-            .collect();
+        let mut frames: Vec<_> = self.chunks.iter_mut().map(|(c, length)| FrameBuf::received(c, *length)).collect();
         handle(&mut frames, &self.memory, &mut flows, &mut outcomes);
         outcomes[..frames.len()].to_vec()
     }
@@ -96,37 +88,19 @@ fn the_usual_frame_is_not_moved() {
     for (vip, room) in [(VIP_V4, 20), (VIP_V6, 40)] {
         let frame = udp(7, vip, 100);
         let mut batch = Batch::new(vec![chunk(&frame, room, VERSION, 1792)]);
-        assert_eq!(
-            batch.handle(),
-            [Outcome::Send(frame.len() + usize::from(room))]
-        );
+        assert_eq!(batch.handle(), [Outcome::Send(frame.len() + usize::from(room))]);
         assert_eq!(batch.seat(SeatCounter::RoomMoved), 0);
     }
 }
 
 #[test]
 fn a_removed_vip_is_no_defect() {
-    let mut batch = Batch::new(vec![
-        chunk(&udp(1, VIP_V4, 10), 20, VERSION, 1792),
-        chunk(&udp(1, VIP_V6, 10), 40, VERSION, 1792),
-    ]);
+    let mut batch =
+        Batch::new(vec![chunk(&udp(1, VIP_V4, 10), 20, VERSION, 1792), chunk(&udp(1, VIP_V6, 10), 40, VERSION, 1792)]);
     tables::remove(&batch.tables, VIP_V4);
-    assert!(matches!(
-        batch.handle()[..],
-        [Outcome::Release, Outcome::Send(_)]
-    ));
-    assert_eq!(
-        (
-            batch.seat(SeatCounter::VipGone),
-            batch.seat(SeatCounter::Defect)
-        ),
-        (1, 0)
-    );
-    assert_eq!(
-        batch.reason(Reason::NotAVip),
-        0,
-        "nothing was passed to the host"
-    );
+    assert!(matches!(batch.handle()[..], [Outcome::Release, Outcome::Send(_)]));
+    assert_eq!((batch.seat(SeatCounter::VipGone), batch.seat(SeatCounter::Defect)), (1, 0));
+    assert_eq!(batch.reason(Reason::NotAVip), 0, "nothing was passed to the host");
 }
 
 #[test]
