@@ -109,9 +109,9 @@ mod tests {
             while !world.stop.load(Ordering::Relaxed) {
                 world.epoch.begin();
                 let slot = &world.slots[world.current.load(Ordering::Acquire)];
-                for _ in 0..4 {
+                for _ in 0..200 {
                     assert_ne!(slot.load(Ordering::Relaxed), 0, "a retired slot was read");
-                    std::thread::yield_now();
+                    std::hint::spin_loop();
                 }
                 if world.batches.fetch_add(1, Ordering::Relaxed).is_multiple_of(8) {
                     world.epoch.park();
@@ -122,7 +122,7 @@ mod tests {
         std::thread::scope(|scope| {
             let reader = scope.spawn(read);
             let mut round = 0;
-            while world.batches.load(Ordering::Relaxed) < 500 && !reader.is_finished() {
+            while (round < 200 || world.batches.load(Ordering::Relaxed) < 200) && !reader.is_finished() {
                 let (old, new) = (round % 2, (round + 1) % 2);
                 world.slots[new].store(round + 2, Ordering::Relaxed);
                 world.current.store(new, Ordering::Release);
@@ -131,7 +131,6 @@ mod tests {
                 round += 1;
             }
             world.stop.store(true, Ordering::Relaxed);
-            assert!(round > 10, "the two hardly met: {round} rounds");
         });
     }
 }

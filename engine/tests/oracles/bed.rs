@@ -221,7 +221,7 @@ impl Rng {
     }
     /// Below `n`, evenly.
     pub fn below(&mut self, n: u32) -> u32 {
-        ((self.next() >> 32) * u64::from(n) >> 32) as u32
+        (((self.next() >> 32) * u64::from(n)) >> 32) as u32
     }
     /// In [0, 1).
     pub fn unit(&mut self) -> f64 {

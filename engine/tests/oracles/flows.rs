@@ -130,7 +130,7 @@ fn run(seed: u64, sets: u32, clients: u32, packets: u32) -> Counts {
     let mut counts = Counts { evicted: 0, hits: 0, against_ring: 0, idle: 0 };
     let mut ring = Vec::new();
     // the clock runs over 2^15 and over 2^32
-    let mut now = if seed % 2 == 0 { (1 << 15) - 2000 } else { u32::MAX - 2000 };
+    let mut now = if seed.is_multiple_of(2) { (1 << 15) - 2000 } else { u32::MAX - 2000 };
     for n in 0..packets {
         if n % 5000 == 0 {
             let weights: Vec<_> = reals.iter().map(|real| (*real, rng.below(3))).chain([(reals[0], 1)]).collect();

@@ -9,9 +9,9 @@ fn murmur3(bytes: &[u8], seed: u32) -> u32 {
     for block in bytes.chunks_exact(4) {
         let mut k = u32::from_le_bytes(block.try_into().unwrap());
         k = k.wrapping_mul(0xcc9e2d51);
-        k = k << 15 | k >> 17;
+        k = k.rotate_left(15);
         h ^= k.wrapping_mul(0x1b873593);
-        h = h << 13 | h >> 19;
+        h = h.rotate_left(13);
         h = h.wrapping_mul(5).wrapping_add(0xe6546b64);
     }
     h ^= h >> 16;
