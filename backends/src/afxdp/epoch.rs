@@ -109,7 +109,9 @@ mod tests {
             while !world.stop.load(Ordering::Relaxed) {
                 world.epoch.begin();
                 let slot = &world.slots[world.current.load(Ordering::Acquire)];
-                for _ in 0..200 {
+                // In the middle of a batch is when the writer must not go on.
+                std::thread::yield_now();
+                for _ in 0..100 {
                     assert_ne!(slot.load(Ordering::Relaxed), 0, "a retired slot was read");
                     std::hint::spin_loop();
                 }
@@ -122,7 +124,7 @@ mod tests {
         std::thread::scope(|scope| {
             let reader = scope.spawn(read);
             let mut round = 0;
-            while (round < 200 || world.batches.load(Ordering::Relaxed) < 200) && !reader.is_finished() {
+            while (round < 50 || world.batches.load(Ordering::Relaxed) < 50) && !reader.is_finished() {
                 let (old, new) = (round % 2, (round + 1) % 2);
                 world.slots[new].store(round + 2, Ordering::Relaxed);
                 world.current.store(new, Ordering::Release);
