@@ -26,7 +26,7 @@ pub fn check_privileges() -> Result<(), Missing> {
     let has = |bit: u32| bits & 1 << bit != 0;
     let missing: Vec<_> = NEEDED
         .iter()
-        .filter(|(name, bit)| !has(*bit) && !(*name == "CAP_BPF" && has(CAP_SYS_ADMIN)))
+        .filter(|(name, bit)| !(has(*bit) || *name == "CAP_BPF" && has(CAP_SYS_ADMIN)))
         .map(|(name, _)| *name)
         .collect();
     if missing.is_empty() { Ok(()) } else { Err(Missing(missing)) }
