@@ -99,8 +99,6 @@ fn transfers_are_compared_at_both_ends() {
         let outcome = transfer.finish(&lab, &servers).unwrap();
         assert_eq!((outcome.fault.as_deref(), outcome.real.as_deref()), (None, Some("real1")), "{plan:?}");
         assert_eq!((outcome.bytes, outcome.source.port()), (3_000_000, plan.source_port));
-        // The rate is kept: the transfer lasts about half a second.
-        assert!(outcome.seconds > 0.2, "{}", outcome.seconds);
     }
     // A server that dies in the middle is a fault.
     let slow = Plan { rate: 500_000, ..plan(Direction::Upload, addresses[0], 32_000) };
