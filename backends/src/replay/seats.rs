@@ -157,7 +157,7 @@ impl Instance {
             }
         };
         let decision = Decision::read(tables, action);
-        if decision.reason.map(|reason| Action::of_reason(reason)) != Some(action) {
+        if decision.reason.map(Action::of_reason) != Some(action) {
             let reason = decision.reason.map(Reason::name);
             return Err(ReplayError::Contradiction { action: action as u32, reason });
         }
