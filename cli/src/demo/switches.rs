@@ -8,8 +8,10 @@ use tandem_lab::transfer::{Direction, Outcome, Plan, Transfer};
 use super::progress::Step;
 use super::stage::{SEATS, Stage, long};
 
-/// Between two switches.
-const PAUSE: Duration = Duration::from_millis(400);
+/// Between the times of two switches.
+const PAUSE: Duration = Duration::from_millis(300);
+/// At least, on a machine that cannot keep these times: each seat is to have its turn.
+const LEAST: Duration = Duration::from_millis(100);
 /// Bytes a second of each transfer.
 const RATE: u64 = 3 << 19;
 /// First source port of the transfers.
@@ -17,10 +19,10 @@ const FIRST_PORT: u16 = 1500;
 /// Longest that a transfer may take.
 const MOST: Duration = Duration::from_secs(60);
 
-/// Size of each transfer, so that there is time for half as many switches again: a switch takes its time too, and the first
-/// megabyte or two goes out at once.
+/// Size of each transfer: time for twice the switches, on a machine that is slow at them, and for the first megabyte or two,
+/// which go out at once.
 pub fn blob(switches: u32) -> u64 {
-    let milliseconds = PAUSE.as_millis() as u64 * u64::from(switches) * 3 / 2 + 1000;
+    let milliseconds = PAUSE.as_millis() as u64 * u64::from(switches) * 2 + 1000;
     RATE * milliseconds / 1000
 }
 
@@ -43,9 +45,11 @@ pub fn run(stage: &Stage, switches: u32) -> anyhow::Result<Switched> {
     let transfers =
         plans().into_iter().map(|plan| Transfer::start(&stage.lab, &stage.servers, plan)).collect::<Result<Vec<_>, _>>()?;
     let (mut during, mut slowest) = (0, Duration::ZERO);
+    let mut due = Instant::now();
     // The mode before is afxdp.
     for (mode, _) in SEATS.iter().cycle() {
-        stage.wait(PAUSE)?;
+        due += PAUSE;
+        stage.wait(due.saturating_duration_since(Instant::now()).max(LEAST))?;
         if !transfers.iter().all(Transfer::running) {
             break;
         }
