@@ -200,7 +200,7 @@ impl Bench {
     fn new(row: Row, seats: &mut Seats, number: usize) -> Result<Self> {
         let flows = (row.kind == Kind::Evict).then_some(MANY);
         let encapsulates = row.kind != Kind::Pass;
-        let mut run = |program: &aya::programs::ProgramFd, encapsulates| -> Result<Run> {
+        let run = |program: &aya::programs::ProgramFd, encapsulates| -> Result<Run> {
             let mut timed = Timed::new(program, &row.frame, flows)?;
             if flows.is_none() {
                 timed.check_repeatable()?;

@@ -231,7 +231,7 @@ fn what_is_no_capture() {
     replay([0x5a; 4096], &[]).refused(2, &parts);
     // The first four bytes of pcapng, and nothing sensible after them.
     let mut garbage = vec![0x0a, 0x0d, 0x0d, 0x0a];
-    garbage.extend((0..4096_u32).map(|i| (i * 7919 >> 3) as u8));
+    garbage.extend((0..4096_u32).map(|i| ((i * 7919) >> 3) as u8));
     replay(&garbage, &[]).refused(2, &parts);
 }
 

@@ -139,7 +139,7 @@ impl Said {
         String::from_utf8_lossy(&self.text.lock().expect("not poisoned")).into_owned()
     }
 
-    fn to_the_end(&mut self) -> String {
+    fn read_to_the_end(&mut self) -> String {
         self.reader.take().map(JoinHandle::join);
         self.text()
     }
@@ -175,11 +175,11 @@ impl Run {
     }
 
     fn out(&mut self) -> String {
-        self.out.to_the_end()
+        self.out.read_to_the_end()
     }
 
     fn err(&mut self) -> String {
-        self.err.to_the_end()
+        self.err.read_to_the_end()
     }
 }
 
