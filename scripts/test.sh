@@ -51,8 +51,3 @@ fi
 
 step "tests${TANDEM_LONG:+ (long)}"
 cargo test --locked --workspace --exclude tandem-bpf
-
-if [ -z "${TANDEM_LONG:-}" ]; then
-    step "benchmarks, each once"
-    cargo test --locked -p tandem-bench --benches
-fi

@@ -1,4 +1,4 @@
-//! The control plane over the one memory: from a [`Plan`] to tables, as a difference.
+//! The control plane over the one memory: from a [`Plan`](crate::config::Plan) to tables, as a difference.
 //!
 //! Invariant: everything a VIP points at is written before the VIP entry changes, and the entry changes by one store. No
 //! packet ever sees a half-written ring. What is unlinked (ring lines, VIP slots, real ids) is used again only after every

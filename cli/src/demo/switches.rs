@@ -38,33 +38,49 @@ pub struct Switched {
     pub slowest: Duration,
 }
 
-/// Runs transfers in both directions and of both families, and switches to and fro for as long as all of them run.
+/// Runs transfers in both directions and of both families, and switches to and fro meanwhile.
 pub fn run(stage: &Stage, switches: u32) -> anyhow::Result<Switched> {
     let before = stage.counters()?;
     let step = Step::begin(format!("Live switches during {} transfers", plans().len()), switches.into());
-    let transfers =
-        plans().into_iter().map(|plan| Transfer::start(&stage.lab, &stage.servers, plan)).collect::<Result<Vec<_>, _>>()?;
-    let (mut during, mut slowest) = (0, Duration::ZERO);
-    let mut due = Instant::now();
-    // The mode before is afxdp.
-    for (mode, _) in SEATS.iter().cycle() {
-        due += PAUSE;
-        stage.wait(due.saturating_duration_since(Instant::now()).max(LEAST))?;
-        if !transfers.iter().all(Transfer::running) {
-            break;
-        }
-        let start = Instant::now();
-        stage.set_mode(*mode)?;
-        slowest = slowest.max(start.elapsed());
-        during += u32::from(transfers.iter().all(Transfer::running));
-        step.advance();
-    }
-    let outcomes = finish(stage, transfers)?;
+    let start = |plan| Transfer::start(&stage.lab, &stage.servers, plan);
+    let transfers = plans().into_iter().map(start).collect::<Result<Vec<_>, _>>()?;
+    let (during, slowest) = switch(stage, &transfers, &step)?;
+    let finish = |transfer: Transfer| transfer.finish(&stage.lab, &stage.servers);
+    let outcomes = transfers.into_iter().map(finish).collect::<Result<Vec<_>, _>>()?;
     let after = stage.counters()?;
     let packets = |seat| long().iter().map(|service| after.packets(seat, service) - before.packets(seat, service)).sum();
     let good = outcomes.iter().filter(|outcome| outcome.fault.is_none()).count();
     step.end(&format!("{during} switches, {good} of {} transfers arrived whole", outcomes.len()));
     Ok(Switched { during, outcomes, frames: SEATS.map(|(_, seat)| packets(seat)), slowest })
+}
+
+/// Switches until the last transfer ends, so that both seats have their part of all of them. Returns how many switches had all
+/// transfers running before and after, and how long the slowest took.
+fn switch(stage: &Stage, transfers: &[Transfer], step: &Step) -> anyhow::Result<(u32, Duration)> {
+    let all_run = || transfers.iter().all(Transfer::running);
+    let (mut during, mut slowest) = (0, Duration::ZERO);
+    let begin = Instant::now();
+    let mut due = begin;
+    // The mode before is afxdp.
+    for (mode, _) in SEATS.iter().cycle() {
+        due += PAUSE;
+        stage.wait(due.saturating_duration_since(Instant::now()).max(LEAST))?;
+        if !transfers.iter().any(Transfer::running) {
+            break;
+        }
+        if begin.elapsed() > MOST + Duration::from_secs(5) {
+            bail!("the transfers do not end: curl was to give up after {} s", MOST.as_secs());
+        }
+        let ran = all_run();
+        let start = Instant::now();
+        stage.set_mode(*mode)?;
+        slowest = slowest.max(start.elapsed());
+        if ran && all_run() {
+            during += 1;
+            step.advance();
+        }
+    }
+    Ok((during, slowest))
 }
 
 /// An upload and a download of each family, and one more upload, as only uploads send many frames through the balancer.
@@ -80,15 +96,4 @@ fn plans() -> Vec<Plan> {
     ];
     let plan = |(source_port, (direction, target))| Plan { direction, target, source_port, rate: RATE, most: MOST };
     (FIRST_PORT..).zip(wanted).map(plan).collect()
-}
-
-fn finish(stage: &Stage, transfers: Vec<Transfer>) -> anyhow::Result<Vec<Outcome>> {
-    let until = Instant::now() + MOST + Duration::from_secs(5);
-    while transfers.iter().any(Transfer::running) {
-        stage.wait(Duration::from_millis(20))?;
-        if Instant::now() > until {
-            bail!("the transfers do not end");
-        }
-    }
-    Ok(transfers.into_iter().map(|transfer| transfer.finish(&stage.lab, &stage.servers)).collect::<Result<_, _>>()?)
 }
