@@ -159,10 +159,9 @@ fn services(iperf3: SocketAddr) -> Vec<Service> {
 }
 
 fn interrupted(interrupt: &Interrupt) -> anyhow::Result<()> {
-    if interrupt.raised().is_some() {
-        bail!("interrupted; everything that was made has been removed");
-    }
-    Ok(())
+    let Some(signal) = interrupt.raised() else { return Ok(()) };
+    let name = i32::try_from(signal).ok().and_then(signal_hook::low_level::signal_name).unwrap_or("a signal");
+    bail!("interrupted by {name}; everything that was made has been removed");
 }
 
 fn start_balancer(lab: &Lab, file: &Path, interrupt: &Interrupt) -> anyhow::Result<(Process, PathBuf)> {

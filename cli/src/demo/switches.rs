@@ -19,10 +19,10 @@ const FIRST_PORT: u16 = 1500;
 /// Longest that a transfer may take.
 const MOST: Duration = Duration::from_secs(60);
 
-/// Size of each transfer: time for twice the switches, on a machine that is slow at them, and for the first megabyte or two,
-/// which go out at once.
+/// Size of each transfer: time for twice the switches, on a machine that is slow at them or at starting the transfers, and for
+/// the first megabyte or two, which go out at once.
 pub fn blob(switches: u32) -> u64 {
-    let milliseconds = PAUSE.as_millis() as u64 * u64::from(switches) * 2 + 1000;
+    let milliseconds = PAUSE.as_millis() as u64 * u64::from(switches) * 2 + 3000;
     RATE * milliseconds / 1000
 }
 
@@ -43,8 +43,9 @@ pub fn run(stage: &Stage, switches: u32) -> anyhow::Result<Switched> {
     let before = stage.counters()?;
     let step = Step::begin(format!("Live switches during {} transfers", plans().len()), switches.into());
     let start = |plan| Transfer::start(&stage.lab, &stage.servers, plan);
+    let begin = Instant::now();
     let transfers = plans().into_iter().map(start).collect::<Result<Vec<_>, _>>()?;
-    let (during, slowest) = switch(stage, &transfers, &step)?;
+    let (during, slowest) = switch(stage, &transfers, begin, &step)?;
     let finish = |transfer: Transfer| transfer.finish(&stage.lab, &stage.servers);
     let outcomes = transfers.into_iter().map(finish).collect::<Result<Vec<_>, _>>()?;
     let after = stage.counters()?;
@@ -55,11 +56,11 @@ pub fn run(stage: &Stage, switches: u32) -> anyhow::Result<Switched> {
 }
 
 /// Switches until the last transfer ends, so that both seats have their part of all of them. Returns how many switches had all
-/// transfers running before and after, and how long the slowest took.
-fn switch(stage: &Stage, transfers: &[Transfer], step: &Step) -> anyhow::Result<(u32, Duration)> {
+/// transfers running before and after, and how long the slowest took. What starting them took since `begin` is made up for:
+/// the first of them ends that much earlier.
+fn switch(stage: &Stage, transfers: &[Transfer], begin: Instant, step: &Step) -> anyhow::Result<(u32, Duration)> {
     let all_run = || transfers.iter().all(Transfer::running);
     let (mut during, mut slowest) = (0, Duration::ZERO);
-    let begin = Instant::now();
     let mut due = begin;
     // The mode before is afxdp.
     for (mode, _) in SEATS.iter().cycle() {
