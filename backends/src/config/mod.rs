@@ -43,7 +43,7 @@ use finding::Source;
 use reader::Reader;
 
 /// Largest accepted configuration file, in bytes: three million source routes of each family fit.
-pub const MAX_FILE: u64 = 1 << 30;
+pub const MAX_FILE: u64 = 512 << 20;
 
 /// A configuration without mistakes.
 #[derive(Clone, Debug, PartialEq, Eq)]

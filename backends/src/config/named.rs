@@ -10,7 +10,7 @@ use super::finding::Kind;
 use super::keys;
 use super::plan::{Decap, HealthEncap, MAX_DECAPS, MAX_REALS, Plan, Then};
 use super::prefix::Prefix;
-use super::reader::{Place, Reader, describe};
+use super::reader::{Place, Reader};
 use super::sections::narrow;
 use super::service::VipFlags;
 use super::tables::Table;
@@ -87,8 +87,8 @@ fn source_routes<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>, address
     let route = |table: &Table<'_>| {
         let prefix = reader.text(table, "prefix", values::network);
         let real = real(reader, table, addresses);
-        let prefix = prefix?;
-        seen.note(reader, prefix, reader.any(table, "prefix")?.place, "prefix");
+        let (prefix, place) = (prefix?, reader.any(table, "prefix")?.place);
+        seen.note(reader, prefix, place, "prefix");
         Some((prefix, real?))
     };
     tables.iter().filter_map(route).collect()
@@ -109,8 +109,9 @@ fn decaps<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>, plan: &Plan) -
         let address = reader.text(table, "address", values::address);
         let thens = [("balance", Then::Balance), ("egress", Then::Egress)];
         let then = reader.choice(table, "then", &thens).unwrap_or(Then::Balance);
-        seen.note(reader, address?, reader.any(table, "address")?.place, "destination");
-        Some(Decap { address: address?, then })
+        let (address, place) = (address?, reader.any(table, "address")?.place);
+        seen.note(reader, address, place, "destination");
+        Some(Decap { address, then })
     };
     tables.iter().filter_map(decap).collect()
 }
@@ -121,8 +122,9 @@ fn health_encaps<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>, address
     let probe = |table: &Table<'_>| {
         let mark: Option<u32> = narrow(reader.number(table, "mark", 1..1 << 32));
         let real = real(reader, table, addresses);
-        seen.note(reader, mark?, reader.any(table, "mark")?.place, "mark");
-        Some(HealthEncap { mark: mark?, real: real? })
+        let (mark, place) = (mark?, reader.any(table, "mark")?.place);
+        seen.note(reader, mark, place, "mark");
+        Some(HealthEncap { mark, real: real? })
     };
     tables.iter().filter_map(probe).collect()
 }

@@ -43,7 +43,7 @@ Rules:
 - What is allowed but probably not meant is a warning: no VIP, a VIP without reals, only weights of 0, every real drained or
   down, no interface, an outer source that only the host can supply. Profile katran accepts what Katran accepts, and warns of
   what would be a mistake in profile standard.
-- A file is at most 1 GiB long.
+- A file is at most 512 MiB long.
 ";
 
 /// The whole text of `docs/configuration.md`.

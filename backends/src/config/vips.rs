@@ -84,9 +84,9 @@ fn read_vip(
     let vip = reals::Of { profile: plan.profile, address, encap, flags };
     let reals = reals::read(reader, &tables, &vip, addresses);
     let ((address, prefix_len), port, protocol) = (address?, port?, protocol?);
-    let reals = reals?;
-    let vip = Vip { address, prefix_len, port, protocol, weighting, ring_size: ring_size?, encap, flags, reals };
+    let vip = Vip { address, prefix_len, port, protocol, weighting, ring_size: RING_SIZE, encap, flags, reals: Vec::new() };
     note_duplicate(reader, table, &vip, seen);
+    let vip = Vip { ring_size: ring_size?, reals: reals?, ..vip };
     note_flags(reader, table, &vip, plan.profile);
     warn_of_drops(reader, table, &vip, plan);
     Some(vip)
@@ -144,7 +144,7 @@ fn note_flags(reader: &mut Reader<'_>, table: &Table<'_>, vip: &Vip, profile: Pr
     let Some(array) = (vip.protocol == Protocol::Tcp).then(|| reader.array(table, "flags")).flatten() else {
         return;
     };
-    for (name, flag) in FLAGS.iter().filter(|(_, flag)| (vip.flags & OF_UDP).contains(*flag)) {
+    for (name, _) in FLAGS.iter().filter(|(_, flag)| (vip.flags & OF_UDP).contains(*flag)) {
         let place = array.value.iter().find(|item| item.value.as_str() == Some(name)).map_or(&array.place, |item| &item.place);
         let problem = format!("a flag for UDP at a VIP of TCP (found \"{name}\")");
         reader.unless_katran(profile, place, problem, "remove it, or change the protocol".to_owned());
