@@ -305,7 +305,7 @@ fn facts(plan: &Plan, interface: &Interface, netlink: &Netlink, balancer: &Balan
     if plan.needs_source_v6() && source_v6.is_none() {
         return Err(lacks("IPv6 address", "tunnel.source_v6"));
     }
-    let reals = reals(plan);
+    let reals = plan.reals();
     let hops = match plan.next_hop_mac {
         Some(mac) => reals.iter().map(|real| (*real, Some(mac))).collect(),
         None => {
@@ -317,14 +317,8 @@ fn facts(plan: &Plan, interface: &Interface, netlink: &Netlink, balancer: &Balan
         }
     };
     let udp_idle_ticks = balancer.clock().ticks(plan.udp_idle);
-    Ok(Facts { local_mac, source_v4, source_v6, udp_idle_ticks, key: random_key()?, hops })
-}
-
-fn reals(plan: &Plan) -> Vec<IpAddr> {
-    let mut reals: Vec<IpAddr> = plan.vips.iter().flat_map(|vip| &vip.reals).map(|real| real.address).collect();
-    reals.sort_unstable();
-    reals.dedup();
-    reals
+    let second_ticks = balancer.clock().ticks(Duration::from_secs(1));
+    Ok(Facts { local_mac, source_v4, source_v6, udp_idle_ticks, second_ticks, key: random_key()?, hops })
 }
 
 fn random_key() -> Result<[u32; 16], RunError> {
