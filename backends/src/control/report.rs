@@ -83,7 +83,7 @@ impl Counters {
             blocks.clone().filter_map(|block| Some(tables.block(block).get(line as usize)?.get(index))).fold(0, u64::wrapping_add)
         };
         let reasons = Reason::ALL.iter().map(|reason| {
-            let (line, index) = reason_at(*reason);
+            let (line, index) = reason_at(*reason as u32);
             (reason.name(), sum(line, index))
         });
         let entries: Vec<_> = vip_table::vips(tables).collect();

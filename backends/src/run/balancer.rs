@@ -1,6 +1,5 @@
 //! The running balancer: both seats over one memory, and the loop that looks after them.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -210,7 +209,7 @@ impl Running {
             _ => return Err(RunError::Vanished(self.interface.name.clone())),
         }
         if self.plan.next_hop_mac.is_none() {
-            let hops = self.netlink.next_hops(self.interface.index, &reals(&self.plan))?;
+            let hops = self.netlink.next_hops(self.interface.index, &self.plan.reals())?;
             let changed = self.control.set_hops(&macs(&hops));
             if changed > 0 {
                 log::info!("{}: the next hops of {changed} reals changed", self.interface.name);

@@ -132,12 +132,12 @@ impl Tree {
     }
 }
 
-/// The value of the longest prefix that covers `addr`; `None` if none does.
+/// The value of the longest prefix that covers `addr`; 0 if none does.
 #[inline(never)]
-pub fn find<M: Memory>(memory: &M, root: &Root, space: Space, tag: u32, addr: Addr) -> Option<u32> {
+pub fn find<M: Memory>(memory: &M, root: &Root, space: Space, tag: u32, addr: Addr) -> u32 {
     let (first, slots) = root.prefixes_in_force();
     let half = if first == 0 { 0 } else { SPACES };
-    let tree = memory.tree(half.wrapping_add(space as u32))?;
+    let Some(tree) = memory.tree(half.wrapping_add(space as u32)) else { return 0 };
     let mut best = tree.default.get() as u32;
     let mut node = 0_u32;
     for _ in 0..STEPS {
@@ -153,7 +153,7 @@ pub fn find<M: Memory>(memory: &M, root: &Root, space: Space, tag: u32, addr: Ad
             best = value;
         }
     }
-    (best != 0).then_some(best)
+    best
 }
 
 #[inline(always)]
