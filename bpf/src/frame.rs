@@ -37,7 +37,7 @@ impl Frame {
 
     /// Moves the frame's start by `by` bytes; positive: the frame gets shorter.
     #[inline(always)]
-    pub fn move_head(&mut self, by: i32) -> bool {
+    fn move_head(&mut self, by: i32) -> bool {
         // SAFETY: the helper checks its arguments; every window ended with the borrow of `self`.
         unsafe { bpf_xdp_adjust_head(self.ctx, by) == 0 }
     }
@@ -70,5 +70,11 @@ impl Packet for Frame {
     #[inline(always)]
     fn grow_head<const N: usize>(&mut self) -> bool {
         self.move_head(-(N as i32))
+    }
+
+    /// The helper itself leaves an Ethernet header (`bpf_xdp_adjust_head`, net/core/filter.c).
+    #[inline(always)]
+    fn shrink_head<const N: usize>(&mut self) -> bool {
+        self.move_head(N as i32)
     }
 }

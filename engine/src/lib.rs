@@ -41,6 +41,7 @@ pub mod memory;
 mod packet;
 mod parse;
 mod select;
+pub mod strip;
 mod verdict;
 pub mod wire;
 

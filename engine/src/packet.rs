@@ -1,8 +1,9 @@
 //! A frame, seen through windows of fixed size.
 
-/// A frame that the core may read, write and grow at the head.
+/// A frame that the core may read, write, and grow or shrink at the head.
 ///
-/// A window borrows the packet, so none outlives a call of [`Packet::grow_head`].
+/// A window borrows the packet, so none outlives a call of [`Packet::grow_head`] or
+/// [`Packet::shrink_head`].
 pub trait Packet {
     /// Bytes of the frame, from the Ethernet header on, without FCS.
     fn len(&self) -> usize;
@@ -17,4 +18,6 @@ pub trait Packet {
     fn bytes_mut<const N: usize>(&mut self, at: usize) -> Option<&mut [u8; N]>;
     /// Makes the frame `N` bytes longer at its start; what is there is undefined. `false`: no room, and nothing changed.
     fn grow_head<const N: usize>(&mut self) -> bool;
+    /// Takes `N` bytes off the frame's start. `false`: less than an Ethernet header would be left, and nothing changed.
+    fn shrink_head<const N: usize>(&mut self) -> bool;
 }

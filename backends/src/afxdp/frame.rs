@@ -88,4 +88,14 @@ impl Packet for FrameBuf<'_> {
         self.moved = true;
         true
     }
+
+    /// What is taken off becomes room.
+    #[inline(always)]
+    fn shrink_head<const N: usize>(&mut self) -> bool {
+        if self.end - self.head < N + Ethernet::LEN {
+            return false;
+        }
+        self.head += N;
+        true
+    }
 }

@@ -123,6 +123,11 @@ impl Packet for Endless {
         self.0.splice(0..0, [0; N]);
         true
     }
+    fn shrink_head<const N: usize>(&mut self) -> bool {
+        let fits = self.0.len() >= N + 14;
+        self.0.drain(..if fits { N } else { 0 });
+        fits
+    }
 }
 
 /// What the engine alone makes of these frames, all of them a VIP's, on fresh tables.

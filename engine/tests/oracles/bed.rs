@@ -151,6 +151,11 @@ impl Packet for Frame {
         self.head = grown.unwrap_or(self.head);
         grown.is_some()
     }
+    fn shrink_head<const N: usize>(&mut self) -> bool {
+        let fits = self.len() >= N + 14;
+        self.head += if fits { N } else { 0 };
+        fits
+    }
 }
 
 /// An address as the tables hold it: its wire bytes in words of the machine.
