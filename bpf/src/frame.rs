@@ -37,7 +37,7 @@ impl Frame {
 
     /// Moves the frame's start by `by` bytes; positive: the frame gets shorter.
     #[inline(always)]
-    fn move_head(&mut self, by: i32) -> bool {
+    pub fn move_head(&mut self, by: i32) -> bool {
         // SAFETY: the helper checks its arguments; every window ended with the borrow of `self`.
         unsafe { bpf_xdp_adjust_head(self.ctx, by) == 0 }
     }
