@@ -49,6 +49,12 @@ static REPLAY: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static FEATURES: Global<u32> = Global::new(0);
 
+/// Whether this program is loaded for a replay.
+#[inline(always)]
+pub fn is_replay() -> bool {
+    REPLAY.load() != 0
+}
+
 /// Jiffies in a tick of the coarse clock, as a power of two.
 const TICK_SHIFT: u32 = 6;
 

@@ -40,6 +40,7 @@ pub mod maglev;
 pub mod memory;
 mod packet;
 mod parse;
+pub mod probe;
 mod select;
 pub mod strip;
 mod verdict;

@@ -15,6 +15,18 @@ const PRESENT: u64 = 1 << 48;
 const IS_V6: u64 = 1 << 49;
 /// The MAC is known.
 const RESOLVED: u64 = 1 << 50;
+/// Where its [`Method`] is.
+const METHOD_SHIFT: u32 = 56;
+
+/// How packets get to a real.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Method {
+    /// IP in IP.
+    Ipip = 0,
+    /// UDP directly followed by the IP packet: GUE version 1.
+    Gue = 1,
+}
 
 /// One real, 32 bytes.
 #[repr(C, align(32))]
@@ -48,6 +60,11 @@ impl Hop {
     #[inline(always)]
     pub fn is_resolved(self) -> bool {
         self.0 & RESOLVED != 0
+    }
+    /// It is reached by GUE.
+    #[inline(always)]
+    pub fn is_gue(self) -> bool {
+        self.0 >> METHOD_SHIFT == Method::Gue as u64
     }
     /// The next hop's MAC: the low 48 bits, first byte lowest.
     #[inline(always)]
