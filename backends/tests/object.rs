@@ -13,8 +13,18 @@ use tandem_engine::memory::{FlowSet, Line, Real, RingLine, Root, Trace, VipSlot}
 
 /// Helpers that the programs may call, by the numbers of `enum bpf_func_id` (include/uapi/linux/bpf.h). Array lookups,
 /// jiffies and the CPU's number are inlined by the verifier; each of the others costs 8 to 35 ns.
-const HELPERS: [(u32, &str); 5] =
-    [(1, "map_lookup_elem"), (8, "get_smp_processor_id"), (44, "xdp_adjust_head"), (51, "redirect_map"), (118, "jiffies64")];
+const HELPERS: [(u32, &str); 10] = [
+    (1, "map_lookup_elem"),
+    (7, "get_prandom_u32"),
+    (8, "get_smp_processor_id"),
+    (12, "tail_call"),
+    (23, "redirect"),
+    (39, "skb_pull_data"),
+    (44, "xdp_adjust_head"),
+    (50, "skb_adjust_room"),
+    (51, "redirect_map"),
+    (118, "jiffies64"),
+];
 
 /// Bytes of stack, of the 512 that a program has (MAX_BPF_STACK).
 const STACK: i64 = 400;
@@ -81,10 +91,19 @@ fn stack_depth(instructions: &[Instruction]) -> i64 {
 
 /// The instructions of every program of an object, by name.
 fn programs(object: &object::File<'_>) -> BTreeMap<String, Vec<Instruction>> {
+    sections(object).flat_map(|section| programs_of(object, &section)).collect()
+}
+
+/// The sections of programs: XDP's must be there, TC's may.
+fn sections<'o>(object: &'o object::File<'o>) -> impl Iterator<Item = object::Section<'o, 'o>> {
     let xdp = object.section_by_name("xdp").expect("a section of XDP programs");
-    let code = xdp.data().unwrap();
+    std::iter::once(xdp).chain(object.section_by_name("classifier"))
+}
+
+fn programs_of(object: &object::File<'_>, section: &object::Section<'_, '_>) -> Vec<(String, Vec<Instruction>)> {
+    let code = section.data().unwrap();
     let symbols =
-        object.symbols().filter(|s| s.kind() == SymbolKind::Text && s.section_index() == Some(xdp.index()) && s.size() > 0);
+        object.symbols().filter(|s| s.kind() == SymbolKind::Text && s.section_index() == Some(section.index()) && s.size() > 0);
     symbols
         .map(|symbol| {
             let bytes = &code[symbol.address() as usize..(symbol.address() + symbol.size()) as usize];
@@ -123,7 +142,7 @@ fn the_licence_allows_every_helper() {
 fn the_programs_are_those_that_are_loaded() {
     let object = object::File::parse(OBJECT).unwrap();
     let names: Vec<_> = programs(&object).into_keys().collect();
-    assert_eq!(names, ["balancer", "clock", "decap", "pass"]);
+    assert_eq!(names, ["balancer", "clock", "decap", "health_encap", "pass", "root", "tap"]);
 }
 
 #[test]

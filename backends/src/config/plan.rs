@@ -53,6 +53,10 @@ pub struct Plan {
     pub flow_capacity: u32,
     /// How long a UDP flow without packets keeps its real.
     pub udp_idle: Duration,
+    /// UDP port of GUE.
+    pub gue_port: u16,
+    /// The real of each socket mark, in the order of the file; distinct in the mark.
+    pub health_encaps: Vec<HealthEncap>,
     /// In the order of the file, distinct in address, port and protocol.
     pub vips: Vec<Vip>,
 }
@@ -102,6 +106,8 @@ pub enum Attach {
 pub enum Profile {
     /// Tandem's own behaviour.
     Standard,
+    /// Katran's, byte by byte.
+    Katran,
 }
 
 /// Transport protocol of a VIP.
@@ -198,4 +204,13 @@ pub enum RealState {
     Drain,
     /// Not in the ring; its flows follow the removal policy.
     Down,
+}
+
+/// `[[health_encap]]`: a real for probes with a socket mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthEncap {
+    /// The mark, not 0.
+    pub mark: u32,
+    /// The real that is probed.
+    pub real: IpAddr,
 }

@@ -33,6 +33,8 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>) -> Pl
         max_frame: plan::MAX_FRAME,
         flow_capacity: plan::FLOW_CAPACITY,
         udp_idle: plan::UDP_IDLE,
+        gue_port: 6080,
+        health_encaps: Vec::new(),
         vips: Vec::new(),
     };
     let mut once = |section| reader.tables(section, document, "").into_iter().next();

@@ -8,12 +8,14 @@
 
 mod apply;
 mod host;
+mod probes;
 mod report;
 mod rings;
 mod vip_table;
 
 pub use apply::{Changes, Control, ControlError, Grace, KernelGrace, NoGrace};
 pub use host::{Facts, Hops};
+pub use probes::marks;
 pub use report::{Counters, RealRow, SeatRow, VipRow};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
