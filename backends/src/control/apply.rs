@@ -16,7 +16,7 @@ use tandem_engine::wire::mac_word;
 use super::host::{Facts, Hops};
 use super::vip_table::{self, Inserted};
 use super::{addr_words, key_name, rings, vip_key, words_addr};
-use crate::config::{Plan, RealState, Vip};
+use crate::config::{Plan, Profile, Vip, VipFlags};
 use crate::memory::Tables;
 
 /// Waits until every reader that may still hold what was unlinked has passed.
@@ -189,7 +189,7 @@ impl Control {
         facts.write(plan, root);
         root.any_port.set(u32::from(plan.vips.iter().any(|vip| vip.port == 0)).max(root.any_port.get()));
         for vip in &plan.vips {
-            self.apply_vip(vip, &facts.hops, grace, &mut changes)?;
+            self.apply_vip(vip, plan.profile, &facts.hops, grace, &mut changes)?;
         }
         self.remove_vips(plan, &mut changes);
         root.any_port.set(u32::from(plan.vips.iter().any(|vip| vip.port == 0)));
@@ -205,7 +205,7 @@ impl Control {
         }
         // Ids of reals that go are free again only after this plan is in force.
         let wanted: HashSet<(VipKey, IpAddr)> =
-            plan.vips.iter().flat_map(|vip| kept(vip).map(|real| (vip_key(vip), real))).collect();
+            plan.vips.iter().flat_map(|vip| kept(vip, plan.profile).map(|real| (vip_key(vip), real))).collect();
         let new =
             wanted.iter().filter(|(key, real)| self.vips.get(key).is_none_or(|owner| !self.reals.contains_key(&(*owner, *real))));
         let found = self.reals.len() + new.count();
@@ -215,17 +215,17 @@ impl Control {
         Ok(())
     }
 
-    fn apply_vip<G: Grace>(&mut self, vip: &Vip, hops: &Hops, grace: &G, changes: &mut Changes) -> Result<(), ControlError> {
+    fn apply_vip<G: Grace>(&mut self, vip: &Vip, profile: Profile, hops: &Hops, grace: &G, changes: &mut Changes) -> Result<(), ControlError> {
         let key = vip_key(vip);
         let known = self.vips.get(&key).copied();
         let id = match known {
             Some(id) => id,
             None => self.new_vip_id()?,
         };
-        changes.reals_added += self.fill_reals(vip, id, hops);
+        changes.reals_added += self.fill_reals(vip, profile, id, hops);
         let before = vip_table::slot(&self.tables, &key).and_then(|slot| slot.entry()).map(|(_, entry)| entry);
-        let (ring, ring_len) = self.place_ring(vip, id, before, grace, changes)?;
-        let entry = Entry { id, flags: flags(vip), ring, ring_len };
+        let (ring, ring_len) = self.place_ring(vip, profile, id, before, grace, changes)?;
+        let entry = Entry { id, flags: flags(vip, profile), ring, ring_len };
         match before {
             Some(old) => {
                 if let Some(slot) = vip_table::slot(&self.tables, &key) {
@@ -253,9 +253,9 @@ impl Control {
     }
 
     /// Fills the entries of the VIP's reals that have none yet, and renews the next hops of the others.
-    fn fill_reals(&mut self, vip: &Vip, owner: u32, hops: &Hops) -> u32 {
+    fn fill_reals(&mut self, vip: &Vip, profile: Profile, owner: u32, hops: &Hops) -> u32 {
         let mut added = 0;
-        for address in kept(vip) {
+        for address in kept(vip, profile) {
             let mac = hops.get(&address).copied().flatten().map(|mac| mac_word(mac.0));
             if let Some(id) = self.reals.get(&(owner, address)) {
                 if let Some(real) = self.tables.reals().get(usize::from(*id)) {
@@ -278,12 +278,13 @@ impl Control {
     fn place_ring<G: Grace>(
         &mut self,
         vip: &Vip,
+        profile: Profile,
         owner: u32,
         before: Option<Entry>,
         grace: &G,
         changes: &mut Changes,
     ) -> Result<(u32, u32), ControlError> {
-        let Some(ring) = rings::build(vip, |address| self.reals.get(&(owner, address)).copied()) else { return Ok((0, 0)) };
+        let Some(ring) = rings::build(vip, profile, |address| self.reals.get(&(owner, address)).copied()) else { return Ok((0, 0)) };
         if let Some(old) = before
             && old.ring_len == vip.ring_size
             && rings::holds(&self.tables, old.ring, &ring)
@@ -350,7 +351,7 @@ impl Control {
     /// 3. wait: no frame is under way that found such a flow before;
     /// 4. free the ids.
     fn reclaim<G: Grace>(&mut self, plan: &Plan, grace: &G, changes: &mut Changes) -> Result<(), ControlError> {
-        let wanted: HashMap<VipKey, HashSet<IpAddr>> = plan.vips.iter().map(|vip| (vip_key(vip), kept(vip).collect())).collect();
+        let wanted: HashMap<VipKey, HashSet<IpAddr>> = plan.vips.iter().map(|vip| (vip_key(vip), kept(vip, plan.profile).collect())).collect();
         let gone = self.gone(&wanted);
         if gone.is_empty() && self.pending.is_empty() && changes.vips_removed == 0 {
             return Ok(());
@@ -426,14 +427,14 @@ impl Control {
 }
 
 /// The reals of a VIP that keep or get flows: the others' flows go to other reals.
-fn kept(vip: &Vip) -> impl Iterator<Item = IpAddr> + '_ {
-    vip.reals.iter().filter(|real| real.state != RealState::Down).map(|real| real.address)
+fn kept(vip: &Vip, profile: Profile) -> impl Iterator<Item = IpAddr> + '_ {
+    vip.reals.iter().filter(move |real| profile.keeps(real)).map(|real| real.address)
 }
 
 /// The VIP's flags, with the room of its largest real.
-fn flags(vip: &Vip) -> u32 {
-    let room = kept(vip).map(|address| room_for(address.is_ipv6())).max().unwrap_or(room_for(false));
-    let port = if vip.no_source_port { NO_SOURCE_PORT } else { 0 };
-    let table = if vip.bypass_flow_table { BYPASS_FLOW_TABLE } else { 0 };
+fn flags(vip: &Vip, profile: Profile) -> u32 {
+    let room = kept(vip, profile).map(|address| room_for(address.is_ipv6())).max().unwrap_or(room_for(false));
+    let port = if vip.flags.contains(VipFlags::NO_SOURCE_PORT) { NO_SOURCE_PORT } else { 0 };
+    let table = if vip.flags.contains(VipFlags::BYPASS_FLOW_TABLE) { BYPASS_FLOW_TABLE } else { 0 };
     Entry::flags_with_room(port | table, room)
 }

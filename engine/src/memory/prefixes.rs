@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! slot: address, 16 B | word: used, space, tag, length | value     = 32 B; two slots a bucket, two buckets for each key
-//! tree: lengths as a heap, 127 B | value of length 0
+//! tree: lengths as a heap, 255 B | value of length 0
 //! ```
 //!
 //! Two halves, as the VIP table has: the builder fills the one that is not in force, and one store to [`Root::prefixes`]
@@ -59,7 +59,11 @@ impl PrefixKey {
     #[inline(always)]
     pub fn buckets(&self, first: u32, slots: u32) -> [u32; 2] {
         let [a, b] = self.addr;
-        let h = (a ^ b.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.word.wrapping_mul(0xd6e8_feb8_6659_fd93);
+        // One factor for each word, so that networks whose words differ in the same way do not meet.
+        let h = a
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .wrapping_add(b.wrapping_mul(0xc2b2_ae3d_27d4_eb4f))
+            .wrapping_add(self.word.wrapping_mul(0xd6e8_feb8_6659_fd93));
         let h = (h ^ h >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let h = h ^ h >> 29;
         let mask = slots.wrapping_sub(PER_BUCKET);
@@ -98,25 +102,28 @@ impl PrefixSlot {
     }
 }
 
-/// The lengths that a search tries, 192 bytes.
+/// Nodes of a tree: [`STEPS`] levels.
+pub const NODES: usize = 255;
+
+/// The lengths that a search tries, 320 bytes.
 #[repr(C, align(64))]
 #[cfg_attr(not(target_arch = "bpf"), derive(Default, Debug))]
 pub struct Tree {
     /// Eight lengths a word, lowest byte first: a binary heap whose node `n` leads to `2n + 1` (shorter) and `2n + 2`
     /// (longer). 0: the end.
-    lengths: [S64; 16],
+    lengths: [S64; 32],
     /// The value of the prefix of length 0; 0: there is none.
     default: S64,
     spare: [S64; 7],
 }
 
-const _: () = assert!(size_of::<Tree>() == 192);
+const _: () = assert!(size_of::<Tree>() == 320);
 
 impl Tree {
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "the mask bounds it")]
     fn length(&self, node: u32) -> u32 {
-        let word = self.lengths[(node >> 3) as usize & 15].get();
+        let word = self.lengths[(node >> 3) as usize & 31].get();
         (word >> ((node & 7) << 3)) as u32 & 0xff
     }
 }
@@ -184,7 +191,12 @@ impl PrefixSlot {
 
 #[cfg(not(target_arch = "bpf"))]
 impl Tree {
-    /// Sets the lengths (in heap order, at most 127, 0 where a node is missing) and the value of length 0.
+    /// The lengths in heap order (0 where a node is missing), and the value of length 0.
+    pub fn read(&self) -> ([u8; NODES], u32) {
+        (core::array::from_fn(|node| self.length(node as u32) as u8), self.default.get() as u32)
+    }
+
+    /// Sets the lengths (in heap order, at most [`NODES`], 0 where a node is missing) and the value of length 0.
     pub fn fill(&self, heap: &[u8], default: u32) {
         for (cell, at) in self.lengths.iter().zip((0_usize..).step_by(8)) {
             let byte = |i: usize| u64::from(heap.get(at.wrapping_add(i)).copied().unwrap_or(0));
