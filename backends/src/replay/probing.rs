@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 use tandem_engine::probe::{COUNTERS, Outcome, encapsulate, next_random};
-use tandem_engine::wire::Ethernet;
+use tandem_engine::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6};
 
 use super::decision::{Action, VerdictRow, real_addr};
 use super::seats::{Backend, Instance, ReplayError, Seat};
@@ -60,7 +60,7 @@ impl Probing {
             return Err(ReplayError::TooLarge { found: frame.len() });
         }
         self.out.clear();
-        if frame.len() < Ethernet::LEN {
+        if is_too_short(frame) {
             self.too_short += 1;
             self.out.extend_from_slice(frame);
             return Ok((VerdictRow::too_short(number), &self.out));
@@ -128,6 +128,18 @@ impl Probing {
         reasons.insert("frame-too-short".to_owned(), self.too_short.into());
         serde_json::json!({ "reasons": reasons })
     }
+}
+
+/// Kernels refuse to run a socket buffer that ends inside the Ethernet header, or inside the IP header that it announces; no
+/// stack sends one (`bpf_prog_test_run_skb`, net/bpf/test_run.c).
+fn is_too_short(frame: &[u8]) -> bool {
+    let Some([high, low]) = frame.get(12..Ethernet::LEN) else { return true };
+    let header = match u16::from_be_bytes([*high, *low]) {
+        ETHERTYPE_IPV4 => Ipv4::LEN,
+        ETHERTYPE_IPV6 => Ipv6::LEN,
+        _ => 0,
+    };
+    frame.len() < Ethernet::LEN + header
 }
 
 /// What sends a frame on sends it to another hook here.

@@ -162,7 +162,7 @@ fn what_is_no_probe_is_left_alone() {
     let arp = [&[0xff; 12][..], &[8, 6], &[1; 28]].concat();
     let mut large = frame("udp 198.51.100.7:41000 > 10.200.1.1:80");
     large.resize(1515, 0);
-    let sent = [clients()[0].clone(), arp, vec![1; 13], large.clone(), vec![0; 14]];
+    let sent = [clients()[0].clone(), arp, vec![1; 13], large, vec![0; 14]];
     for mark in ["0", "9"] {
         let Written { frames, counters, .. } = written(&probing(), &sent, &with_mark(mark));
         assert_eq!(frames, sent);
@@ -173,6 +173,21 @@ fn what_is_no_probe_is_left_alone() {
     let expected = json!({"processed": 1, "skipped": 2, "too-big": 1, "frame-too-short": 1});
     assert_eq!(moved(&counters), expected, "{verdicts}");
     assert!(verdicts.lines().nth(3).expect("a row").contains(r#""action":"drop","reason":"too-big""#), "{verdicts}");
+}
+
+/// Cut at every byte: both seats agree, and what ends inside its IP header is run in neither.
+#[test]
+fn probes_that_are_cut() {
+    for (probe, header) in clients().iter().zip([20, 40]) {
+        let sent: Vec<_> = (0..probe.len()).map(|cut| probe[..cut].to_vec()).collect();
+        let too_short = 14 + header;
+        for mark in ["1", "2"] {
+            let Written { frames, counters, .. } = written(&probing(), &sent, &with_mark(mark));
+            let expected = json!({"processed": sent.len() - too_short, "frame-too-short": too_short});
+            assert_eq!(moved(&counters), expected);
+            assert_eq!(frames[..too_short], sent[..too_short]);
+        }
+    }
 }
 
 #[test]
