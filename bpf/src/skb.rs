@@ -110,4 +110,10 @@ impl Packet for Skb {
     fn shrink_head<const N: usize>(&mut self) -> bool {
         false
     }
+
+    /// What leaves this host is not cut.
+    #[inline(always)]
+    fn truncate(&mut self, _len: usize) -> bool {
+        false
+    }
 }

@@ -1,9 +1,8 @@
 //! A frame, seen through windows of fixed size.
 
-/// A frame that the core may read, write, and grow or shrink at the head.
+/// A frame that the core may read, write and grow at the head.
 ///
-/// A window borrows the packet, so none outlives a call of [`Packet::grow_head`] or
-/// [`Packet::shrink_head`].
+/// A window borrows the packet, so none outlives a change of its ends.
 pub trait Packet {
     /// Bytes of the frame, from the Ethernet header on, without FCS.
     fn len(&self) -> usize;
@@ -20,4 +19,6 @@ pub trait Packet {
     fn grow_head<const N: usize>(&mut self) -> bool;
     /// Takes `N` bytes off the frame's start. `false`: less than an Ethernet header would be left, and nothing changed.
     fn shrink_head<const N: usize>(&mut self) -> bool;
+    /// Makes the frame end after its first `len` bytes. `false`: it is not that long, and nothing changed.
+    fn truncate(&mut self, len: usize) -> bool;
 }

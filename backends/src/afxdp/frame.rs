@@ -98,4 +98,13 @@ impl Packet for FrameBuf<'_> {
         self.head += N;
         true
     }
+
+    #[inline(always)]
+    fn truncate(&mut self, len: usize) -> bool {
+        let fits = len <= self.end - self.head;
+        if fits {
+            self.end = self.head + len;
+        }
+        fits
+    }
 }

@@ -62,4 +62,12 @@ impl Packet for Buffer {
         self.head += N;
         true
     }
+    #[inline(always)]
+    fn truncate(&mut self, len: usize) -> bool {
+        let fits = len <= self.frame().len();
+        if fits {
+            self.bytes.truncate(self.head + len);
+        }
+        fits
+    }
 }
