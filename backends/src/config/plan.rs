@@ -1,5 +1,6 @@
 //! The validated configuration: types only, no text that still has to be understood.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -123,6 +124,14 @@ impl Plan {
         let ids = self.server_ids.iter().map(|(_, real)| *real);
         let routes = self.source_routes.iter().map(|(_, real)| *real);
         ids.chain(routes).chain(self.health_encaps.iter().map(|probe| probe.real))
+    }
+
+    /// The addresses of all reals, in order, each once.
+    #[must_use]
+    pub fn reals(&self) -> Vec<IpAddr> {
+        let of_vips = self.vips.iter().flat_map(|vip| &vip.reals).map(|real| real.address);
+        let distinct: BTreeSet<IpAddr> = of_vips.chain(self.unowned_reals()).collect();
+        distinct.into_iter().collect()
     }
 
     /// The reals of `vip` that take new flows. In profile katran their weight alone decides.

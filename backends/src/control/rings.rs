@@ -29,7 +29,7 @@ pub(super) fn build(vip: &Vip, profile: Profile, id: impl Fn(std::net::IpAddr) -
         .reals
         .iter()
         .filter(|real| profile.is_in_ring(real))
-        .filter_map(|real| Some(Endpoint::new(Recipe::Standard, id(real.address)?, real.address, real.weight)))
+        .filter_map(|real| Some(Endpoint::new(recipe(profile), id(real.address)?, real.address, real.weight)))
         .collect();
     if endpoints.is_empty() {
         return None;
@@ -37,6 +37,13 @@ pub(super) fn build(vip: &Vip, profile: Profile, id: impl Fn(std::net::IpAddr) -
     let mut ring = vec![0; vip.ring_size as usize];
     fill(&mut ring, &mut endpoints, vip.weighting.into());
     Some(ring)
+}
+
+fn recipe(profile: Profile) -> Recipe {
+    match profile {
+        Profile::Standard => Recipe::Standard,
+        Profile::Katran => Recipe::Katran,
+    }
 }
 
 /// Writes a ring into lines that nobody reads.

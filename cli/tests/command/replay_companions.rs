@@ -94,9 +94,9 @@ fn decap_of_what_is_broken() {
     for (client, (outer_v6, gue)) in clients().iter().zip([(true, Some(6080)), (false, None)]) {
         let whole = tunnelled(client, outer_v6, gue);
         sent.extend((14..whole.len()).map(|cut| whole[..cut].to_vec()));
-        for at in 14..40 {
+        for (at, by) in (14..40).flat_map(|at| [0x41, 0x03].map(|by| (at, by))) {
             let mut odd = whole.clone();
-            odd[at] ^= 0x41;
+            odd[at] ^= by;
             sent.push(odd);
         }
     }

@@ -24,12 +24,15 @@ pub enum Space {
     SourceV4 = 0,
     /// Client networks, IPv6.
     SourceV6 = 1,
-    /// VIPs, IPv4; the tag is `protocol << 16 | port as on the wire`, the value the prefix's length plus one.
+    /// VIPs, IPv4; the tag is `protocol << 16 | port as on the wire`, the value [`V4`] and the prefix's length, plus one.
     VipV4 = 2,
-    /// VIPs, IPv6.
+    /// VIPs, IPv6; the same without [`V4`].
     VipV6 = 3,
 }
 
+/// What the lengths of IPv4 prefixes have on top where both families meet, in the keys of VIPs: `10.0.0.0/8` and `a00::/8`
+/// have the same words.
+pub const V4: u32 = 129;
 /// Spaces, and trees of a half.
 pub const SPACES: u32 = 4;
 /// Steps of a search at most: 128 lengths.
@@ -71,9 +74,10 @@ impl PrefixKey {
     }
 }
 
-/// The first `len` bits of an address, the others 0.
+/// The first `len` bits of an address, the others 0. ([`V4`] on top of the length changes nothing.)
 #[inline(always)]
 pub fn mask(addr: Addr, len: u32) -> Addr {
+    let len = if len >= V4 { len.wrapping_sub(V4) } else { len };
     let [a, b] = addr;
     let cut = |word: u64, len: u32| match len {
         0 => 0,
@@ -128,12 +132,12 @@ impl Tree {
     }
 }
 
-/// The value of the longest prefix that covers `addr`; `None` if none does.
+/// The value of the longest prefix that covers `addr`; 0 if none does.
 #[inline(never)]
-pub fn find<M: Memory>(memory: &M, root: &Root, space: Space, tag: u32, addr: Addr) -> Option<u32> {
+pub fn find<M: Memory>(memory: &M, root: &Root, space: Space, tag: u32, addr: Addr) -> u32 {
     let (first, slots) = root.prefixes_in_force();
     let half = if first == 0 { 0 } else { SPACES };
-    let tree = memory.tree(half.wrapping_add(space as u32))?;
+    let Some(tree) = memory.tree(half.wrapping_add(space as u32)) else { return 0 };
     let mut best = tree.default.get() as u32;
     let mut node = 0_u32;
     for _ in 0..STEPS {
@@ -149,7 +153,7 @@ pub fn find<M: Memory>(memory: &M, root: &Root, space: Space, tag: u32, addr: Ad
             best = value;
         }
     }
-    (best != 0).then_some(best)
+    best
 }
 
 #[inline(always)]

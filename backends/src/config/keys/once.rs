@@ -106,8 +106,8 @@ pub static TUNNEL: Section = Section {
             "true or false",
             "true",
             "true",
-            "Whether a tunnel that does not end at a `[[decap]]` is opened only if it ends at `source_v4` or `source_v6`, where \
-             that is known; others are passed to the host as they are. `false`: every tunnel is opened.",
+            "Whether a tunnel that does not end at a `[[decap]]` is opened only if it ends at `source_v4` or `source_v6`; \
+             others are passed to the host as they are. `false`: every tunnel is opened.",
         ),
         key(
             "tcp_server_id",

@@ -10,7 +10,7 @@ use super::tree::Order;
 const ALL: [Space; SPACES as usize] = [Space::SourceV4, Space::SourceV6, Space::VipV4, Space::VipV6];
 
 /// One prefix, before the table has it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Entry {
     /// What else has to be equal; 0 in the spaces of sources.
     pub tag: u32,
@@ -81,6 +81,11 @@ impl Contents {
     /// Prefixes and markers.
     pub fn len(&self) -> usize {
         self.keys.len()
+    }
+
+    /// Whether a search finds nothing, whatever it is for.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.trees.iter().all(|(_, default)| *default == 0)
     }
 
     /// Slots of a half that holds them with room for more, a power of two.
