@@ -147,10 +147,11 @@ fn functions(object: &object::File<'_>) -> BTreeMap<String, Function> {
     functions
 }
 
-/// The programs: the functions of the sections `xdp` and `classifier`.
+/// The programs: the functions of the sections `xdp` and, if there is one, `classifier`.
 fn programs<'d>(object: &'d object::File<'_>) -> BTreeSet<&'d str> {
-    let sections = ["xdp", "classifier"].map(|name| object.section_by_name(name).expect("a section of programs").index());
-    let is_program = |section| sections.iter().any(|index| Some(*index) == section);
+    let xdp = object.section_by_name("xdp").expect("a section of XDP programs").index();
+    let tc = object.section_by_name("classifier").map(|section| section.index());
+    let is_program = |section| section == Some(xdp) || section.is_some() && section == tc;
     let symbols = object.symbols().filter(|s| s.kind() == SymbolKind::Text && is_program(s.section_index()));
     symbols.filter_map(|symbol| symbol.name().ok()).filter(|name| !name.is_empty()).collect()
 }

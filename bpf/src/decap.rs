@@ -7,8 +7,8 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::XdpContext;
-use tandem_engine::{Action, Memory};
 use tandem_engine::strip::{COUNTERS, Tunnels, decapsulate};
+use tandem_engine::{Action, Memory};
 
 /// By the indices of `strip::counter_names`.
 #[map]

@@ -10,9 +10,9 @@ use aya_ebpf::maps::{Array, ProgramArray, XskMap};
 use aya_ebpf::programs::XdpContext;
 use tandem_engine::Flow;
 use tandem_engine::memory::counters::BLOCK;
+use tandem_engine::memory::prefixes::SPACES;
 use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::vips::SLOTS;
-use tandem_engine::memory::prefixes::SPACES;
 use tandem_engine::memory::{FlowSet, IdLine, Line, Memory, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot};
 
 /// `BPF_F_MMAPABLE` (kernel fc9702273e2e, v5.5): only plain arrays can have it.

@@ -95,14 +95,16 @@ pub fn replay(args: &ReplayArgs) -> Result<(), Failure> {
             subject.start_anew()?;
         }
         let at = || format!("{}: frame {number}", args.input.display());
-        subject.frame(number, &frame, |row, left| {
-            output.frame(left)?;
-            if let Some(file) = &mut verdicts {
-                serde_json::to_writer(&mut *file, row)?;
-                file.write_all(b"\n")?;
-            }
-            Ok(())
-        }).with_context(at)?;
+        subject
+            .frame(number, &frame, |row, left| {
+                output.frame(left)?;
+                if let Some(file) = &mut verdicts {
+                    serde_json::to_writer(&mut *file, row)?;
+                    file.write_all(b"\n")?;
+                }
+                Ok(())
+            })
+            .with_context(at)?;
         number += 1;
     }
     output.finish()?;
@@ -131,9 +133,7 @@ impl Subject {
         Ok(match args.program {
             Program::Balancer => Self::Balancer(Box::new(Instance::new(backend, plan, args.seed)?)),
             Program::Decap => Self::Decap(Opening::new(backend, plan)?),
-            Program::HealthEncap => {
-                Self::HealthEncap(Box::new(Probing::new(backend, plan, args.seed, args.mark.unwrap_or(0))?))
-            }
+            Program::HealthEncap => Self::HealthEncap(Box::new(Probing::new(backend, plan, args.seed, args.mark.unwrap_or(0))?)),
         })
     }
 

@@ -1,7 +1,7 @@
 //! The decapsulation of real servers: loaded, asked frame by frame, read.
 
-use aya::{Ebpf, EbpfLoader};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
 use tandem_engine::strip::Tunnels;
 
 use super::companion::counts;

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{self, SchedClassifierLink};
 use aya::programs::{SchedClassifier, TcAttachType, TestRun, TestRunOptions};
-use aya::Ebpf;
 use aya::util::KernelVersion;
 
 use super::balancer::Balancer;

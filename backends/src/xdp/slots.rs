@@ -58,12 +58,7 @@ pub(super) fn check(wish: &SlotWish, interface: &Interface, directory: Option<&P
 ///
 /// # Errors
 /// As [`check`].
-pub(super) fn enter(
-    wish: &SlotWish,
-    interface: &Interface,
-    program: &mut Xdp,
-    directory: Option<&Path>,
-) -> Result<(), XdpError> {
+pub(super) fn enter(wish: &SlotWish, interface: &Interface, program: &mut Xdp, directory: Option<&Path>) -> Result<(), XdpError> {
     let slot = check(wish, interface, directory)?;
     if let Some(directory) = directory {
         let (array, own) = (slot_pin(directory, wish.slot), directory.join(PROGRAM));
@@ -212,8 +207,7 @@ impl Slot {
         }
         let (key, mut value) = (self.wish.slot, 0_u32);
         let map = self.array.fd().as_fd().as_raw_fd().cast_unsigned();
-        let mut lookup =
-            Lookup { map, padding: 0, key: (&raw const key) as u64, value: (&raw mut value) as u64, flags: 0 };
+        let mut lookup = Lookup { map, padding: 0, key: (&raw const key) as u64, value: (&raw mut value) as u64, flags: 0 };
         // SAFETY: the attributes are those of the command (`union bpf_attr`), and its key and value are 4 bytes each, as the
         // kernel asks of every program array.
         let answer = unsafe { libc::syscall(libc::SYS_bpf, LOOKUP, &raw mut lookup, size_of::<Lookup>()) };
