@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use etherparse::{IpNumber, NetSlice, PacketBuilder, SlicedPacket};
+use etherparse::{IpNumber, NetSlice, PacketBuilder, SlicedPacket, UdpHeader};
 use serde_json::{Value, json};
 
 use super::captures::pcap;
@@ -188,6 +188,103 @@ fn probes_that_are_cut() {
             assert_eq!(frames[..too_short], sent[..too_short]);
         }
     }
+}
+
+/// Reals that belong to no VIP, so that `tunnel.encap` is theirs.
+fn alone(profile: &str, encap: &str) -> String {
+    format!(
+        "[node]\nprofile = \"{profile}\"\nnext_hop_mac = \"00:00:de:ad:be:af\"\nlocal_mac = \"00:ff:de:ad:be:af\"\n\
+         [tunnel]\nencap = \"{encap}\"\nsource_v4 = \"10.0.13.37\"\nsource_v6 = \"fc00:2307::1337\"\n\
+         [[health_encap]]\nmark = 1\nreal = \"10.0.0.1\"\n[[health_encap]]\nmark = 2\nreal = \"fc00::1\"\n"
+    )
+}
+
+/// The UDP header behind an outer header of this length: source and destination port, length, checksum.
+fn udp(frame: &[u8], ip: usize) -> [u16; 4] {
+    std::array::from_fn(|n| u16::from_be_bytes([frame[14 + ip + 2 * n], frame[15 + ip + 2 * n]]))
+}
+
+#[test]
+fn probes_in_gue() {
+    let sent = clients();
+    for (mark, ip) in [("1", 20), ("2", 40)] {
+        let run = |seed: &str| written(&alone("standard", "gue"), &sent, &[&with_mark(mark)[..], &["--seed", seed]].concat());
+        let (first, again, other) = (run("7"), run("7"), run("8"));
+        assert_eq!(first, again, "one seed, two captures");
+        assert_ne!(first.frames, other.frames, "two seeds, one capture");
+        for (left, sent) in first.frames.iter().zip(&sent) {
+            let [source, destination, length, checksum] = udp(left, ip);
+            assert!(source >= 49152, "{source}");
+            assert_eq!((destination, usize::from(length)), (6080, left.len() - 14 - ip));
+            assert_eq!(left[14 + ip + 8..], sent[14..]);
+            assert_eq!(left[12..14], if ip == 20 { [8, 0] } else { [0x86, 0xdd] });
+            if ip == 20 {
+                assert_eq!(checksum, 0);
+                continue;
+            }
+            let address = |at: usize| left[at..at + 16].try_into().expect("16 bytes");
+            let payload = left.len() - 14 - 40 - 8;
+            let header = UdpHeader { source_port: source, destination_port: destination, length, checksum };
+            let right = header.calc_checksum_ipv6_raw(address(22), address(38), &left[left.len() - payload..]);
+            assert_eq!(checksum, right.expect("a length that fits"), "RFC 8200 section 8.1");
+        }
+    }
+}
+
+#[test]
+fn katrans_probes() {
+    let sent = clients();
+    // GUE: no checksum in either family, and the source port as the machine holds it.
+    for (mark, ip) in [("1", 20), ("2", 40)] {
+        for left in written(&alone("katran", "gue"), &sent, &with_mark(mark)).frames {
+            let [source, destination, length, checksum] = udp(&left, ip);
+            assert_eq!((destination, usize::from(length), checksum), (6080, left.len() - 14 - ip, 0));
+            assert_eq!(source.swap_bytes() & 0x0400, 0x0400);
+        }
+    }
+    // IPIP: no "don't fragment"; an IPv6 probe in IPv4 keeps its EtherType and is protocol 4.
+    for (encap, left) in [("ipip", [4, 4]), ("gue", [17, 17])] {
+        let frames = written(&alone("katran", encap), &sent, &with_mark("1")).frames;
+        assert_eq!(frames.iter().map(|frame| frame[23]).collect::<Vec<_>>(), left);
+        assert_eq!([&frames[0][12..14], &frames[1][12..14]], [[8, 0], [0x86, 0xdd]]);
+        assert_eq!(frames[0][18..22], [0; 4], "identification, flags and offset");
+    }
+    let standard = written(&alone("standard", "ipip"), &sent, &with_mark("1")).frames;
+    assert_eq!(standard.iter().map(|frame| frame[23]).collect::<Vec<_>>(), [4, 41]);
+    assert_eq!([&standard[0][12..14], &standard[1][12..14]], [[8, 0], [8, 0]]);
+    assert_eq!(standard[0][18..22], [0, 0, 0x40, 0]);
+}
+
+/// Katran's rules for decapsulation: what is dropped, and what is misjudged.
+#[test]
+fn katrans_decap() {
+    let [v4, v6] = clients();
+    let mut options = v4.clone();
+    options[14] = 0x46;
+    let mut fragment = v4.clone();
+    fragment[20] = 0x20;
+    let mut fragment_v6 = v6.clone();
+    fragment_v6[20] = 44;
+    let sent = [
+        tunnelled(&v4, false, None),
+        tunnelled(&v6, true, Some(6080)),
+        v4.clone(),
+        options,
+        fragment,
+        fragment_v6,
+        v4[..20].to_vec(),
+        tunnelled(&v6, false, None),
+        tunnelled(&v6, false, Some(6080)),
+    ];
+    let Written { frames, verdicts, .. } = written(&alone("katran", "ipip"), &sent, DECAP);
+    let reasons: Vec<_> = verdicts.lines().map(|line| line.split('"').nth(9).expect("a reason")).collect();
+    let stripped = "decapsulated";
+    let dropped = ["ipv4-options-dropped", "fragment-dropped", "fragment-dropped", "truncated-dropped"];
+    assert_eq!(reasons, [&[stripped, stripped, "not-a-tunnel"], &dropped[..], &[stripped, stripped]].concat());
+    assert_eq!((&frames[0], &frames[1]), (&v4, &v6));
+    assert_eq!(frames[2..7], sent[2..7]);
+    assert_eq!((&frames[7][14..], &frames[7][12..14]), (&v6[34..], &[0x86, 0xdd][..]), "6in4 loses 40 bytes");
+    assert_eq!((&frames[8][14..], &frames[8][12..14]), (&v6[14..], &[8, 0][..]), "the EtherType is IPv4's");
 }
 
 #[test]
