@@ -37,6 +37,9 @@ const UNSAFE: &[&str] = &[
     "bpf/src/frame.rs",
     "bpf/src/clock.rs",
     "bpf/src/decap.rs",
+    "bpf/src/health.rs",
+    "bpf/src/root.rs",
+    "bpf/src/skb.rs",
     "bpf/src/main.rs",
     "bpf/src/panic.rs",
     "bpf/src/tables.rs",
@@ -56,6 +59,7 @@ const UNSAFE: &[&str] = &[
     "backends/src/facts/privileges.rs",
     "backends/src/run/balancer.rs",
     "backends/src/xdp/clock.rs",
+    "backends/src/xdp/slots.rs",
     // An ioctl.
     "lab/src/offload.rs",
 ];

@@ -13,12 +13,15 @@ use tandem_engine::memory::{FlowSet, Line, Real, RingLine, Root, Trace, VipSlot,
 
 /// Helpers that the programs may call, by the numbers of `enum bpf_func_id` (include/uapi/linux/bpf.h). Array lookups,
 /// jiffies and the CPU's number are inlined by the verifier; each of the others costs 8 to 35 ns.
-const HELPERS: [(u32, &str); 7] =
-    [
+const HELPERS: [(u32, &str); 11] = [
     (1, "map_lookup_elem"),
+    (7, "get_prandom_u32"),
     (8, "get_smp_processor_id"),
     (12, "tail_call"),
+    (23, "redirect"),
+    (39, "skb_pull_data"),
     (44, "xdp_adjust_head"),
+    (50, "skb_adjust_room"),
     (51, "redirect_map"),
     (65, "xdp_adjust_tail"),
     (118, "jiffies64"),
@@ -147,10 +150,12 @@ fn functions(object: &object::File<'_>) -> BTreeMap<String, Function> {
     functions
 }
 
-/// The programs: the functions of the section `xdp`.
+/// The programs: the functions of the sections `xdp` and, if there is one, `classifier`.
 fn programs<'d>(object: &'d object::File<'_>) -> BTreeSet<&'d str> {
-    let xdp = object.section_by_name("xdp").expect("a section of XDP programs");
-    let symbols = object.symbols().filter(|s| s.kind() == SymbolKind::Text && s.section_index() == Some(xdp.index()));
+    let xdp = object.section_by_name("xdp").expect("a section of XDP programs").index();
+    let tc = object.section_by_name("classifier").map(|section| section.index());
+    let is_program = |section: Option<object::SectionIndex>| section == Some(xdp) || section.is_some() && section == tc;
+    let symbols = object.symbols().filter(|s| s.kind() == SymbolKind::Text && is_program(s.section_index()));
     symbols.filter_map(|symbol| symbol.name().ok()).filter(|name| !name.is_empty()).collect()
 }
 
@@ -183,7 +188,7 @@ fn the_licence_allows_every_helper() {
 fn the_programs_are_those_that_are_loaded() {
     let object = object::File::parse(OBJECT).unwrap();
     let names: Vec<_> = programs(&object).into_iter().collect();
-    assert_eq!(names, ["balancer", "clock", "decap", "pass"]);
+    assert_eq!(names, ["balancer", "clock", "decap", "health_encap", "pass", "root", "tap"]);
 }
 
 #[test]

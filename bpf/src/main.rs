@@ -1,4 +1,4 @@
-//! Tandem's XDP programs: the engine in the kernel. On the host this crate is an empty binary.
+//! Tandem's XDP and TC programs: the engine in the kernel. On the host this crate is an empty binary.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
@@ -10,7 +10,13 @@ mod decap;
 #[cfg(target_arch = "bpf")]
 mod frame;
 #[cfg(target_arch = "bpf")]
+mod health;
+#[cfg(target_arch = "bpf")]
 mod panic;
+#[cfg(target_arch = "bpf")]
+mod root;
+#[cfg(target_arch = "bpf")]
+mod skb;
 #[cfg(target_arch = "bpf")]
 mod tables;
 

@@ -10,9 +10,9 @@ use aya_ebpf::maps::{Array, ProgramArray, XskMap};
 use aya_ebpf::programs::XdpContext;
 use tandem_engine::Flow;
 use tandem_engine::memory::counters::BLOCK;
+use tandem_engine::memory::prefixes::{self, SPACES, Space};
 use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::vips::SLOTS;
-use tandem_engine::memory::prefixes::{self, SPACES, Space};
 use tandem_engine::memory::{
     Addr, FlowSet, IdKey, IdLine, Line, Memory, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot, ids,
 };
@@ -59,6 +59,12 @@ static REPLAY: Global<u32> = Global::new(0);
 /// Load-time constant: the features that this program is loaded for.
 #[unsafe(no_mangle)]
 static FEATURES: Global<u32> = Global::new(0);
+
+/// Whether this program is loaded for a replay.
+#[inline(always)]
+pub fn is_replay() -> bool {
+    REPLAY.load() != 0
+}
 
 /// Jiffies in a tick of the coarse clock, as a power of two.
 const TICK_SHIFT: u32 = 6;

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tandem_backends::run::{Options, Paths, run as run_balancer};
-use tandem_backends::xdp::Balancer;
+use tandem_backends::xdp::{Balancer, SlotWish};
 
 use crate::{Failure, load};
 
@@ -23,6 +23,13 @@ pub struct RunArgs {
     /// over without losing a flow
     #[arg(long)]
     leave_attached: bool,
+    /// Enter a slot of this pinned program array (`tandem root attach` makes one) instead of attaching to the interface;
+    /// node.attach is then the root's affair
+    #[arg(long, value_name = "PATH", requires = "xdp_slot")]
+    xdp_root: Option<PathBuf>,
+    /// The slot; lower ones see each frame first
+    #[arg(long, value_name = "N", requires = "xdp_root")]
+    xdp_slot: Option<u32>,
 }
 
 #[derive(Args)]
@@ -48,7 +55,8 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, stop.clone())?;
     }
-    let options = Options { name: args.name.clone(), leave_attached: args.leave_attached };
+    let slot = args.xdp_root.clone().zip(args.xdp_slot).map(|(path, slot)| SlotWish { path, slot });
+    let options = Options { name: args.name.clone(), leave_attached: args.leave_attached, slot };
     run_balancer(&plan, &options, &stop, || {
         log::info!("ready");
         // Without a service manager there is nobody to tell.

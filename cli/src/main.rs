@@ -6,6 +6,7 @@ mod demo;
 mod lab;
 mod mode;
 mod replay;
+mod root;
 mod trace;
 
 use std::path::PathBuf;
@@ -28,6 +29,8 @@ enum Verb {
     Run(balancer::RunArgs),
     /// Removes what a balancer left attached and pinned
     Detach(balancer::DetachArgs),
+    /// Several XDP programs on one interface: attaches a root that calls what is in its slots
+    Root(root::RootArgs),
     /// Validates a configuration without touching the host
     Check(check::CheckArgs),
     /// Runs a capture through the data path, frame by frame, without an interface
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Run(args) => balancer::run(&args),
         Verb::Detach(args) => balancer::detach(&args),
+        Verb::Root(args) => root::root(&args),
         Verb::Check(args) => check::check(&args),
         Verb::Replay(args) => replay::replay(&args),
         Verb::Trace(args) => trace::trace(&args),

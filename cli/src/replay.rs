@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use tandem_backends::config::Plan;
 use tandem_backends::control::Counters;
-use tandem_backends::replay::{Backend, Capture, Instance, write_capture};
+use tandem_backends::replay::{Backend, Capture, Instance, Opening, Probing, VerdictRow, write_capture};
 
 use crate::{Failure, load};
 
@@ -34,9 +35,9 @@ impl From<Seat> for Backend {
 enum Program {
     /// The balancer
     Balancer,
-    /// The real servers' decapsulation (not available yet)
+    /// The real servers' decapsulation: IPIP, and GUE on tunnel.gue_port
     Decap,
-    /// The health checks' encapsulation (not available yet)
+    /// The encapsulation of health checks' probes: the real of [[health_encap]] whose mark is --mark
     HealthEncap,
 }
 
@@ -69,14 +70,14 @@ pub struct ReplayArgs {
     /// What the frames are run through
     #[arg(long, value_enum, default_value = "balancer")]
     program: Program,
-    /// Socket mark of the frames, for health-encap (not available yet)
-    #[arg(long)]
+    /// Socket mark of all frames, for health-encap; 0 is no mark
+    #[arg(long, value_name = "N")]
     mark: Option<u32>,
 }
 
 pub fn replay(args: &ReplayArgs) -> Result<(), Failure> {
-    if args.program != Program::Balancer || args.mark.is_some() {
-        let what = "--program decap and health-encap, and --mark, are not available yet; leave them out to replay the balancer";
+    if args.mark.is_some() && args.program != Program::HealthEncap {
+        let what = "--mark is the socket mark of probes; it takes --program health-encap";
         return Err(Failure::Usage(anyhow::anyhow!(what)));
     }
     if is_same_file(&args.input, &args.output) {
@@ -85,20 +86,25 @@ pub fn replay(args: &ReplayArgs) -> Result<(), Failure> {
     }
     let plan = load(&args.config)?;
     let mut input = Capture::open(&args.input).map_err(|e| Failure::Usage(e.into()))?;
-    let mut instance = Instance::new(args.backend.into(), &plan, args.seed)?;
+    let mut subject = Subject::new(args, &plan)?;
     let mut output = write_capture(&args.output)?;
     let mut verdicts = args.verdicts.as_deref().map(create).transpose()?;
     let mut number = 0;
     while let Some(frame) = input.next_frame().map_err(|e| Failure::Usage(e.into()))? {
         if args.fresh_per_frame {
-            instance.start_anew();
+            subject.start_anew()?;
         }
-        let (decision, left) = instance.frame(&frame).with_context(|| format!("{}: frame {number}", args.input.display()))?;
-        output.frame(left)?;
-        if let Some(file) = &mut verdicts {
-            serde_json::to_writer(&mut *file, &decision.row(number))?;
-            file.write_all(b"\n")?;
-        }
+        let at = || format!("{}: frame {number}", args.input.display());
+        subject
+            .frame(number, &frame, |row, left| {
+                output.frame(left)?;
+                if let Some(file) = &mut verdicts {
+                    serde_json::to_writer(&mut *file, row)?;
+                    file.write_all(b"\n")?;
+                }
+                Ok(())
+            })
+            .with_context(at)?;
         number += 1;
     }
     output.finish()?;
@@ -107,11 +113,70 @@ pub fn replay(args: &ReplayArgs) -> Result<(), Failure> {
     }
     if let Some(path) = &args.counters {
         let mut file = create(path)?;
-        serde_json::to_writer_pretty(&mut file, &Counters::read(instance.tables(), 0..1))?;
+        serde_json::to_writer_pretty(&mut file, &subject.counters()?)?;
         file.flush()?;
     }
     log::info!("{number} frames");
     Ok(())
+}
+
+/// What the frames are run through, set up.
+enum Subject {
+    Balancer(Box<Instance>),
+    Decap(Opening),
+    HealthEncap(Box<Probing>),
+}
+
+impl Subject {
+    fn new(args: &ReplayArgs, plan: &Plan) -> Result<Self, anyhow::Error> {
+        let backend = args.backend.into();
+        Ok(match args.program {
+            Program::Balancer => Self::Balancer(Box::new(Instance::new(backend, plan, args.seed)?)),
+            Program::Decap => Self::Decap(Opening::new(backend, plan)?),
+            Program::HealthEncap => Self::HealthEncap(Box::new(Probing::new(backend, plan, args.seed, args.mark.unwrap_or(0))?)),
+        })
+    }
+
+    /// Runs a frame, and gives its verdict and what is left of it to `done`.
+    fn frame(
+        &mut self,
+        number: u64,
+        frame: &[u8],
+        done: impl FnOnce(&VerdictRow<'_>, &[u8]) -> Result<(), anyhow::Error>,
+    ) -> Result<(), anyhow::Error> {
+        match self {
+            Self::Balancer(instance) => {
+                let (decision, left) = instance.frame(frame)?;
+                done(&decision.row(number), left)
+            }
+            Self::Decap(opening) => {
+                let (row, left) = opening.frame(number, frame)?;
+                done(&row, left)
+            }
+            Self::HealthEncap(probing) => {
+                let (row, left) = probing.frame(number, frame)?;
+                done(&row, left)
+            }
+        }
+    }
+
+    /// Forgets flows and counters, and begins the random choices anew.
+    fn start_anew(&mut self) -> Result<(), anyhow::Error> {
+        match self {
+            Self::Balancer(instance) => instance.start_anew(),
+            Self::Decap(opening) => opening.start_anew(),
+            Self::HealthEncap(probing) => probing.start_anew()?,
+        }
+        Ok(())
+    }
+
+    fn counters(&self) -> Result<serde_json::Value, anyhow::Error> {
+        Ok(match self {
+            Self::Balancer(instance) => serde_json::to_value(Counters::read(instance.tables(), 0..1))?,
+            Self::Decap(opening) => opening.counters(),
+            Self::HealthEncap(probing) => probing.counters(),
+        })
+    }
 }
 
 /// Whether both paths lead to one file that is there.

@@ -41,6 +41,7 @@ pub mod maglev;
 pub mod memory;
 mod packet;
 mod parse;
+pub mod probe;
 mod select;
 mod server_id;
 pub mod strip;

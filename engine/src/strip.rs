@@ -160,13 +160,7 @@ fn leads_to(udp: &Udp, gue_port: u16) -> bool {
 
 /// The tunnel, if a whole IP header of the right version follows.
 #[inline(always)]
-fn inner<P: Packet>(
-    packet: &P,
-    tunnels: &Tunnels,
-    outer_v6: bool,
-    inner_v6: bool,
-    header_len: usize,
-) -> Result<Tunnel, Outcome> {
+fn inner<P: Packet>(packet: &P, tunnels: &Tunnels, outer_v6: bool, inner_v6: bool, header_len: usize) -> Result<Tunnel, Outcome> {
     let at = const { Ethernet::LEN }.wrapping_add(header_len);
     let sane = tunnels.katran
         || if inner_v6 {

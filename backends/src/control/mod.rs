@@ -13,6 +13,7 @@ mod grace;
 mod host;
 mod ids;
 pub mod prefixes;
+mod probes;
 mod reals;
 mod report;
 mod rings;
@@ -25,6 +26,7 @@ pub use features::features;
 pub use grace::{Grace, KernelGrace, NoGrace};
 pub use host::{Facts, Hops};
 pub use ids::lines as id_lines;
+pub use probes::marks;
 pub use report::{Counters, RealRow, SeatRow, VipRow};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -34,7 +34,12 @@ impl Action {
 
     /// Of a reason.
     pub fn of_reason(reason: Reason) -> Self {
-        match reason.action() {
+        Self::of_engine(reason.action())
+    }
+
+    /// Of the engine's action.
+    pub fn of_engine(action: tandem_engine::Action) -> Self {
+        match action {
             tandem_engine::Action::Tx => Self::Tx,
             tandem_engine::Action::Pass => Self::Pass,
             tandem_engine::Action::Drop => Self::Drop,
@@ -148,12 +153,24 @@ pub struct VerdictRow<'a> {
     pub from: &'static str,
 }
 
+impl VerdictRow<'static> {
+    /// What a companion program did.
+    pub(super) fn of(frame: u64, action: Action, reason: &'static str, real: Option<IpAddr>) -> Self {
+        Self { frame, action: action.name(), reason: Some(reason), vip: None, real, from: "none" }
+    }
+
+    /// A frame without an Ethernet header, which no program runs on.
+    pub(super) fn too_short(frame: u64) -> Self {
+        Self::of(frame, Action::Drop, Reason::FrameTooShort.name(), None)
+    }
+}
+
 fn vip_name(tables: &Tables, id: u32) -> String {
     let entry = tables.vips().iter().filter_map(|slot| slot.entry()).find(|(_, vip)| vip.id == id);
     entry.map_or_else(|| format!("vip {id}"), |(key, _)| key_name(&key))
 }
 
-fn real_addr(tables: &Tables, id: u32) -> Option<IpAddr> {
+pub(super) fn real_addr(tables: &Tables, id: u32) -> Option<IpAddr> {
     let real = tables.reals().get(id as usize)?;
     Some(words_addr(real.addr(), real.hop().is_v6()))
 }

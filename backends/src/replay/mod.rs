@@ -8,6 +8,8 @@ mod buffer;
 mod capture;
 mod decision;
 mod explain;
+mod opening;
+mod probing;
 mod seats;
 mod tuple;
 
@@ -15,5 +17,7 @@ pub use buffer::Buffer;
 pub use capture::{Capture, CaptureError, write_capture};
 pub use decision::{Action, Decision, VerdictRow};
 pub use explain::explain;
+pub use opening::Opening;
+pub use probing::Probing;
 pub use seats::{Backend, Instance, ReplayError};
 pub use tuple::{Tuple, TupleError};

@@ -58,14 +58,14 @@ pub enum ReplayError {
     },
 }
 
-enum Seat {
+pub(super) enum Seat {
     Kernel(Box<Balancer>),
     Engine(Box<Traced>, Buffer),
 }
 
 /// A balancer that is asked frame by frame.
 pub struct Instance {
-    seat: Seat,
+    pub(super) seat: Seat,
     control: Control,
     facts: Facts,
     out: Vec<u8>,

@@ -12,10 +12,10 @@ use super::protocol::{ModeName, ModeReport, Paths, Request, WorkerRow};
 use super::server::{Asked, Server};
 use crate::afxdp::{Ask, Bound, Event, Seat, SeatConfig, receive_queues};
 use crate::config::{Attach, ModeWish, Plan};
-use crate::control::{Control, Counters, Facts, KernelGrace};
+use crate::control::{Control, Counters, Facts, KernelGrace, marks};
 use crate::facts::{Interface, Netlink, check_privileges, is_bpffs, macs};
 use crate::memory::{Plain, Sizes};
-use crate::xdp::{Balancer, Role};
+use crate::xdp::{Balancer, Role, SlotWish};
 
 /// How long the start waits for next hops that do not answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -31,6 +31,8 @@ pub struct Options {
     pub name: Option<String>,
     /// Leaves the program attached and the tables pinned at the end, for the next run to take over.
     pub leave_attached: bool,
+    /// A slot of a root's program array to enter; `None`: the interface itself.
+    pub slot: Option<SlotWish>,
 }
 
 /// Runs the balancer until `stop` is set. `ready` is called when it forwards.
@@ -46,8 +48,8 @@ pub fn run(plan: &Plan, options: &Options, stop: &AtomicBool, ready: impl FnOnce
         return Err(RunError::NoBpffs(bpffs));
     }
     let server = Server::listen(&paths.socket)?;
-    let was_there = paths.pins.join("link").exists();
-    let mut running = match Running::start(plan, &paths) {
+    let was_there = Balancer::is_left(&paths.pins);
+    let mut running = match Running::start(plan, &paths, options.slot.as_ref()) {
         Ok(running) => running,
         Err(error) => {
             // Nothing of a failed start stays, but what a balancer before left stays as it was.
@@ -77,11 +79,14 @@ struct Running {
 }
 
 impl Running {
-    fn start(plan: &Plan, paths: &Paths) -> Result<Self, RunError> {
+    fn start(plan: &Plan, paths: &Paths, slot: Option<&SlotWish>) -> Result<Self, RunError> {
         let netlink = Netlink::open()?;
         let name = plan.interfaces.first().ok_or(RunError::NoInterface)?;
         let interface = netlink.interface(name)?;
-        Balancer::check_left(&paths.pins, &interface)?;
+        match slot {
+            Some(slot) => Balancer::check_slot(&paths.pins, slot, &interface)?,
+            None => Balancer::check_left(&paths.pins, &interface)?,
+        }
         let cpus = aya::util::nr_cpus().map_or(1, |n| n as u32);
         let queues = queues(&interface.name)?;
         let needed = cpus + queues;
@@ -110,12 +115,28 @@ impl Running {
             why: String::new(),
             calibrated: Instant::now(),
         };
-        running.balancer.attach(&running.interface, plan.attach)?;
+        match slot {
+            Some(slot) => running.balancer.enter(slot, &running.interface)?,
+            None => running.balancer.attach(&running.interface, plan.attach)?,
+        }
+        running.start_probes()?;
         if let Err(error) = running.choose_mode() {
             running.stop(false)?;
             return Err(error);
         }
         Ok(running)
+    }
+
+    /// Sends the probes of health checks to the reals of their marks, if the configuration names any.
+    fn start_probes(&mut self) -> Result<(), RunError> {
+        let name = &self.interface.name;
+        if self.plan.health_encaps.is_empty() {
+            return Ok(self.balancer.detach_probes(name)?);
+        }
+        self.balancer.set_marks(&marks(&self.plan, self.control.tables()))?;
+        self.balancer.attach_probes(name)?;
+        log::info!("{name}: probes with {} socket marks go to their reals", self.plan.health_encaps.len());
+        Ok(())
     }
 
     /// Puts the configured mode in force.
@@ -285,6 +306,7 @@ impl Running {
             log::info!("{}: left attached; the next run takes over", self.interface.name);
             return Ok(());
         }
+        self.balancer.detach_probes(&self.interface.name)?;
         Ok(self.balancer.remove()?)
     }
 }

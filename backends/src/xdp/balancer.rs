@@ -16,6 +16,8 @@ use super::clock::KernelClock;
 use super::error::{XdpError, chain, errno};
 use super::left::{self, Left};
 use super::object::{MAPS, Role, load, program};
+use super::probes;
+use super::slots::{self, SlotWish};
 use crate::config::Attach;
 use crate::facts::Interface;
 use crate::memory::{Sizes, Tables};
@@ -52,9 +54,9 @@ pub struct Budget {
 
 /// The balancer in the kernel, with its memory.
 pub struct Balancer {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     tables: Arc<Tables>,
-    directory: Option<PathBuf>,
+    pub(super) directory: Option<PathBuf>,
     clock: KernelClock,
 }
 
@@ -127,9 +129,23 @@ impl Balancer {
     /// Whether what is pinned in `directory` may be taken over for `interface`: to be asked before anything is changed.
     ///
     /// # Errors
-    /// [`XdpError::Elsewhere`]: it is attached to another interface.
+    /// [`XdpError::Elsewhere`]: it is attached to another interface. [`XdpError::Pin`]: it is in a slot.
     pub fn check_left(directory: &Path, interface: &Interface) -> Result<(), XdpError> {
+        slots::check_none(directory)?;
         left::look(&directory.join("link"), interface).map(|_| ())
+    }
+
+    /// The same for a slot of a root's program array, which also must be one that may be used.
+    ///
+    /// # Errors
+    /// [`XdpError::Slot`].
+    pub fn check_slot(directory: &Path, wish: &SlotWish, interface: &Interface) -> Result<(), XdpError> {
+        slots::check(wish, interface, Some(directory)).map(|_| ())
+    }
+
+    /// Whether a former process left its program attached, or in a slot.
+    pub fn is_left(directory: &Path) -> bool {
+        directory.join("link").exists() || directory.join(slots::PROGRAM).exists()
     }
 
     /// Attaches the balancer to an interface of the current network namespace, or puts it in the place of the program that
@@ -160,6 +176,16 @@ impl Balancer {
             Left::Nothing => {}
         }
         attach(program, BALANCER, name, mode, pin.as_deref())
+    }
+
+    /// Puts the balancer into a slot of a root's program array instead of attaching it, or into the place of the program that
+    /// a former process left there.
+    ///
+    /// # Errors
+    /// [`XdpError::Slot`]: no such slot, another program is in it, no root on the interface that calls it, or a former process
+    /// left the balancer attached or in another slot.
+    pub fn enter(&mut self, wish: &SlotWish, interface: &Interface) -> Result<(), XdpError> {
+        slots::enter(wish, interface, program(&mut self.ebpf, BALANCER)?, self.directory.as_deref())
     }
 
     /// Puts a worker's socket into the XSKMAP: from now on its queue's frames go there in mode afxdp.
@@ -284,6 +310,8 @@ fn make_directory(directory: &Path) -> Result<(), XdpError> {
 }
 
 fn remove_pins(directory: &Path) -> Result<(), XdpError> {
+    slots::leave(directory)?;
+    probes::remove_left(directory)?;
     remove(Some(&directory.join("link")))?;
     for name in MAPS {
         remove(Some(&directory.join(name)))?;
@@ -303,7 +331,7 @@ fn remove_pins(directory: &Path) -> Result<(), XdpError> {
 }
 
 /// Removes a pin; one that is not there is fine.
-fn remove(pin: Option<&Path>) -> Result<(), XdpError> {
+pub(super) fn remove(pin: Option<&Path>) -> Result<(), XdpError> {
     let Some(pin) = pin else { return Ok(()) };
     match fs::remove_file(pin) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(XdpError::Pin {

@@ -1,24 +1,30 @@
-//! The small programs beside the balancer: for real servers, and for the far end of a veth.
+//! The small programs beside the balancer: for real servers, for the far end of a veth, and the root of several programs.
 
 use std::path::Path;
 
-use aya::EbpfLoader;
+use aya::maps::PerCpuArray;
+use aya::{Ebpf, EbpfLoader};
+use tandem_engine::strip::Tunnels;
 
 use super::balancer::attach;
-use super::error::{XdpError, errno, load_cure};
-use super::object::{OBJECT, program};
+use super::decap::load_decap;
+use super::error::XdpError;
+use super::object::{OBJECT, load_object, program};
 use crate::config::Attach;
 
 /// A program beside the balancer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Companion {
-    /// Strips IPIP on a real server and passes the client's packet to its stack.
+    /// Strips IPIP, and GUE on port 6080, on a real server and passes the client's packet to its stack.
     Decap,
     /// Passes everything: a veth delivers XDP_TX and AF_XDP frames only to a peer with a program.
     Pass,
 }
 
 impl Companion {
+    /// GUE's port where nobody says another (RFC 7605; IANA's for GUE).
+    const GUE_PORT: u16 = 6080;
+
     fn name(self) -> &'static str {
         match self {
             Self::Decap => "decap",
@@ -32,9 +38,17 @@ impl Companion {
 /// # Errors
 /// [`XdpError`].
 pub fn attach_companion(companion: Companion, interface: &str, mode: Attach, pin: &Path) -> Result<(), XdpError> {
-    let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(|source| {
-        let cure = load_cure(errno(&source));
-        XdpError::Load { source: Box::new(source), cure }
-    })?;
+    let mut ebpf = match companion {
+        Companion::Decap => load_decap(&Tunnels { ipip: true, gue_port: Companion::GUE_PORT, katran: false })?,
+        Companion::Pass => load_object(&mut EbpfLoader::new(), OBJECT)?,
+    };
     attach(program(&mut ebpf, companion.name())?, companion.name(), interface, mode, Some(pin))
+}
+
+/// All counters of a per-CPU array, summed over CPUs.
+pub(super) fn counts(ebpf: &Ebpf, name: &'static str) -> Result<Vec<u64>, XdpError> {
+    let missing = || XdpError::Missing { what: "per-CPU array", name };
+    let array: PerCpuArray<_, u64> = ebpf.map(name).and_then(|map| map.try_into().ok()).ok_or_else(missing)?;
+    let sums = array.iter().map(|values| values.map(|values| values.iter().sum()));
+    sums.collect::<Result<_, _>>().map_err(|_| missing())
 }

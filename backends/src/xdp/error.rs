@@ -87,6 +87,36 @@ pub enum XdpError {
         /// What does not fit.
         why: String,
     },
+    /// A slot of a root's program array cannot be used.
+    #[error("{}: slot {slot}: {cause}; {cure}", path.display())]
+    Slot {
+        /// The array's pin.
+        path: PathBuf,
+        /// The slot's index.
+        slot: u32,
+        /// What is wrong.
+        cause: String,
+        /// What to do.
+        cure: &'static str,
+    },
+    /// Socket marks cannot be entered.
+    #[error("cannot enter {marks} socket marks of health_encap: {cause}; 4096 is the most")]
+    Marks {
+        /// How many.
+        marks: usize,
+        /// The answer.
+        cause: String,
+    },
+    /// The probes' program cannot be attached.
+    #[error(
+        "{interface}: cannot attach health_encap to its egress: {cause}; it takes a kernel with CONFIG_NET_CLS_ACT and CONFIG_NET_CLS_BPF"
+    )]
+    AttachProbes {
+        /// The interface.
+        interface: String,
+        /// The answer.
+        cause: String,
+    },
     /// A socket cannot be put into the XSKMAP.
     #[error("cannot give queue {queue} its AF_XDP socket: {cause}")]
     Socket {

@@ -10,12 +10,19 @@
 mod balancer;
 mod clock;
 mod companion;
+mod decap;
 mod error;
 mod left;
 mod object;
+mod probes;
+mod root;
+mod slots;
 
 pub use balancer::{Balancer, Budget, Headroom, LARGEST_TEST_FRAME};
 pub use clock::KernelClock;
 pub use companion::{Companion, attach_companion};
+pub use decap::Decap;
 pub use error::XdpError;
 pub use object::{OBJECT, REFERENCES, Role};
+pub use root::{attach_root, detach_root, put_tap, root_array};
+pub use slots::{SlotRow, SlotWish, list_slots};

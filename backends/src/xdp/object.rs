@@ -59,12 +59,17 @@ pub(super) fn load(role: &Role, sizes: Sizes) -> Result<(Ebpf, Arc<Tables>), Xdp
         .map_max_entries("FLOW", aya::util::nr_cpus().map_or(1, |cpus| cpus as u32))
         .map_max_entries("IDS", sizes.id_lines)
         .map_max_entries("PREFIXES", 2 * sizes.prefix_slots);
-    let ebpf = loader.load(OBJECT).map_err(|source| {
-        let cure = load_cure(errno(&source));
-        XdpError::Load { source: Box::new(source), cure }
-    })?;
+    let ebpf = load_object(&mut loader, OBJECT)?;
     let tables = Tables::of(&mut Mapped(&ebpf), sizes)?;
     Ok((ebpf, tables))
+}
+
+/// Creates the maps of an object.
+pub(super) fn load_object(loader: &mut EbpfLoader<'_>, object: &[u8]) -> Result<Ebpf, XdpError> {
+    loader.load(object).map_err(|source| {
+        let cure = load_cure(errno(&source));
+        XdpError::Load { source: Box::new(source), cure }
+    })
 }
 
 /// Sizes of the maps that are pinned in `directory`; `None` if there are none.
@@ -105,12 +110,18 @@ impl Source for Mapped<'_> {
     }
 }
 
-/// The program `name`, loaded into the kernel.
+/// The XDP program `name`, loaded into the kernel.
 pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, XdpError> {
     let missing = || XdpError::Missing { what: "program", name };
     let program: &mut Xdp = ebpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(|_| missing())?;
-    match program.load() {
-        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
+    accepted(name, program.load())?;
+    Ok(program)
+}
+
+/// What the kernel said to a program, with the end of the verifier's log.
+pub(super) fn accepted(name: &'static str, answer: Result<(), ProgramError>) -> Result<(), XdpError> {
+    match answer {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(()),
         Err(ProgramError::LoadError { io_error, verifier_log }) => {
             let log = verifier_log.to_string();
             let last: Vec<&str> = log.lines().rev().take(12).collect();

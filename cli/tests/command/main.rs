@@ -4,8 +4,11 @@
 mod captures;
 mod check;
 mod lifetime;
+mod probes;
 mod refusals;
 mod replay;
+mod replay_companions;
+mod roots;
 mod shell;
 mod trace;
 mod twins;

@@ -327,10 +327,3 @@ fn the_output_is_not_the_input() {
     straight(&config, &input, &input).refused(2, &["in.pcap: ", "both the input and the output"]);
     assert_eq!(std::fs::read(&input).expect("still there"), capture);
 }
-
-#[test]
-fn programs_of_a_later_version() {
-    for options in [&["--program", "decap"][..], &["--program", "health-encap"], &["--mark", "1"]] {
-        replay(pcap(&[]), options).refused(2, &["not available yet; leave them out"]);
-    }
-}

@@ -22,7 +22,7 @@ pub const FAR: &str = "far";
 /// The client.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The VIP of [`config`]; nobody has it as an address.
-const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 /// Its name in listings.
 pub const VIP_NAME: &str = "192.0.2.100:80/udp";
 
@@ -113,6 +113,17 @@ impl Links {
             self.handle.address().add(far, CLIENT.into(), 24).execute().await.expect("an address");
             let neighbour = self.handle.neighbours().add(far, IpAddr::V4(VIP));
             let neighbour = neighbour.link_layer_address(&[2, 0, 0, 0, 0, 8]).state(NeighbourState::Permanent);
+            neighbour.execute().await.expect("a neighbour");
+        });
+    }
+
+    /// Gives a link an address of its own in the VIP's network, and the way to the VIP.
+    pub fn reach(&self, name: &str, address: IpAddr) {
+        let index = self.index(name);
+        self.runtime.block_on(async {
+            self.handle.address().add(index, address, 24).execute().await.expect("an address");
+            let neighbour = self.handle.neighbours().add(index, IpAddr::V4(VIP));
+            let neighbour = neighbour.link_layer_address(&[2, 0, 0, 0, 0, 7]).state(NeighbourState::Permanent);
             neighbour.execute().await.expect("a neighbour");
         });
     }

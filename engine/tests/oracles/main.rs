@@ -6,5 +6,6 @@ mod flows;
 mod hashes;
 mod hit_ratio;
 mod maglev;
+mod strip;
 mod tunnels;
 mod writers;
