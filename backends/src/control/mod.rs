@@ -14,6 +14,7 @@ mod host;
 mod ids;
 pub mod prefixes;
 mod reals;
+mod reference;
 mod report;
 mod rings;
 mod vip_table;
@@ -25,6 +26,7 @@ pub use features::features;
 pub use grace::{Grace, KernelGrace, NoGrace};
 pub use host::{Facts, Hops};
 pub use ids::lines as id_lines;
+pub use reference::reference as counters_reference;
 pub use report::{Counters, RealRow, SeatRow, VipRow};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
