@@ -52,7 +52,7 @@ const UNSAFE: &[&str] = &[
     "backends/src/afxdp/port.rs",
     "backends/src/afxdp/port/kernel.rs",
     // One libc call each: membarrier, statfs, getrandom, clock_gettime.
-    "backends/src/control/apply.rs",
+    "backends/src/control/grace.rs",
     "backends/src/facts/privileges.rs",
     "backends/src/run/balancer.rs",
     "backends/src/xdp/clock.rs",

@@ -66,6 +66,16 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn bytes_anywhere<const N: usize>(&self, at: usize) -> Option<&[u8; N]> {
+        let start = self.start() + at;
+        // SAFETY: a reference is valid. Read back, it is one pointer: LLVM would calculate it twice, and what is known of one
+        // of them the verifier does not know of the other.
+        let start = unsafe { (&raw const start).read_volatile() };
+        // SAFETY: compared with the frame's end; the verifier proves it again.
+        if start + N > self.end() { None } else { Some(unsafe { &*(start as *const [u8; N]) }) }
+    }
+
+    #[inline(always)]
     fn bytes_mut<const N: usize>(&mut self, at: usize) -> Option<&mut [u8; N]> {
         // SAFETY: as in `bytes`; `&mut self` makes it the only window.
         self.window(at).map(|window| unsafe { &mut *window })

@@ -12,8 +12,10 @@ use tandem_engine::Flow;
 use tandem_engine::memory::counters::BLOCK;
 use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::vips::SLOTS;
-use tandem_engine::memory::prefixes::SPACES;
-use tandem_engine::memory::{FlowSet, IdLine, Line, Memory, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot};
+use tandem_engine::memory::prefixes::{self, SPACES, Space};
+use tandem_engine::memory::{
+    Addr, FlowSet, IdKey, IdLine, Line, Memory, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot, ids,
+};
 
 /// `BPF_F_MMAPABLE` (kernel fc9702273e2e, v5.5): only plain arrays can have it.
 const MMAPABLE: u32 = 1 << 10;
@@ -80,6 +82,27 @@ pub fn again(ctx: &XdpContext) {
     let _ = unsafe { AGAIN.tail_call(ctx, 0) };
 }
 
+/// Looks a key up in the id table. A global function, which the verifier checks once and whose callers it believes nothing
+/// but that they get a number: inlined, it would follow all of them from each of the ten places of a key.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tandem_id(key: u64) -> u32 {
+    match Kernel.root() {
+        Some(root) => ids::find(&Kernel, root, IdKey::of_number(key)),
+        None => 0,
+    }
+}
+
+/// Looks for the longest prefix; global for the same reason.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tandem_longest(space: u32, tag: u32, a: u64, b: u64) -> u32 {
+    match Kernel.root() {
+        Some(root) => prefixes::find(&Kernel, root, Space::of_number(space), tag, [a, b]),
+        None => 0,
+    }
+}
+
 /// The tables as this CPU sees them.
 pub struct Kernel;
 
@@ -115,6 +138,15 @@ impl Memory for Kernel {
     #[inline(always)]
     fn tree(&self, index: u32) -> Option<&Tree> {
         TREES.get(index)
+    }
+    #[inline(always)]
+    fn id(&self, _root: &Root, key: IdKey) -> u32 {
+        tandem_id(key.number())
+    }
+    #[inline(always)]
+    fn longest(&self, _root: &Root, space: Space, tag: u32, addr: Addr) -> u32 {
+        let [a, b] = addr;
+        tandem_longest(space as u32, tag, a, b)
     }
     #[inline(always)]
     fn has(&self, root: &Root, feature: u32) -> bool {

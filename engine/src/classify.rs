@@ -3,7 +3,7 @@
 
 use crate::answer;
 use crate::hash::{self, Kind};
-use crate::memory::prefixes::{self, Space, mask};
+use crate::memory::prefixes::{Space, mask};
 use crate::memory::vips::{
     self, BYPASS_FLOW_TABLE, DECAP, EGRESS, HAS_VIPS, HASH_DPORT_ONLY, HASH_SRC_DST_PORT, NO_SOURCE_PORT, QUIC, Vip, VipKey,
 };
@@ -131,7 +131,7 @@ fn prefix_vip<M: Memory>(memory: &M, root: &Root, flow: &Flow, port: u16) -> Opt
     }
     let space = if flow.is_v6 { Space::VipV6 } else { Space::VipV4 };
     let tag = (flow.protocol as u32) << 16 | port as u32;
-    let len = prefixes::find(memory, root, space, tag, flow.dst).checked_sub(1)?;
+    let len = memory.longest(root, space, tag, flow.dst).checked_sub(1)?;
     vips::find(memory, root, &VipKey::prefix(mask(flow.dst, len), len, port, flow.protocol))
 }
 

@@ -13,6 +13,11 @@ pub trait Packet {
     }
     /// The `N` bytes from offset `at`, if the frame has them.
     fn bytes<const N: usize>(&self, at: usize) -> Option<&[u8; N]>;
+    /// The same for an offset that was calculated: the BPF verifier wants to see the one pointer that is compared and read.
+    #[inline(always)]
+    fn bytes_anywhere<const N: usize>(&self, at: usize) -> Option<&[u8; N]> {
+        self.bytes(at)
+    }
     /// The `N` bytes from offset `at`, to change them.
     fn bytes_mut<const N: usize>(&mut self, at: usize) -> Option<&mut [u8; N]>;
     /// Makes the frame `N` bytes longer at its start; what is there is undefined. `false`: no room, and nothing changed.

@@ -6,13 +6,11 @@
 use crate::hash::{self, Kind};
 use crate::memory::counters::{Event, GUARD_LINE, VipCounter, count_event, count_vip, vip_at};
 use crate::memory::flows::{SECOND, Worth};
-use crate::memory::ids::{self, IdKey};
-use crate::memory::prefixes::{self, Space};
 use crate::memory::rings::{SLOTS_PER_LINE, slot_of};
 use crate::memory::vips::{
     BYPASS_FLOW_TABLE, GLOBAL_FLOW_TABLE, HASH_DPORT_ONLY, QUIC, SOURCE_ROUTING, UDP_FLOW_MIGRATION, UDP_STABLE_ROUTING,
 };
-use crate::memory::{Memory, Root, Tag, features};
+use crate::memory::{IdKey, Memory, Root, Space, Tag, features};
 use crate::packet::Packet;
 use crate::parse::Flow;
 use crate::server_id;
@@ -100,7 +98,7 @@ fn known<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &Flow, now: u32
     if migrates && flow.protocol == IPPROTO_UDP && (katran || real.is_some()) {
         // Katran counts this question as a new flow.
         let flood = katran && guard(memory, root);
-        let down = |real: u32| ids::find(memory, root, IdKey::down(flow.vip.id, real)).is_some();
+        let down = |real: u32| memory.id(root, IdKey::down(flow.vip.id, real)) != 0;
         if !flood && real.is_some_and(down) {
             count_event(memory, Event::UdpMigrated);
             return None;
@@ -170,7 +168,7 @@ fn decide<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> 
 #[inline(never)]
 fn source_route<M: Memory>(memory: &M, root: &Root, flow: &Flow) -> u32 {
     let space = if flow.is_v6 { Space::SourceV6 } else { Space::SourceV4 };
-    let real = prefixes::find(memory, root, space, 0, flow.src);
+    let real = memory.longest(root, space, 0, flow.src);
     count_event(memory, if real != 0 { Event::SourceRouteHit } else { Event::SourceRouteMiss });
     real
 }

@@ -4,8 +4,7 @@
 //! A real's id is 0 where there is none: the functions are not inlined, and a BPF function returns one number.
 
 use crate::memory::counters::{Event, VipCounter, count_event, count_vip};
-use crate::memory::ids::{self, IdKey};
-use crate::memory::{Memory, Root};
+use crate::memory::{IdKey, Memory, Root};
 use crate::packet::Packet;
 use crate::parse::Flow;
 use crate::wire::{Ethernet, Ipv4, Ipv6, Tcp, Udp};
@@ -60,10 +59,10 @@ fn connection_id<P: Packet>(packet: &P, flow: &Flow, katran: bool) -> Quic {
     const TYPE: u8 = 0x30;
     const HANDSHAKE: u8 = 0x20;
     let at = flow.l4().wrapping_add(Udp::LEN);
-    let Some([first]) = packet.bytes::<1>(at) else { return Quic::Silent };
+    let Some([first]) = packet.bytes_anywhere::<1>(at) else { return Quic::Silent };
     let cid = if first & LONG != 0 {
         // flags, version (4), length of the destination connection id, its first eight bytes (RFC 9000 section 17.2)
-        let Some([first, _, _, _, _, len, cid @ ..]) = packet.bytes::<14>(at) else { return Quic::Silent };
+        let Some([first, _, _, _, _, len, cid @ ..]) = packet.bytes_anywhere::<14>(at) else { return Quic::Silent };
         if first & TYPE < HANDSHAKE {
             return Quic::Initial;
         }
@@ -72,7 +71,7 @@ fn connection_id<P: Packet>(packet: &P, flow: &Flow, katran: bool) -> Quic {
         }
         *cid
     } else {
-        let Some([_, cid @ ..]) = packet.bytes::<9>(at) else { return Quic::Silent };
+        let Some([_, cid @ ..]) = packet.bytes_anywhere::<9>(at) else { return Quic::Silent };
         *cid
     };
     let [c0, c1, c2, c3, c4, ..] = cid;
@@ -91,7 +90,7 @@ fn connection_id<P: Packet>(packet: &P, flow: &Flow, katran: bool) -> Quic {
 pub(crate) fn stable<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, flow: &Flow) -> u32 {
     const HEADER: u8 = 0x52;
     let at = flow.l4().wrapping_add(Udp::LEN);
-    let id = match packet.bytes::<8>(at) {
+    let id = match packet.bytes_anywhere::<8>(at) {
         Some([HEADER, a, b, c, ..]) => u32::from_be_bytes([0, *a, *b, *c]),
         _ => {
             count_event(memory, Event::StableInvalidType);
@@ -117,7 +116,7 @@ pub(crate) fn tcp<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, kat
     let usual = (if flow.is_v6 { Ethernet::LEN.wrapping_add(Ipv6::LEN) } else { Ethernet::LEN.wrapping_add(Ipv4::LEN) }) as u32;
     // Katran looks where a plain packet has its header, even if the flow is a quoted one.
     let at = if katran { usual } else { flow.l4() as u32 };
-    let id = if flow.quoted && !katran { 0 } else { tcp_option(packet, at as usize, katran) };
+    let id = if flow.quoted && !katran { 0 } else { tcp_option(packet, at as usize, katran, root.zero.get()) };
     let real = find(memory, root, id);
     count_event(memory, if real != 0 { Event::TcpIdRouted } else { Event::TcpIdRing });
     real
@@ -126,39 +125,40 @@ pub(crate) fn tcp<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, kat
 /// The real that a server id leads to; 0: none, or no id.
 #[inline(always)]
 fn find<M: Memory>(memory: &M, root: &Root, id: u32) -> u32 {
-    if id == 0 { 0 } else { ids::find(memory, root, IdKey::server(id)).unwrap_or(0) }
+    if id == 0 { 0 } else { memory.id(root, IdKey::server(id)) }
 }
 
 /// The server id in the options of the TCP header at `at`; 0: none.
 #[inline(always)]
-fn tcp_option<P: Packet>(packet: &P, at: usize, katran: bool) -> u32 {
+fn tcp_option<P: Packet>(packet: &P, at: usize, katran: bool, unknown: u32) -> u32 {
     const KIND: u8 = 0xb7;
     const LEN: u8 = 6;
     const MOST_OPTIONS: u32 = 15;
-    let Some(header) = packet.bytes::<{ Tcp::LEN }>(at) else { return 0 };
+    let Some(header) = packet.bytes_anywhere::<{ Tcp::LEN }>(at) else { return 0 };
     let [_, _, _, _, _, _, _, _, _, _, _, _, offset, ..] = *header;
     // In eight bits, as Katran has it: a length below five words becomes a large number.
     let mut left = (offset >> 4).wrapping_mul(4).wrapping_sub(Tcp::LEN as u8);
     if left < LEN || !katran && offset >> 4 < 5 {
         return 0;
     }
-    let mut walked = 0_u32;
+    // The verifier would follow every sum of lengths that it knows: it knows none.
+    let mut walked = unknown;
     for _ in 0..MOST_OPTIONS {
         if left == 0 {
             return 0;
         }
         let here = at.wrapping_add(Tcp::LEN).wrapping_add((walked & 0xff) as usize);
-        let Some([kind]) = packet.bytes::<1>(here) else { return 0 };
+        let Some([kind]) = packet.bytes_anywhere::<1>(here) else { return 0 };
         let len = match *kind {
             0 => return 0,
             1 => 1,
             _ => {
-                let Some([kind, len]) = packet.bytes::<2>(here) else { return 0 };
+                let Some([kind, len]) = packet.bytes_anywhere::<2>(here) else { return 0 };
                 if left < 2 || *len > left {
                     return 0;
                 }
                 if *kind == KIND {
-                    let Some([_, LEN, a, b, c, d]) = packet.bytes::<6>(here) else { return 0 };
+                    let Some([_, LEN, a, b, c, d]) = packet.bytes_anywhere::<6>(here) else { return 0 };
                     return u32::from_le_bytes([*a, *b, *c, *d]);
                 }
                 *len

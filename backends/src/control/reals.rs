@@ -1,5 +1,6 @@
 //! The reals of a plan, each with an id of its own: one for every VIP that has it, and one for all that has no VIP.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use hashbrown::{HashMap, HashSet};
@@ -42,7 +43,8 @@ impl Control {
 
     /// The same for the reals that belong to no VIP.
     pub(super) fn fill_unowned(&mut self, plan: &Plan, hops: &Hops) -> u32 {
-        let addresses: HashSet<IpAddr> = plan.unowned_reals().collect();
+        // In order, so that the same plan gives the same ids everywhere.
+        let addresses: BTreeSet<IpAddr> = plan.unowned_reals().collect();
         addresses.into_iter().map(|address| self.fill(None, address, (method(plan.encap), false), hops)).sum()
     }
 

@@ -43,6 +43,18 @@ impl IdKey {
         Self(2 << 56 | (vip as u64) << 32 | real as u64)
     }
 
+    /// The key that [`Self::number`] gave the number of.
+    #[inline(always)]
+    pub const fn of_number(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The key as a number.
+    #[inline(always)]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
     /// Both lines of the key among `mask + 1` lines (a power of two).
     #[inline(always)]
     pub const fn lines(self, mask: u32) -> [u32; 2] {
@@ -52,13 +64,14 @@ impl IdKey {
     }
 }
 
-/// The value of a key.
+/// The value of a key; 0 if it is not there.
 #[inline(always)]
-pub fn find<M: Memory>(memory: &M, root: &Root, key: IdKey) -> Option<u32> {
+pub fn find<M: Memory + ?Sized>(memory: &M, root: &Root, key: IdKey) -> u32 {
     let [one, two] = key.lines(root.id_mask.get());
-    match memory.ids(one)?.get(key) {
-        Some(value) => Some(value),
-        None => memory.ids(two)?.get(key),
+    let look = |line: u32| memory.ids(line).and_then(|line| line.get(key)).unwrap_or(0);
+    match look(one) {
+        0 => look(two),
+        value => value,
     }
 }
 

@@ -19,7 +19,7 @@ pub mod vips;
 pub use counters::{Line, SeatCounter, VipCounter};
 pub use flows::{FlowSet, Tag};
 pub use ids::{IdKey, IdLine};
-pub use prefixes::{PrefixKey, PrefixSlot, Tree};
+pub use prefixes::{PrefixKey, PrefixSlot, Space, Tree};
 pub use reals::Real;
 pub use rings::RingLine;
 pub use root::{Mode, Root};
@@ -53,6 +53,16 @@ pub trait Memory {
     #[inline(always)]
     fn has(&self, root: &Root, feature: u32) -> bool {
         root.features.get() & feature != 0
+    }
+    /// The value of a key in the id table; 0 if it is not there.
+    #[inline(always)]
+    fn id(&self, root: &Root, key: IdKey) -> u32 {
+        ids::find(self, root, key)
+    }
+    /// The value of the longest prefix that covers `addr`; 0 if none does.
+    #[inline(always)]
+    fn longest(&self, root: &Root, space: Space, tag: u32, addr: Addr) -> u32 {
+        prefixes::find(self, root, space, tag, addr)
     }
     /// Line `index` of this core's own block of counters ([`counters`]).
     fn count(&self, index: u32) -> Option<&Line>;

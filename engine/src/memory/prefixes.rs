@@ -33,6 +33,19 @@ pub enum Space {
 /// What the lengths of IPv4 prefixes have on top where both families meet, in the keys of VIPs: `10.0.0.0/8` and `a00::/8`
 /// have the same words.
 pub const V4: u32 = 129;
+impl Space {
+    /// The space with this number, modulo their number.
+    #[inline(always)]
+    pub const fn of_number(number: u32) -> Self {
+        match number & 3 {
+            0 => Self::SourceV4,
+            1 => Self::SourceV6,
+            2 => Self::VipV4,
+            _ => Self::VipV6,
+        }
+    }
+}
+
 /// Spaces, and trees of a half.
 pub const SPACES: u32 = 4;
 /// Steps of a search at most: 128 lengths.
@@ -79,10 +92,11 @@ impl PrefixKey {
 pub fn mask(addr: Addr, len: u32) -> Addr {
     let len = if len >= V4 { len.wrapping_sub(V4) } else { len };
     let [a, b] = addr;
-    let cut = |word: u64, len: u32| match len {
-        0 => 0,
-        1..=63 => (u64::from_be(word) & (!0_u64).wrapping_shl(64_u32.wrapping_sub(len))).to_be(),
-        _ => word,
+    // Without branches: two shifts, as one of 64 bits is none.
+    let cut = |word: u64, len: u32| {
+        let len = if len > 64 { 64 } else { len };
+        let rest = (!0_u64).wrapping_shr(len / 2).wrapping_shr(len.wrapping_sub(len / 2));
+        word & (!rest).to_be()
     };
     [cut(a, len), cut(b, len.saturating_sub(64))]
 }
@@ -133,40 +147,41 @@ impl Tree {
 }
 
 /// The value of the longest prefix that covers `addr`; 0 if none does.
-#[inline(never)]
-pub fn find<M: Memory>(memory: &M, root: &Root, space: Space, tag: u32, addr: Addr) -> u32 {
+#[inline(always)]
+pub fn find<M: Memory + ?Sized>(memory: &M, root: &Root, space: Space, tag: u32, addr: Addr) -> u32 {
     let (first, slots) = root.prefixes_in_force();
     let half = if first == 0 { 0 } else { SPACES };
     let Some(tree) = memory.tree(half.wrapping_add(space as u32)) else { return 0 };
     let mut best = tree.default.get() as u32;
-    let mut node = 0_u32;
+    // The verifier would follow every way down the tree that it knows: it knows none.
+    let mut node = root.zero.get();
     for _ in 0..STEPS {
         let len = tree.length(node);
         if len == 0 {
             break;
         }
         let found = look(memory, &PrefixKey::new(space, tag, addr, len), first, slots);
-        node = node.wrapping_mul(2).wrapping_add(if found.is_some() { 2 } else { 1 });
-        if let Some(value) = found
-            && value != 0
-        {
-            best = value;
+        node = node.wrapping_mul(2).wrapping_add(1).wrapping_add((found >> 32) as u32);
+        if found as u32 != 0 {
+            best = found as u32;
         }
     }
     best
 }
 
+/// The value of a key, with bit 32 set; 0 if it is not there.
 #[inline(always)]
-fn look<M: Memory>(memory: &M, key: &PrefixKey, first: u32, slots: u32) -> Option<u32> {
+fn look<M: Memory + ?Sized>(memory: &M, key: &PrefixKey, first: u32, slots: u32) -> u64 {
     for bucket in key.buckets(first, slots) {
         for way in 0..PER_BUCKET {
-            let slot = memory.prefix(bucket.wrapping_add(way))?;
-            if slot.holds(key) {
-                return Some(slot.value.get() as u32);
+            if let Some(slot) = memory.prefix(bucket.wrapping_add(way))
+                && slot.holds(key)
+            {
+                return 1 << 32 | slot.value.get() & 0xffff_ffff;
             }
         }
     }
-    None
+    0
 }
 
 /// The control plane's side.

@@ -67,7 +67,8 @@ pub struct Root {
     pub prefixes: S64,
     /// The window of the new-flow guard, in ticks.
     pub guard_window: S32,
-    spare: S32,
+    /// Always 0: a number that the BPF verifier does not know.
+    pub zero: S32,
     rest: [S64; 7],
 }
 

@@ -1,6 +1,5 @@
 //! Katran's parsing: constant header lengths, everything else is dropped, pings are answered whoever they are for.
 
-use super::quote::Quote;
 use super::{Flow, Seen, quote, transport};
 use crate::answer;
 use crate::packet::Packet;
@@ -62,7 +61,7 @@ fn icmp<P: Packet>(packet: &mut P, flow: &mut Flow, l4: usize, family: Family) -
                 if code == wire::ICMP_FRAGMENTATION_NEEDED {
                     flow.seen = if mtu & 0xffff < 1280 { Seen::TooBigV4Low } else { Seen::TooBigV4 };
                 }
-                quote::ipv4_fixed(packet, l4)
+                quote::ipv4_fixed(packet, l4, flow)
             }
             _ => return Err(Stop::of(Icmp)),
         },
@@ -70,18 +69,15 @@ fn icmp<P: Packet>(packet: &mut P, flow: &mut Flow, l4: usize, family: Family) -
             wire::ICMPV6_ECHO => return Err(answer::echo_v6_katran(packet)),
             wire::ICMPV6_TOO_BIG => {
                 flow.seen = if mtu < 1280 { Seen::TooBigV6Low } else { Seen::TooBigV6 };
-                quote::ipv6_fixed(packet, l4)
+                quote::ipv6_fixed(packet, l4, flow)
             }
-            wire::ICMPV6_UNREACHABLE => quote::ipv6_fixed(packet, l4),
+            wire::ICMPV6_UNREACHABLE => quote::ipv6_fixed(packet, l4, flow),
             _ => return Err(Stop::of(Icmp)),
         },
     };
-    let Quote { src, dst, protocol, l4 } = quoted.ok_or(Stop::of(TruncatedDropped))?;
+    let l4 = quoted.ok_or(Stop::of(TruncatedDropped))?;
     flow.quoted = true;
     flow.icmp_code = code;
-    flow.src = dst;
-    flow.dst = src;
-    flow.protocol = protocol;
     transport(packet, l4, flow, TruncatedDropped, NotTcpUdp)?;
     flow.ports = flow.ports.rotate_left(16);
     Ok(())

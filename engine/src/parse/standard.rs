@@ -3,8 +3,7 @@
 //! The usual frame, TCP or UDP behind an IP header of constant length, takes the short way. IPv4 options, fragments, IPv6
 //! extension headers and ICMP errors take the long one, which looks for the same things in other places.
 
-use super::quote::{self, Quote};
-use super::{Flow, Part, Seen, transport};
+use super::{Flow, Part, Seen, quote, transport};
 use crate::packet::Packet;
 use crate::verdict::Reason::{ExtensionHeaders, FrameTooShort, Icmp, MalformedIp, NotIp, NotTcpUdp, TruncatedIp, TruncatedL4};
 use crate::verdict::Stop;
@@ -136,7 +135,8 @@ fn icmp<P: Packet>(packet: &P, flow: &mut Flow, l4: usize) -> Result<(), Stop> {
         wire::ICMP_TIME_EXCEEDED | wire::ICMP_PARAMETER_PROBLEM => {}
         _ => return Err(Stop::of(Icmp)),
     }
-    about(packet, flow, quote::ipv4(packet, l4))
+    let quoted = quote::ipv4(packet, l4, flow);
+    about(packet, flow, quoted)
 }
 
 #[inline(never)]
@@ -150,23 +150,21 @@ fn icmpv6<P: Packet>(packet: &P, flow: &mut Flow, l4: usize) -> Result<(), Stop>
         wire::ICMPV6_UNREACHABLE | wire::ICMPV6_TIME_EXCEEDED | wire::ICMPV6_PARAMETER_PROBLEM => {}
         _ => return Err(Stop::of(Icmp)),
     }
-    about(packet, flow, quote::ipv6_fixed(packet, l4))
+    let quoted = quote::ipv6_fixed(packet, l4, flow);
+    about(packet, flow, quoted)
 }
 
 /// The quoted packet went from a real to the client; its flow is the other way round. RFC 792 promises 8 bytes of its
 /// transport header: the ports, and no flags of TCP.
 #[inline(always)]
-fn about<P: Packet>(packet: &P, flow: &mut Flow, quote: Option<Quote>) -> Result<(), Stop> {
-    let Quote { src, dst, protocol, l4 } = quote.ok_or(Stop::of(Icmp))?;
-    if protocol != wire::IPPROTO_TCP && protocol != wire::IPPROTO_UDP {
+fn about<P: Packet>(packet: &P, flow: &mut Flow, quoted: Option<usize>) -> Result<(), Stop> {
+    let l4 = quoted.ok_or(Stop::of(Icmp))?;
+    if flow.protocol != wire::IPPROTO_TCP && flow.protocol != wire::IPPROTO_UDP {
         return Err(Stop::of(Icmp));
     }
     let [a, b, c, d, ..] = packet.bytes::<8>(l4).ok_or(Stop::of(Icmp))?;
     flow.ports = u32::from_ne_bytes([*c, *d, *a, *b]);
     flow.quoted = true;
-    flow.src = dst;
-    flow.dst = src;
-    flow.protocol = protocol;
     flow.l4 = l4 as u32;
     Ok(())
 }
