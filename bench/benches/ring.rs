@@ -16,7 +16,8 @@ const REALS: u16 = 1000;
 const LIMIT: Duration = Duration::from_millis(3);
 
 fn endpoints() -> Vec<Endpoint> {
-    let real = |id: u16| Endpoint::new(Recipe::Standard, id, Ipv4Addr::from(0x0a00_0000 | u32::from(id)).into(), 1 + u32::from(id % 3));
+    let real =
+        |id: u16| Endpoint::new(Recipe::Standard, id, Ipv4Addr::from(0x0a00_0000 | u32::from(id)).into(), 1 + u32::from(id % 3));
     (1..=REALS).map(real).collect()
 }
 

@@ -6,9 +6,7 @@ use crate::packet::Packet;
 use crate::parse::Flow;
 use crate::verdict::Reason::{EchoReply, NoHeadroom, TooBigReply, TruncatedDropped};
 use crate::verdict::Stop;
-use crate::wire::{
-    self, Ethernet, Header, Icmp, Icmp4, Icmp6, Ipv4, Ipv6, OUTER_TTL,
-};
+use crate::wire::{self, Ethernet, Header, Icmp, Icmp4, Icmp6, Ipv4, Ipv6, OUTER_TTL};
 use zerocopy::network_endian::U32;
 
 /// Bytes of the packet that an ICMP error quotes: as Katran does, both within the least MTU of their family.

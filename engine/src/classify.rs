@@ -3,11 +3,11 @@
 
 use crate::answer;
 use crate::hash::{self, Kind};
+use crate::memory::counters::{Event, VipCounter, add_event, count_event, count_vip};
 use crate::memory::prefixes::{Space, mask};
 use crate::memory::vips::{
     self, BYPASS_FLOW_TABLE, DECAP, EGRESS, HAS_VIPS, HASH_DPORT_ONLY, HASH_SRC_DST_PORT, NO_SOURCE_PORT, QUIC, Vip, VipKey,
 };
-use crate::memory::counters::{Event, VipCounter, add_event, count_event, count_vip};
 use crate::memory::{Memory, Root, features, root};
 use crate::packet::Packet;
 use crate::parse::{Flow, Part, parse, parse_katran};
@@ -56,7 +56,11 @@ pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &mut Flo
     if let Some(trace) = memory.trace() {
         trace.vip.set(flow.vip.id.wrapping_add(1));
     }
-    if katran { is_small(packet, memory, root, flow)? } else { fits_or_answer(packet, memory, root, flow)? }
+    if katran {
+        is_small(packet, memory, root, flow)?
+    } else {
+        fits_or_answer(packet, memory, root, flow)?
+    }
     if !exact && flow.vip.flags & (HASH_DPORT_ONLY | HASH_SRC_DST_PORT) == 0 {
         flow.ports &= !DESTINATION_PORT;
     }

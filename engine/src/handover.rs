@@ -8,9 +8,9 @@
 //! |<------- room bytes -------->|
 //! ```
 
+use crate::ROOM_MAX;
 use crate::memory::Vip;
 use crate::packet::Packet;
-use crate::ROOM_MAX;
 use crate::wire::{Header, Ipv4, Ipv6, Udp, header};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

@@ -62,9 +62,7 @@ pub mod steps {
     pub use crate::parse::parse;
 }
 
-use memory::counters::{
-    ByteCounter, Event, RealCounter, VipCounter, bytes_at, count_event, real_at, reason_at, vip_at,
-};
+use memory::counters::{ByteCounter, Event, RealCounter, VipCounter, bytes_at, count_event, real_at, reason_at, vip_at};
 use memory::{Root, features, vips};
 use parse::Seen;
 

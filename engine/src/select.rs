@@ -159,8 +159,7 @@ fn decide<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> 
     } else {
         0
     };
-    let (real, from) =
-        if routed != 0 { (routed, From::SourceRoute) } else { (ring(memory, root, katran, flow)?, From::Ring) };
+    let (real, from) = if routed != 0 { (routed, From::SourceRoute) } else { (ring(memory, root, katran, flow)?, From::Ring) };
     count_event(memory, Event::RingDecisions);
     Ok(Choice { real, from, enter, named: 0 })
 }

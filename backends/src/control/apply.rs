@@ -149,11 +149,7 @@ impl Control {
         if removed {
             self.wait(grace)?;
         }
-        if ids::put(table, &wanted) {
-            Ok(())
-        } else {
-            Err(ControlError::IdsFull { found: wanted.len(), lines: table.len() })
-        }
+        if ids::put(table, &wanted) { Ok(()) } else { Err(ControlError::IdsFull { found: wanted.len(), lines: table.len() }) }
     }
 
     /// Source routes, and the way to VIPs that are prefixes.
@@ -165,9 +161,7 @@ impl Control {
                 changes.prefix_tables += 1;
                 self.wait(grace)
             }
-            prefixes::Written::Full(found) => {
-                Err(ControlError::PrefixesFull { found, slots: self.tables.prefixes().len() / 2 })
-            }
+            prefixes::Written::Full(found) => Err(ControlError::PrefixesFull { found, slots: self.tables.prefixes().len() / 2 }),
         }
     }
 

@@ -15,6 +15,7 @@ mod ids;
 pub mod prefixes;
 mod probes;
 mod reals;
+mod reference;
 mod report;
 mod rings;
 mod vip_table;
@@ -27,6 +28,7 @@ pub use grace::{Grace, KernelGrace, NoGrace};
 pub use host::{Facts, Hops};
 pub use ids::lines as id_lines;
 pub use probes::marks;
+pub use reference::reference as counters_reference;
 pub use report::{Counters, RealRow, SeatRow, VipRow};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

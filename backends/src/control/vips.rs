@@ -43,13 +43,7 @@ impl Control {
     }
 
     /// Makes the VIP table say this; `before` is what it says now.
-    fn put_entry<G: Grace>(
-        &mut self,
-        key: &VipKey,
-        entry: Entry,
-        before: Option<Entry>,
-        grace: &G,
-    ) -> Result<(), ControlError> {
+    fn put_entry<G: Grace>(&mut self, key: &VipKey, entry: Entry, before: Option<Entry>, grace: &G) -> Result<(), ControlError> {
         let Some(old) = before else {
             return match vip_table::insert(&self.tables, key, entry) {
                 Inserted::InPlace => Ok(()),

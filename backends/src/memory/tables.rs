@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tandem_engine::memory::counters::BLOCK;
 use tandem_engine::memory::flows::WAYS;
+use tandem_engine::memory::prefixes::SPACES;
 use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::vips::SLOTS;
-use tandem_engine::memory::prefixes::SPACES;
 use tandem_engine::memory::{FlowSet, IdLine, Line, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot};
 
 use super::area::{Area, MapError, Shared};

@@ -29,7 +29,14 @@ const MASK: u32 = 63;
 
 /// Tables for this many workers.
 pub fn make(workers: u32) -> Arc<Tables> {
-    let sizes = Sizes { ring_lines: 1 + 3 * RingLine::lines(RING), flow_sets: SETS, blocks: workers, id_lines: 1, prefix_slots: 2, features: 0 };
+    let sizes = Sizes {
+        ring_lines: 1 + 3 * RingLine::lines(RING),
+        flow_sets: SETS,
+        blocks: workers,
+        id_lines: 1,
+        prefix_slots: 2,
+        features: 0,
+    };
     let tables = Tables::plain(sizes).expect("a little memory");
     let root = tables.root();
     root.vip_mask.set(MASK);

@@ -72,7 +72,10 @@ fn decaps() {
         (0..count).map(decap).collect()
     };
     assert_eq!(good(&decaps(MAX_DECAPS)).plan.decaps.len(), MAX_DECAPS);
-    refuses(&decaps(MAX_DECAPS + 1), "1025:1: key `decap[512]`: too many destinations of tunnels (found 513); accepted: up to 512");
+    refuses(
+        &decaps(MAX_DECAPS + 1),
+        "1025:1: key `decap[512]`: too many destinations of tunnels (found 513); accepted: up to 512",
+    );
     warns(
         &format!("{SMALL}{}", decaps(2)),
         "t.toml:11:1: key `decap[0]`: a destination of tunnels, and no kind of them is opened; name the kinds in `tunnel.decap`, or remove it",
@@ -110,7 +113,9 @@ fn vips_that_are_prefixes() {
         "6:11: key `vip[0].address`: a multicast address (found \"ff00::/8\"); accepted: address, unicast, or prefix, host bits zero, for example \"10.200.1.1\"",
     );
     // Prefixes nest, and an address is another VIP than the prefix of its length.
-    let again = |address: &str| format!("[[vip]]\naddress = \"{address}\"\nport = 80\nprotocol = \"tcp\"\nreal = [{{ address = \"10.0.0.1\" }}]\n");
+    let again = |address: &str| {
+        format!("[[vip]]\naddress = \"{address}\"\nport = 80\nprotocol = \"tcp\"\nreal = [{{ address = \"10.0.0.1\" }}]\n")
+    };
     let nested = [SMALL, &again("10.200.1.1/32"), &again("10.200.0.0/16"), &again("10.200.0.0/17")].concat();
     assert_eq!(good(&nested).plan.vips.len(), 4);
     refuses(
@@ -139,7 +144,9 @@ fn at_most_256_prefixes_are_vips_in_profile_katran() {
 
 #[test]
 fn flags_for_udp() {
-    let tcp = |text: &str| text.replace("protocol = \"tcp\"\n", "protocol = \"tcp\"\nflags = [\"local\", \"udp-flow-migration\", \"quic\"]\n");
+    let tcp = |text: &str| {
+        text.replace("protocol = \"tcp\"\n", "protocol = \"tcp\"\nflags = [\"local\", \"udp-flow-migration\", \"quic\"]\n")
+    };
     refuses(
         &tcp(SMALL),
         "9:19: key `vip[0].flags[1]`: a flag for UDP at a VIP of TCP (found \"udp-flow-migration\"); remove it, or change the protocol
@@ -179,7 +186,9 @@ fn profile_katran() {
     for size in [1009, 4] {
         refuses(
             &ring(size),
-            &format!("9:13: key `vip[0].ring_size`: not the ring size of Katran (found {size}); accepted in profile katran: 65537, the default"),
+            &format!(
+                "9:13: key `vip[0].ring_size`: not the ring size of Katran (found {size}); accepted in profile katran: 65537, the default"
+            ),
         );
     }
     warns(

@@ -1,4 +1,5 @@
 //! The control plane's tables against models, and what applying a plan writes.
 
+mod counters;
 mod plans;
 mod prefixes;

@@ -67,7 +67,7 @@ impl Bed {
 
     /// What the id table has, as the address of the real; its owner is nobody.
     fn server(&self, id: u32) -> Option<u32> {
-        find(&self.desk, self.root(), IdKey::server(id))
+        Some(find(&self.desk, self.root(), IdKey::server(id))).filter(|real| *real != 0)
     }
 
     fn about(&self, address: &str) -> u32 {
@@ -88,15 +88,15 @@ fn everything_of_a_plan_is_found() {
     assert!(unowned("10.0.0.9").is_some() && unowned("10.0.0.2").is_none());
     assert_ne!(bed.server(1022), control.real_id(&plan.vips[0], "10.0.0.1".parse().unwrap()).map(u32::from));
     let route = prefixes::find(&bed.desk, root, Space::SourceV4, 0, addr_words("192.168.1.1".parse().unwrap()));
-    assert_eq!(route, unowned("fc00::2307:1"));
+    assert_eq!(Some(route), unowned("fc00::2307:1"));
 
     // Both ids of the real that is down, and no other.
     let [first, prefix, same_words] = &plan.vips[..] else { panic!("{:?}", plan.vips) };
     let id = |vip| vips::find(&bed.desk, root, &vip_key(vip)).unwrap().id;
     let down = |real: Option<u32>| find(&bed.desk, root, IdKey::down(id(first), real.unwrap()));
     let of_first = |address: &str| control.real_id(first, address.parse().unwrap()).map(u32::from);
-    assert_eq!((down(of_first("10.0.0.1")), down(unowned("10.0.0.1"))), (Some(1), Some(1)));
-    assert_eq!((down(of_first("10.0.0.2")), down(unowned("fc00::1"))), (None, None));
+    assert_eq!((down(of_first("10.0.0.1")), down(unowned("10.0.0.1"))), (1, 1));
+    assert_eq!((down(of_first("10.0.0.2")), down(unowned("fc00::1"))), (0, 0));
 
     assert_eq!(bed.about("10.200.1.1"), HAS_VIPS | DECAP);
     assert_eq!(bed.about("fc00:1404::1"), DECAP | EGRESS);
@@ -154,7 +154,7 @@ fn what_a_plan_no_longer_says_goes() {
     assert_eq!((bed.server(1022), bed.server(u32::MAX)), (None, None));
     assert_eq!((bed.about("10.200.1.1"), bed.about("fc00:1404::1")), (0, 0));
     let root = bed.root();
-    assert_eq!(prefixes::find(&bed.desk, root, Space::SourceV4, 0, addr_words("192.168.1.1".parse().unwrap())), None);
+    assert_eq!(prefixes::find(&bed.desk, root, Space::SourceV4, 0, addr_words("192.168.1.1".parse().unwrap())), 0);
     assert!(bed.control.tables().reals().iter().all(|real| !real.hop().is_present()));
     // And it can all come back, into the half that was in force first.
     assert_eq!(bed.apply(&all).prefix_tables, 1);
@@ -205,7 +205,8 @@ fn what_does_not_fit_is_named() {
 /// Every VIP and every destination of tunnels that a configuration may have: the VIP table holds them all.
 #[test]
 fn as_many_addresses_as_a_plan_may_have() {
-    let vips = (0..512).map(|n| format!("[[vip]]\naddress = \"10.200.{}.{}\"\nport = 80\nprotocol = \"tcp\"\n", n / 256, n % 256));
+    let vips =
+        (0..512).map(|n| format!("[[vip]]\naddress = \"10.200.{}.{}\"\nport = 80\nprotocol = \"tcp\"\n", n / 256, n % 256));
     let decaps = (0..512).map(|n| format!("[[decap]]\naddress = \"fc00:1404::{n:x}\"\n"));
     let plan = plan("standard", &vips.chain(decaps).collect::<String>());
     let bed = Bed::new(&plan);

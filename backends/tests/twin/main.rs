@@ -6,6 +6,7 @@
 mod frames;
 mod oracle;
 mod plans;
+mod rich;
 
 use std::collections::BTreeSet;
 
@@ -158,7 +159,7 @@ fn run_full(seed: u64, profile: &str) {
         if n % 400 == 0 {
             twins.tick(30_000 + n as u32 / 400);
         }
-        twins.frame(&frames::rich_frame(&mut rng, &plan), Headroom::Usual);
+        twins.frame(&rich::rich_frame(&mut rng, &plan), Headroom::Usual);
     }
     let counters = twins.assert_tables_equal();
     let never: Vec<_> = counters.events.iter().filter(|(_, n)| **n == 0).map(|(name, _)| *name).collect();
@@ -184,7 +185,7 @@ fn every_reason_is_reached() {
     plan.vips[1].reals.clear();
     let Some(mut twins) = Twins::new(&plan, 64) else { return };
     for _ in 0..5000 {
-        let frame = frames::rich_frame(&mut rng, &plan);
+        let frame = rich::rich_frame(&mut rng, &plan);
         twins.frame(&frame, Headroom::Usual);
     }
     let mut forwarded = || loop {
@@ -214,7 +215,7 @@ fn every_reason_is_reached() {
         let plan = plans::full(&mut rng, profile);
         let mut twins = Twins::new(&plan, 64).expect("as before");
         for _ in 0..5000 {
-            twins.frame(&frames::rich_frame(&mut rng, &plan), Headroom::Usual);
+            twins.frame(&rich::rich_frame(&mut rng, &plan), Headroom::Usual);
         }
         // A source that was configured goes missing.
         for twin in [&twins.kernel, &twins.engine] {
@@ -223,7 +224,7 @@ fn every_reason_is_reached() {
             root.source_v6.iter().for_each(|word| word.set(0));
         }
         for _ in 0..1000 {
-            twins.frame(&frames::rich_frame(&mut rng, &plan), Headroom::Usual);
+            twins.frame(&rich::rich_frame(&mut rng, &plan), Headroom::Usual);
         }
         seen.extend(twins.seen);
     }

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use etherparse::{IpNumber, Ipv6ExtensionSlice, LaxNetSlice, LaxSlicedPacket};
 use tandem_backends::config::{Plan, Profile, RealState, Vip, VipFlags};
 use tandem_backends::replay::Decision;
-use tandem_engine::{From, Reason};
 use tandem_engine::maglev::{Endpoint, Recipe, fill};
 use tandem_engine::memory::rings::slot_of;
+use tandem_engine::{From, Reason};
 
 /// A flow, whole: its VIP, its client, the ports that take part.
 type Key = (String, IpAddr, u16, u16);
@@ -78,7 +78,8 @@ impl Oracle {
     fn ring(&mut self, vip: &Vip) -> &Option<Vec<IpAddr>> {
         self.rings.entry(vip.to_string()).or_insert_with(|| {
             let up: Vec<_> = vip.reals.iter().filter(|r| Profile::Standard.is_in_ring(r)).collect();
-            let endpoints = up.iter().enumerate().map(|(i, r)| Endpoint::new(Recipe::Standard, i as u16 + 1, r.address, r.weight));
+            let endpoints =
+                up.iter().enumerate().map(|(i, r)| Endpoint::new(Recipe::Standard, i as u16 + 1, r.address, r.weight));
             let mut ring = vec![0; vip.ring_size as usize];
             fill(&mut ring, &mut endpoints.collect::<Vec<_>>(), vip.weighting.into());
             (!up.is_empty()).then(|| ring.into_iter().map(|i| up[usize::from(i) - 1].address).collect())
@@ -149,8 +150,7 @@ fn net(net: LaxNetSlice<'_>) -> ((IpAddr, IpAddr), Part, IpNumber, Vec<u8>) {
     match net {
         LaxNetSlice::Ipv4(ip) => {
             let header = ip.header();
-            let part =
-                part(header.identification().into(), header.fragments_offset().value(), header.more_fragments());
+            let part = part(header.identification().into(), header.fragments_offset().value(), header.more_fragments());
             let payload = ip.payload();
             ((header.source_addr().into(), header.destination_addr().into()), part, payload.ip_number, payload.payload.to_vec())
         }

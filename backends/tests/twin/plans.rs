@@ -74,7 +74,8 @@ pub fn full(rng: &mut Rng, profile: &str) -> Plan {
         }
         let udp = VipFlags::QUIC | VipFlags::UDP_STABLE_ROUTING | VipFlags::UDP_FLOW_MIGRATION;
         vip.flags = VipFlags::all().difference(if vip.protocol == Protocol::Udp { VipFlags::empty() } else { udp });
-        let drop = [VipFlags::BYPASS_FLOW_TABLE, VipFlags::HASH_DPORT_ONLY, VipFlags::UDP_STABLE_ROUTING, VipFlags::NO_SOURCE_PORT];
+        let drop =
+            [VipFlags::BYPASS_FLOW_TABLE, VipFlags::HASH_DPORT_ONLY, VipFlags::UDP_STABLE_ROUTING, VipFlags::NO_SOURCE_PORT];
         for (i, flag) in drop.into_iter().enumerate() {
             if (n >> i) & 1 == 0 {
                 vip.flags.remove(flag);

@@ -11,9 +11,7 @@ use crate::checksum;
 use crate::packet::Packet;
 use crate::parse::{Flow, Part};
 use crate::verdict::Reason::{self, NoHeadroom, NoSource};
-use crate::wire::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, IPPROTO_TCP, IPPROTO_UDP, Ipv4, Ipv6, Udp, Udp4, Udp6,
-};
+use crate::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, IPPROTO_TCP, IPPROTO_UDP, Ipv4, Ipv6, Udp, Udp4, Udp6};
 
 const OVER_V4: usize = const { Ipv4::LEN + Udp::LEN };
 const OVER_V6: usize = const { Ipv6::LEN + Udp::LEN };
@@ -32,7 +30,11 @@ pub(super) fn encapsulate<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_
     }
     let inner = inner_sum(packet, flow).ok_or(NoHeadroom)?;
     let udp = Outer { port: source_port(flow, path), payload };
-    if path.hop.is_v6() { over_v6(packet, flow, path, &udp, known, inner) } else { over_v4(packet, flow, path, &udp, known, inner) }
+    if path.hop.is_v6() {
+        over_v6(packet, flow, path, &udp, known, inner)
+    } else {
+        over_v4(packet, flow, path, &udp, known, inner)
+    }
 }
 
 /// What the UDP header needs.
@@ -43,14 +45,7 @@ struct Outer {
 }
 
 #[inline(always)]
-fn over_v4<P: Packet>(
-    packet: &mut P,
-    flow: &Flow,
-    path: &Path<'_>,
-    udp: &Outer,
-    known: bool,
-    inner: u64,
-) -> Result<(), Reason> {
+fn over_v4<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>, udp: &Outer, known: bool, inner: u64) -> Result<(), Reason> {
     let (src, [dst, _]) = (path.root.source_v4.get(), path.addr);
     if src == 0 && !path.katran {
         return Err(NoSource);
@@ -68,14 +63,7 @@ fn over_v4<P: Packet>(
 }
 
 #[inline(always)]
-fn over_v6<P: Packet>(
-    packet: &mut P,
-    flow: &Flow,
-    path: &Path<'_>,
-    udp: &Outer,
-    known: bool,
-    inner: u64,
-) -> Result<(), Reason> {
+fn over_v6<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>, udp: &Outer, known: bool, inner: u64) -> Result<(), Reason> {
     let (src, dst) = (path.root.source_v6(), path.addr);
     if src == [0, 0] && !path.katran {
         return Err(NoSource);

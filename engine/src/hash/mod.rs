@@ -75,9 +75,8 @@ pub(crate) fn tag(root: &Root, flow: &Flow, kind: Kind) -> Tag {
         };
         (nh(0), nh(2))
     } else {
-        let nh = |shift: usize| {
-            pair(root, shift, ports, last).wrapping_add(pair(root, shift.wrapping_add(2), s0 as u32, d0 as u32))
-        };
+        let nh =
+            |shift: usize| pair(root, shift, ports, last).wrapping_add(pair(root, shift.wrapping_add(2), s0 as u32, d0 as u32));
         (nh(0), nh(2))
     };
     let mask = root.flow_mask.get();

@@ -7,14 +7,12 @@ use std::ops::Range;
 use etherparse::{PacketBuilder, TcpHeader};
 use tandem_engine::maglev::{Endpoint, Recipe, Weighting, fill};
 use tandem_engine::memory::counters::BLOCK;
-use tandem_engine::memory::rings::SLOTS_PER_LINE;
+use tandem_engine::memory::prefixes::SPACES;
 use tandem_engine::memory::reals::Method;
+use tandem_engine::memory::rings::SLOTS_PER_LINE;
 use tandem_engine::memory::root::LAYOUT;
 use tandem_engine::memory::vips::{PROBES, SLOTS};
-use tandem_engine::memory::prefixes::SPACES;
-use tandem_engine::memory::{
-    FlowSet, IdLine, Line, Memory, PrefixSlot, Real, RingLine, Root, Trace, Tree, Vip, VipKey, VipSlot,
-};
+use tandem_engine::memory::{FlowSet, IdLine, Line, Memory, PrefixSlot, Real, RingLine, Root, Trace, Tree, Vip, VipKey, VipSlot};
 use tandem_engine::wire::mac_word;
 use tandem_engine::{Addr, Packet};
 

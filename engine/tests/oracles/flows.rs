@@ -171,7 +171,8 @@ fn weigh(bed: &Bed, weights: &[(IpAddr, u32)]) -> Vec<u16> {
     use tandem_engine::maglev::{Endpoint, Recipe, Weighting, fill};
     bed.reals(RING, weights);
     let mut ring = vec![0; RING as usize];
-    let mut endpoints: Vec<_> = (1..).zip(weights).map(|(id, (real, weight))| Endpoint::new(Recipe::Standard, id, *real, *weight)).collect();
+    let mut endpoints: Vec<_> =
+        (1..).zip(weights).map(|(id, (real, weight))| Endpoint::new(Recipe::Standard, id, *real, *weight)).collect();
     fill(&mut ring, &mut endpoints, Weighting::V2);
     ring
 }

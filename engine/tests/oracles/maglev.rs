@@ -80,7 +80,8 @@ fn populate(m: usize, reals: &[(u16, IpAddr, u32)], turns: Turns) -> Vec<u16> {
 
 fn ring(m: usize, reals: &[(u16, IpAddr, u32)], weighting: Weighting) -> Vec<u16> {
     let mut ring = vec![u16::MAX; m];
-    let mut endpoints: Vec<_> = reals.iter().map(|(id, address, weight)| Endpoint::new(Recipe::Standard, *id, *address, *weight)).collect();
+    let mut endpoints: Vec<_> =
+        reals.iter().map(|(id, address, weight)| Endpoint::new(Recipe::Standard, *id, *address, *weight)).collect();
     fill(&mut ring, &mut endpoints, weighting);
     ring
 }

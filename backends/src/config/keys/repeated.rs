@@ -50,7 +50,13 @@ pub static HEALTH_ENCAP: Section = Section {
     since: NOW,
     keys: &[
         key("mark", "number, 1 to 4294967295", "", "1", "The mark of the socket (`SO_MARK`)."),
-        key("real", "address, unicast, of either family", "", "\"10.0.0.1\"", "The real that is probed; it need not belong to a VIP."),
+        key(
+            "real",
+            "address, unicast, of either family",
+            "",
+            "\"10.0.0.1\"",
+            "The real that is probed; it need not belong to a VIP.",
+        ),
     ],
 };
 

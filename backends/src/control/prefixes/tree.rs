@@ -174,9 +174,10 @@ mod tests {
         let mut counts = [0; 129];
         (counts[8], counts[16], counts[24]) = (1000, 1, 1);
         let order = Order::new(&counts);
-        assert_eq!(depth(&order, 16), Some(1));
-        assert_eq!(order.markers(24).collect::<Vec<_>>(), [16]);
-        assert_eq!(order.markers(16).count() + order.markers(8).count(), 0);
+        assert_eq!((depth(&order, 8), depth(&order, 16)), (Some(1), Some(2)));
+        assert_eq!(order.markers(24).collect::<Vec<_>>(), [8, 16]);
+        assert_eq!(order.markers(16).collect::<Vec<_>>(), [8]);
+        assert_eq!(order.markers(8).count(), 0);
         assert_eq!(Order::new(&[0; 129]).heap(), [0; NODES]);
     }
 }
