@@ -1,0 +1,9 @@
+//! `profile = "katran"` against an independent model of the rules that it follows.
+
+mod compare;
+mod generate;
+mod generated;
+mod goldens;
+mod model;
+mod seats;
+mod settings;
