@@ -67,11 +67,11 @@ fn copy(tables: &Tables, ebpf: &mut Ebpf) -> Result<()> {
         to.any_port.set(from.any_port.get());
         to.udp_idle.set(from.udp_idle.get());
         to.max_frame.set(from.max_frame.get());
-        to.source_v4.set(from.source_v4.get());
+        to.craft_v4.set(from.craft_v4.get());
         to.vary_v4.set(from.vary_v4.get());
         to.vary_v6.set(from.vary_v6.get());
         to.local_mac.set(from.local_mac.get());
-        for (to, word) in to.source_v6.iter().zip(from.source_v6()) {
+        for (to, word) in to.craft_v6.iter().zip(from.craft_v6()) {
             to.set(word);
         }
         to.layout.publish(from.layout.get());

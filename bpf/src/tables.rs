@@ -10,7 +10,8 @@ use aya_ebpf::maps::{Array, XskMap};
 use tandem_engine::memory::counters::BLOCK;
 use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::vips::SLOTS;
-use tandem_engine::memory::{FlowSet, Line, Memory, Real, RingLine, Root, Trace, VipSlot};
+use tandem_engine::memory::prefixes::SPACES;
+use tandem_engine::memory::{FlowSet, IdLine, Line, Memory, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot};
 
 /// `BPF_F_MMAPABLE` (kernel fc9702273e2e, v5.5): only plain arrays can have it.
 const MMAPABLE: u32 = 1 << 10;
@@ -28,6 +29,12 @@ static FLOWS: Array<FlowSet> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static COUNTS: Array<Line> = Array::with_max_entries(BLOCK, MMAPABLE);
 #[map]
+static IDS: Array<IdLine> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+static PREFIXES: Array<PrefixSlot> = Array::with_max_entries(4, MMAPABLE);
+#[map]
+static TREES: Array<Tree> = Array::with_max_entries(2 * SPACES, MMAPABLE);
+#[map]
 static TRACE: Array<Trace> = Array::with_max_entries(1, MMAPABLE);
 /// The workers' sockets, by RX queue.
 #[map]
@@ -37,6 +44,10 @@ pub static XSKS: XskMap = XskMap::with_max_entries(64, 0);
 /// decision is written to the trace cell. The verifier removes whatever it does not select.
 #[unsafe(no_mangle)]
 static REPLAY: Global<u32> = Global::new(0);
+
+/// Load-time constant: the features that this program is loaded for.
+#[unsafe(no_mangle)]
+static FEATURES: Global<u32> = Global::new(0);
 
 /// Jiffies in a tick of the coarse clock, as a power of two.
 const TICK_SHIFT: u32 = 6;
@@ -64,6 +75,23 @@ impl Memory for Kernel {
     #[inline(always)]
     fn flows(&self, index: u32) -> Option<&FlowSet> {
         FLOWS.get(index)
+    }
+    #[inline(always)]
+    fn ids(&self, index: u32) -> Option<&IdLine> {
+        IDS.get(index)
+    }
+    #[inline(always)]
+    fn prefix(&self, index: u32) -> Option<&PrefixSlot> {
+        PREFIXES.get(index)
+    }
+    #[inline(always)]
+    fn tree(&self, index: u32) -> Option<&Tree> {
+        TREES.get(index)
+    }
+    #[inline(always)]
+    fn has(&self, root: &Root, feature: u32) -> bool {
+        // The constant first: the verifier removes what it leaves out.
+        FEATURES.load() & feature != 0 && root.features.get() & feature != 0
     }
     #[inline(always)]
     fn count(&self, index: u32) -> Option<&Line> {

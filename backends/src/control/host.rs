@@ -65,13 +65,13 @@ impl Facts {
             Some((network, length)) => (network, host_bits(length, 32)),
             None => (self.source_v4.unwrap_or(Ipv4Addr::UNSPECIFIED), 0),
         };
-        root.source_v4.set(u32::from_ne_bytes(base.octets()));
+        root.craft_v4.set(u32::from_ne_bytes(base.octets()));
         root.vary_v4.set(vary.to_be());
         let (base, vary) = match plan.source_prefix_v6 {
             Some((network, length)) => (network, host_bits(length, 128)),
             None => (self.source_v6.unwrap_or(Ipv6Addr::UNSPECIFIED), 0),
         };
-        for (cell, word) in root.source_v6.iter().zip(super::addr_words(base.into())) {
+        for (cell, word) in root.craft_v6.iter().zip(super::addr_words(base.into())) {
             cell.set(word);
         }
         root.vary_v6.set(vary.to_be());

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use tandem_engine::memory::counters::BLOCK;
-use tandem_engine::memory::{FlowSet, Line, Memory, Real, RingLine, Root, Trace, VipSlot};
+use tandem_engine::memory::{FlowSet, IdLine, Line, Memory, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot};
 
 use super::tables::Tables;
 
@@ -56,6 +56,18 @@ impl<const TRACED: bool> Memory for Desk<TRACED> {
     #[inline(always)]
     fn flows(&self, index: u32) -> Option<&FlowSet> {
         self.tables.flows.get(index as usize)
+    }
+    #[inline(always)]
+    fn ids(&self, index: u32) -> Option<&IdLine> {
+        self.tables.ids.get(index as usize)
+    }
+    #[inline(always)]
+    fn prefix(&self, index: u32) -> Option<&PrefixSlot> {
+        self.tables.prefixes.get(index as usize)
+    }
+    #[inline(always)]
+    fn tree(&self, index: u32) -> Option<&Tree> {
+        self.tables.trees.get(index as usize)
     }
     #[inline(always)]
     fn count(&self, index: u32) -> Option<&Line> {

@@ -6,4 +6,5 @@ mod tables;
 
 pub use area::{Area, MapError, Shared};
 pub use desk::{Desk, Plain, Traced};
+pub(crate) use tables::Source;
 pub use tables::{Sizes, Tables};

@@ -6,12 +6,13 @@ use tandem_engine::memory::counters::BLOCK;
 use tandem_engine::memory::flows::WAYS;
 use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::vips::SLOTS;
-use tandem_engine::memory::{FlowSet, Line, Real, RingLine, Root, Trace, VipSlot};
+use tandem_engine::memory::prefixes::SPACES;
+use tandem_engine::memory::{FlowSet, IdLine, Line, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot};
 
-use super::area::{Area, MapError};
+use super::area::{Area, MapError, Shared};
 use crate::config::Plan;
 
-/// Numbers of entries that depend on the configuration and the host.
+/// Numbers of entries that depend on the configuration and the host, and what the program is loaded for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
     /// Lines of the rings, 64 bytes each.
@@ -20,6 +21,12 @@ pub struct Sizes {
     pub flow_sets: u32,
     /// Blocks of counters: one for each CPU and each worker.
     pub blocks: u32,
+    /// Lines of the id table: a power of two, 64 bytes each.
+    pub id_lines: u32,
+    /// Slots of one half of the prefix table: a power of two, 32 bytes each.
+    pub prefix_slots: u32,
+    /// The [`features`](tandem_engine::memory::features) that the kernel program is loaded with.
+    pub features: u32,
 }
 
 impl Sizes {
@@ -33,6 +40,9 @@ impl Sizes {
             ring_lines: (2 * rings + 1).max(Self::RING_LINES),
             flow_sets: Self::sets_for(plan.flow_capacity),
             blocks: blocks.max(1),
+            id_lines: 1,
+            prefix_slots: 2,
+            features: 0,
         }
     }
 
@@ -49,6 +59,27 @@ impl Sizes {
             + MAX_REALS as usize * size_of::<Real>()
             + self.flow_sets as usize * size_of::<FlowSet>()
             + (self.blocks * BLOCK) as usize * size_of::<Line>()
+            + self.id_lines as usize * size_of::<IdLine>()
+            + 2 * self.prefix_slots as usize * size_of::<PrefixSlot>()
+            + 2 * SPACES as usize * size_of::<Tree>()
+    }
+}
+
+/// Where areas come from.
+pub(crate) trait Source {
+    /// Why there is none.
+    type Error;
+    /// The table of this name, with `len` entries.
+    fn area<T: Shared>(&mut self, name: &'static str, len: usize) -> Result<Area<T>, Self::Error>;
+}
+
+/// Memory of this process.
+struct Plain;
+
+impl Source for Plain {
+    type Error = MapError;
+    fn area<T: Shared>(&mut self, name: &'static str, len: usize) -> Result<Area<T>, MapError> {
+        Area::plain(name, len)
     }
 }
 
@@ -61,6 +92,9 @@ pub struct Tables {
     pub(super) reals: Area<Real>,
     pub(super) flows: Area<FlowSet>,
     pub(super) counts: Area<Line>,
+    pub(super) ids: Area<IdLine>,
+    pub(super) prefixes: Area<PrefixSlot>,
+    pub(super) trees: Area<Tree>,
     trace: Area<Trace>,
     /// Stands in for the first entry of an area, which always has one.
     no_root: Root,
@@ -73,35 +107,22 @@ impl Tables {
     /// # Errors
     /// [`MapError`]: no memory.
     pub fn plain(sizes: Sizes) -> Result<Arc<Self>, MapError> {
-        Self::of_areas(
-            Area::plain("ROOT", 1)?,
-            Area::plain("VIPS", 2 * SLOTS as usize)?,
-            Area::plain("RINGS", sizes.ring_lines as usize)?,
-            Area::plain("REALS", MAX_REALS as usize)?,
-            Area::plain("FLOWS", sizes.flow_sets as usize)?,
-            Area::plain("COUNTS", (sizes.blocks * BLOCK) as usize)?,
-            Area::plain("TRACE", 1)?,
-        )
+        Self::of(&mut Plain, sizes)
     }
 
-    /// Tables made of these areas.
-    pub(crate) fn of_areas(
-        root: Area<Root>,
-        vips: Area<VipSlot>,
-        rings: Area<RingLine>,
-        reals: Area<Real>,
-        flows: Area<FlowSet>,
-        counts: Area<Line>,
-        trace: Area<Trace>,
-    ) -> Result<Arc<Self>, MapError> {
+    /// Tables of these sizes, each made by `source`.
+    pub(crate) fn of<S: Source>(source: &mut S, sizes: Sizes) -> Result<Arc<Self>, S::Error> {
         Ok(Arc::new(Self {
-            root,
-            vips,
-            rings,
-            reals,
-            flows,
-            counts,
-            trace,
+            root: source.area("ROOT", 1)?,
+            vips: source.area("VIPS", 2 * SLOTS as usize)?,
+            rings: source.area("RINGS", sizes.ring_lines as usize)?,
+            reals: source.area("REALS", MAX_REALS as usize)?,
+            flows: source.area("FLOWS", sizes.flow_sets as usize)?,
+            counts: source.area("COUNTS", (sizes.blocks * BLOCK) as usize)?,
+            ids: source.area("IDS", sizes.id_lines as usize)?,
+            prefixes: source.area("PREFIXES", 2 * sizes.prefix_slots as usize)?,
+            trees: source.area("TREES", 2 * SPACES as usize)?,
+            trace: source.area("TRACE", 1)?,
             no_root: Root::default(),
             no_trace: Trace::default(),
         }))
@@ -132,6 +153,18 @@ impl Tables {
     pub fn flow_area(&self) -> &Area<FlowSet> {
         &self.flows
     }
+    /// The id table.
+    pub fn ids(&self) -> &[IdLine] {
+        &self.ids
+    }
+    /// Both halves of the prefix table.
+    pub fn prefixes(&self) -> &[PrefixSlot] {
+        &self.prefixes
+    }
+    /// The trees of both halves.
+    pub fn trees(&self) -> &[Tree] {
+        &self.trees
+    }
     /// The trace cell.
     pub fn trace(&self) -> &Trace {
         self.trace.first().unwrap_or(&self.no_trace)
@@ -147,6 +180,13 @@ impl Tables {
     }
     /// Numbers of entries.
     pub fn sizes(&self) -> Sizes {
-        Sizes { ring_lines: self.rings.len() as u32, flow_sets: self.flows.len() as u32, blocks: self.blocks() }
+        Sizes {
+            ring_lines: self.rings.len() as u32,
+            flow_sets: self.flows.len() as u32,
+            blocks: self.blocks(),
+            id_lines: self.ids.len() as u32,
+            prefix_slots: self.prefixes.len() as u32 / 2,
+            features: self.root().features.get(),
+        }
     }
 }

@@ -12,7 +12,7 @@ use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::vips::SLOTS;
 
 use super::error::{XdpError, chain, errno, load_cure};
-use crate::memory::{Area, Shared, Sizes, Tables};
+use crate::memory::{Area, Shared, Sizes, Source, Tables};
 
 /// The object, as the build made it from `bpf/`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tandem-bpf"));
@@ -32,7 +32,8 @@ pub enum Role {
 }
 
 /// The maps that make up the one memory, and the workers' sockets.
-pub(super) const MAPS: [&str; 8] = ["ROOT", "VIPS", "RINGS", "REALS", "FLOWS", "COUNTS", "TRACE", "XSKS"];
+pub(super) const MAPS: [&str; 11] =
+    ["ROOT", "VIPS", "RINGS", "REALS", "FLOWS", "COUNTS", "IDS", "PREFIXES", "TREES", "TRACE", "XSKS"];
 
 /// Creates (or takes over) the maps, and maps them.
 pub(super) fn load(role: &Role, sizes: Sizes) -> Result<(Ebpf, Arc<Tables>), XdpError> {
@@ -41,9 +42,11 @@ pub(super) fn load(role: &Role, sizes: Sizes) -> Result<(Ebpf, Arc<Tables>), Xdp
     loader.verifier_log_level(VerifierLogLevel::STATS);
     let replay = u32::from(*role == Role::Replay);
     loader.override_global("REPLAY", &replay, true);
+    let features = sizes.features;
+    loader.override_global("FEATURES", &features, true);
     if let Role::Forward(directory) = role {
         if let Some(pinned) = pinned_sizes(directory)? {
-            sizes = pinned;
+            sizes = Sizes { features, ..pinned };
         }
         for name in MAPS {
             loader.map_pin_path(name, directory.join(name));
@@ -52,12 +55,14 @@ pub(super) fn load(role: &Role, sizes: Sizes) -> Result<(Ebpf, Arc<Tables>), Xdp
     loader
         .map_max_entries("RINGS", sizes.ring_lines)
         .map_max_entries("FLOWS", sizes.flow_sets)
-        .map_max_entries("COUNTS", sizes.blocks * BLOCK);
+        .map_max_entries("COUNTS", sizes.blocks * BLOCK)
+        .map_max_entries("IDS", sizes.id_lines)
+        .map_max_entries("PREFIXES", 2 * sizes.prefix_slots);
     let ebpf = loader.load(OBJECT).map_err(|source| {
         let cure = load_cure(errno(&source));
         XdpError::Load { source: Box::new(source), cure }
     })?;
-    let tables = tables(&ebpf, sizes)?;
+    let tables = Tables::of(&mut Mapped(&ebpf), sizes)?;
     Ok((ebpf, tables))
 }
 
@@ -78,25 +83,25 @@ fn pinned_sizes(directory: &Path) -> Result<Option<Sizes>, XdpError> {
         return Err(XdpError::Foreign { path: directory.to_owned(), why });
     }
     let counts = entries("COUNTS")?;
-    Ok(Some(Sizes { ring_lines: entries("RINGS")?, flow_sets: entries("FLOWS")?, blocks: counts / BLOCK }))
+    Ok(Some(Sizes {
+        ring_lines: entries("RINGS")?,
+        flow_sets: entries("FLOWS")?,
+        blocks: counts / BLOCK,
+        id_lines: entries("IDS")?,
+        prefix_slots: entries("PREFIXES")? / 2,
+        features: 0,
+    }))
 }
 
-fn tables(ebpf: &Ebpf, sizes: Sizes) -> Result<Arc<Tables>, XdpError> {
-    let blocks = sizes.blocks as usize * BLOCK as usize;
-    Ok(Tables::of_areas(
-        area(ebpf, "ROOT", 1)?,
-        area(ebpf, "VIPS", 2 * SLOTS as usize)?,
-        area(ebpf, "RINGS", sizes.ring_lines as usize)?,
-        area(ebpf, "REALS", MAX_REALS as usize)?,
-        area(ebpf, "FLOWS", sizes.flow_sets as usize)?,
-        area(ebpf, "COUNTS", blocks)?,
-        area(ebpf, "TRACE", 1)?,
-    )?)
-}
+/// The maps of a loaded object.
+struct Mapped<'a>(&'a Ebpf);
 
-fn area<T: Shared>(ebpf: &Ebpf, name: &'static str, len: usize) -> Result<Area<T>, XdpError> {
-    let Some(Map::Array(data)) = ebpf.map(name) else { return Err(XdpError::Missing { what: "array", name }) };
-    Ok(Area::of_map(name, data.fd().as_fd(), len)?)
+impl Source for Mapped<'_> {
+    type Error = XdpError;
+    fn area<T: Shared>(&mut self, name: &'static str, len: usize) -> Result<Area<T>, XdpError> {
+        let Some(Map::Array(data)) = self.0.map(name) else { return Err(XdpError::Missing { what: "array", name }) };
+        Ok(Area::of_map(name, data.fd().as_fd(), len)?)
+    }
 }
 
 /// The program `name`, loaded into the kernel.

@@ -28,13 +28,13 @@ const MASK: u32 = 63;
 
 /// Tables for this many workers.
 pub fn make(workers: u32) -> Arc<Tables> {
-    let sizes = Sizes { ring_lines: 1 + 3 * RingLine::lines(RING), flow_sets: SETS, blocks: workers };
+    let sizes = Sizes { ring_lines: 1 + 3 * RingLine::lines(RING), flow_sets: SETS, blocks: workers, id_lines: 1, prefix_slots: 2, features: 0 };
     let tables = Tables::plain(sizes).expect("a little memory");
     let root = tables.root();
     root.vip_mask.set(MASK);
     root.flow_mask.set(SETS - 1);
     root.max_frame.set(1514);
-    root.source_v4.set(u32::from_ne_bytes([172, 16, 0, 1]));
+    root.craft_v4.set(u32::from_ne_bytes([172, 16, 0, 1]));
     root.local_mac.set(0x0100_0000_0002);
     for (i, key) in root.key.iter().enumerate() {
         key.set(0x9e37_79b9 ^ (i as u32).wrapping_mul(0x0102_0304));

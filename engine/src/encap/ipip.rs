@@ -26,7 +26,7 @@ fn in_ipv4<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>) -> Option<()
         return None;
     }
     let (root, [dst, _]) = (path.root, path.addr);
-    let src = root.source_v4.get() ^ spread(flow) & root.vary_v4.get();
+    let src = root.craft_v4.get() ^ spread(flow) & root.vary_v4.get();
     if flow.is_v6 {
         let t = Tunnel6In4::view_mut(packet, 0)?;
         t.eth.emit(path.hop.mac(), root.local_mac.get(), ETHERTYPE_IPV4);
@@ -65,7 +65,7 @@ fn in_ipv6<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>) -> Option<()
 /// The last four bytes vary.
 #[inline(always)]
 fn source_v6(path: &Path<'_>, flow: &Flow) -> Addr {
-    let [high, low] = path.root.source_v6();
+    let [high, low] = path.root.craft_v6();
     [high, low ^ ((spread(flow) & path.root.vary_v6.get()) as u64) << 32]
 }
 

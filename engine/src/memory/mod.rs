@@ -5,7 +5,10 @@
 //! A zeroed table routes nothing: id 0 is nobody, line 0 of the rings stays zero.
 
 pub mod counters;
+pub mod features;
 pub mod flows;
+pub mod ids;
+pub mod prefixes;
 pub mod reals;
 pub mod rings;
 pub mod root;
@@ -15,6 +18,8 @@ pub mod vips;
 
 pub use counters::{Line, SeatCounter, VipCounter};
 pub use flows::{FlowSet, Tag};
+pub use ids::{IdKey, IdLine};
+pub use prefixes::{PrefixKey, PrefixSlot, Tree};
 pub use reals::Real;
 pub use rings::RingLine;
 pub use root::{Mode, Root};
@@ -38,6 +43,17 @@ pub trait Memory {
     fn real(&self, id: u32) -> Option<&Real>;
     /// Set `index` of the flow table.
     fn flows(&self, index: u32) -> Option<&FlowSet>;
+    /// Line `index` of the id table.
+    fn ids(&self, index: u32) -> Option<&IdLine>;
+    /// Slot `index` of the prefix table, over both halves.
+    fn prefix(&self, index: u32) -> Option<&PrefixSlot>;
+    /// The tree of a space: `half * SPACES + space`.
+    fn tree(&self, index: u32) -> Option<&Tree>;
+    /// Whether the configuration uses a feature ([`features`]). The kernel knows at load time what it can leave out.
+    #[inline(always)]
+    fn has(&self, root: &Root, feature: u32) -> bool {
+        root.features.get() & feature != 0
+    }
     /// Line `index` of this core's own block of counters ([`counters`]).
     fn count(&self, index: u32) -> Option<&Line>;
     /// The coarse clock in ticks of 64 jiffies, the same in both seats.

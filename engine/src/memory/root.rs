@@ -5,7 +5,7 @@ use super::shared::{S32, S64};
 
 /// Identifies this layout of the tables. Another number is another layout: its pins cannot be taken over.
 /// Zero (a fresh table) means "not configured", and every frame is passed to the host.
-pub const LAYOUT: u32 = 0x7a_0001;
+pub const LAYOUT: u32 = 0x7a_0002;
 
 /// The seat that forwards. The whole live switch is one store of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,8 +37,8 @@ pub struct Root {
     pub udp_idle: S32,
     /// Largest frame accepted for a VIP: bytes of Ethernet frame without FCS.
     pub max_frame: S32,
-    /// Outer IPv4 source, as on the wire.
-    pub source_v4: S32,
+    /// Outer IPv4 source of IPIP, as on the wire: the plain one, or the network that sources are crafted in.
+    pub craft_v4: S32,
     /// Bits of it that vary with the flow, as on the wire; 0: none.
     pub vary_v4: S32,
     /// Bits of the last four bytes of the outer IPv6 source that vary with the flow, as on the wire; 0: none.
@@ -47,22 +47,52 @@ pub struct Root {
     pub local_mac: S64,
     /// The clock of replays and tests, in ticks; the data path has its own.
     pub tick: S32,
-    spare: S32,
+    /// What the configuration uses: [`features`](super::features).
+    pub features: S32,
     /// Key of the flow table's hash; random for each instance.
     pub key: [S32; 16],
-    /// Outer IPv6 source.
+    /// Outer IPv6 source of IPIP, as `craft_v4`.
+    pub craft_v6: [S64; 2],
+    /// This host as the source of tunnels: outer IPv6 source of GUE; 0: none.
     pub source_v6: [S64; 2],
-    rest: [S64; 14],
+    /// Outer IPv4 source of GUE, as on the wire; 0: none.
+    pub source_v4: S32,
+    /// UDP port of GUE, as on the wire.
+    pub gue_port: S32,
+    /// Lines of the id table minus one (a power of two minus one).
+    pub id_mask: S32,
+    /// New flows that a core enters in one window; above it the ring alone decides. 0: no limit.
+    pub guard_limit: S32,
+    /// The prefix table in force: `first slot << 32 | slots`. One store replaces the whole table.
+    pub prefixes: S64,
+    /// The window of the new-flow guard, in ticks.
+    pub guard_window: S32,
+    spare: S32,
+    rest: [S64; 7],
 }
 
 const _: () = assert!(size_of::<Root>() == 256 && align_of::<Root>() == 64);
 
 impl Root {
-    /// The outer IPv6 source address.
+    /// The outer IPv6 source of IPIP.
+    #[inline(always)]
+    pub fn craft_v6(&self) -> Addr {
+        let [high, low] = &self.craft_v6;
+        [high.get(), low.get()]
+    }
+
+    /// The outer IPv6 source of GUE.
     #[inline(always)]
     pub fn source_v6(&self) -> Addr {
         let [high, low] = &self.source_v6;
         [high.get(), low.get()]
+    }
+
+    /// First slot and number of slots of the prefix table in force.
+    #[inline(always)]
+    pub fn prefixes_in_force(&self) -> (u32, u32) {
+        let word = self.prefixes.get();
+        ((word >> 32) as u32, word as u32)
     }
 }
 
@@ -81,6 +111,11 @@ impl Root {
     /// Puts another VIP table in force: the one that starts at slot `first` and was filled with `seed`.
     pub fn publish_vips(&self, first: u32, seed: u32) {
         self.vips.publish(u64::from(first) << 32 | u64::from(seed));
+    }
+
+    /// Puts another prefix table in force: `slots` slots (a power of two) from `first` on.
+    pub fn publish_prefixes(&self, first: u32, slots: u32) {
+        self.prefixes.publish(u64::from(first) << 32 | u64::from(slots));
     }
 
     /// First slot and hash seed of the VIP table in force.

@@ -10,7 +10,10 @@ use tandem_engine::memory::counters::BLOCK;
 use tandem_engine::memory::rings::SLOTS_PER_LINE;
 use tandem_engine::memory::root::LAYOUT;
 use tandem_engine::memory::vips::{PROBES, SLOTS};
-use tandem_engine::memory::{FlowSet, Line, Memory, Real, RingLine, Root, Trace, Vip, VipKey, VipSlot};
+use tandem_engine::memory::prefixes::SPACES;
+use tandem_engine::memory::{
+    FlowSet, IdLine, Line, Memory, PrefixSlot, Real, RingLine, Root, Trace, Tree, Vip, VipKey, VipSlot,
+};
 use tandem_engine::wire::mac_word;
 use tandem_engine::{Addr, Packet};
 
@@ -26,6 +29,9 @@ pub struct Bed {
     reals: Vec<Real>,
     pub flows: Vec<FlowSet>,
     counts: Vec<Line>,
+    ids: Vec<IdLine>,
+    prefixes: Vec<PrefixSlot>,
+    trees: Vec<Tree>,
     pub trace: Trace,
     pub now: Cell<u32>,
 }
@@ -44,6 +50,9 @@ impl Bed {
             reals: table(64),
             flows: table(sets),
             counts: table(BLOCK),
+            ids: table(1),
+            prefixes: table(4),
+            trees: table(2 * SPACES),
             trace: Trace::default(),
             now: Cell::new(30_000),
         };
@@ -52,9 +61,9 @@ impl Bed {
         bed.root.flow_mask.set(sets - 1);
         bed.root.max_frame.set(1514);
         bed.root.local_mac.set(mac_word(LOCAL_MAC));
-        bed.root.source_v4.set(u32::from_ne_bytes([10, 0, 13, 37]));
+        bed.root.craft_v4.set(u32::from_ne_bytes([10, 0, 13, 37]));
         let source: Ipv6Addr = "fc00:2307::1337".parse().unwrap();
-        for (cell, word) in bed.root.source_v6.iter().zip(words(source.into())) {
+        for (cell, word) in bed.root.craft_v6.iter().zip(words(source.into())) {
             cell.set(word);
         }
         for (n, key) in bed.root.key.iter().enumerate() {
@@ -103,6 +112,15 @@ impl Memory for Bed {
     }
     fn flows(&self, index: u32) -> Option<&FlowSet> {
         self.flows.get(index as usize)
+    }
+    fn ids(&self, index: u32) -> Option<&IdLine> {
+        self.ids.get(index as usize)
+    }
+    fn prefix(&self, index: u32) -> Option<&PrefixSlot> {
+        self.prefixes.get(index as usize)
+    }
+    fn tree(&self, index: u32) -> Option<&Tree> {
+        self.trees.get(index as usize)
     }
     fn count(&self, index: u32) -> Option<&Line> {
         self.counts.get(index as usize)

@@ -1,0 +1,38 @@
+//! What a configuration uses, a bit each. The kernel program is loaded for these bits: what they leave out, the verifier
+//! removes, so that an unused feature costs nothing.
+
+/// Everything is done as Katran does it.
+pub const KATRAN: u32 = 1;
+/// A VIP routes by QUIC connection ids.
+pub const QUIC: u32 = 1 << 1;
+/// A VIP routes UDP by the server id in front of the payload.
+pub const STABLE: u32 = 1 << 2;
+/// TCP is routed by the server-id option.
+pub const TCP_ID: u32 = 1 << 3;
+/// IPIP to this host is stripped.
+pub const DECAP_IPIP: u32 = 1 << 4;
+/// GUE to this host is stripped.
+pub const DECAP_GUE: u32 = 1 << 5;
+/// Only tunnels to an address of this host are stripped.
+pub const DECAP_STRICT: u32 = 1 << 6;
+/// A VIP is a prefix.
+pub const PREFIX_VIPS: u32 = 1 << 7;
+/// A VIP routes by the client's network.
+pub const SOURCE_ROUTES: u32 = 1 << 8;
+/// A real is reached by GUE.
+pub const GUE: u32 = 1 << 9;
+/// Frames that are too large are answered by ICMP.
+pub const TOO_BIG: u32 = 1 << 10;
+/// A VIP has UDP flow migration.
+pub const MIGRATE: u32 = 1 << 11;
+/// A VIP delivers to a real on this host.
+pub const LOCAL: u32 = 1 << 12;
+/// A VIP looks flows up in the global table, too.
+pub const GLOBAL: u32 = 1 << 13;
+/// A VIP hashes something else than addresses and ports.
+pub const HASH_FLAGS: u32 = 1 << 14;
+/// The number of new flows is limited.
+pub const GUARD: u32 = 1 << 15;
+
+/// All of them but [`KATRAN`].
+pub const ALL: u32 = (1 << 16) - 2;
