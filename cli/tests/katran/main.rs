@@ -5,5 +5,7 @@ mod generate;
 mod generated;
 mod goldens;
 mod model;
+mod replayed;
 mod seats;
 mod settings;
+mod vectors;
