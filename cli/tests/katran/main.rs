@@ -1,5 +1,6 @@
 //! `profile = "katran"` against an independent model of the rules that it follows.
 
+mod companions;
 mod compare;
 mod generate;
 mod generated;

@@ -12,7 +12,6 @@ mod captures;
 
 use crate::compare::{Bench, hex, moved};
 use crate::seats::{is_root, rows, skipped};
-use crate::settings::Settings;
 use crate::vectors::{Step, Vector, all, is_listed};
 use captures::{frames, pcap};
 
@@ -96,10 +95,10 @@ fn damaged(damage: impl Fn(&[u8]) -> Vec<Vec<u8>>) {
 }
 
 /// A directory that goes with the value.
-struct Scratch(PathBuf);
+pub struct Scratch(pub PathBuf);
 
 impl Scratch {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("tandem-katran-{}-{name}", std::process::id()));
         std::fs::create_dir(&path).expect("a new directory");
         Self(path)
@@ -113,17 +112,17 @@ impl Drop for Scratch {
 }
 
 /// What `tandem replay` wrote.
-struct Written {
-    frames: Vec<Vec<u8>>,
-    verdicts: Vec<Value>,
+pub struct Written {
+    pub frames: Vec<Vec<u8>>,
+    pub verdicts: Vec<Value>,
     counters: Value,
 }
 
 /// Runs `tandem replay` on these frames.
 #[track_caller]
-fn replay(directory: &Path, backend: &str, settings: &Settings, sent: &[Vec<u8>], options: &[&str]) -> Written {
+pub fn replay(directory: &Path, backend: &str, settings: &str, sent: &[Vec<u8>], options: &[&str]) -> Written {
     let path = |name: &str| directory.join(name);
-    std::fs::write(path("t.toml"), settings.text()).expect("a file");
+    std::fs::write(path("t.toml"), settings).expect("a file");
     std::fs::write(path("in.pcap"), pcap(sent)).expect("a file");
     let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
     command.args(["replay", "--backend", backend, "-c"]).arg(path("t.toml"));
@@ -140,7 +139,8 @@ fn replay(directory: &Path, backend: &str, settings: &Settings, sent: &[Vec<u8>]
     }
 }
 
-fn backends() -> &'static [&'static str] {
+/// The backends that this process may use; the missing one is named.
+pub fn backends() -> &'static [&'static str] {
     if is_root() {
         return &["engine", "xdp"];
     }
@@ -175,7 +175,7 @@ fn replay_of_rows_that_depend_on_each_other() {
         let mut moves: BTreeMap<String, u64> = BTreeMap::new();
         steps.iter().flat_map(|step| step.moves()).for_each(|(row, n)| *moves.entry(row.clone()).or_default() += n);
         for backend in backends() {
-            let written = replay(&scratch.0, backend, &vector.settings, &sent, &[]);
+            let written = replay(&scratch.0, backend, &vector.settings.text(), &sent, &[]);
             assert_written(&format!("{file}: {}, {backend}", vector.name), &steps, &written);
             assert_eq!(listed(&rows(&written.counters), &BTreeMap::new()), moves, "{file}: {}, {backend}", vector.name);
         }
@@ -200,7 +200,6 @@ fn replay_of_frames_alone() {
     }
     for (file, (settings, steps)) in largest {
         let scratch = Scratch::new(&format!("alone-{file}"));
-        let settings = Settings::parse(&settings);
         let sent: Vec<Vec<u8>> = steps.iter().map(|step| step.frame.clone()).collect();
         for backend in backends() {
             let written = replay(&scratch.0, backend, &settings, &sent, &["--fresh-per-frame"]);

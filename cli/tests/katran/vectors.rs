@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::json;
@@ -99,28 +99,38 @@ pub fn is_listed(row: &str) -> bool {
 
 /// Every vector of the directory, file by file.
 pub fn all() -> Vec<Vector> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/katran/vectors");
-    let mut paths: Vec<_> = std::fs::read_dir(&directory).expect("the vectors").map(|e| e.expect("a file").path()).collect();
-    paths.sort();
-    paths.iter().flat_map(|path| read(path)).collect()
+    let directory = directory();
+    texts(&directory).iter().flat_map(|(file, text)| read(file, text)).collect()
 }
 
-fn read(path: &Path) -> Vec<Vector> {
-    let file = path.file_stem().map(|name| name.to_string_lossy().into_owned()).expect("a name");
-    let text = std::fs::read_to_string(path).expect("a text");
-    let File { config, vector } = toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+/// Where they are.
+pub fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/katran/vectors")
+}
+
+/// The TOML files of a directory: name and text.
+pub fn texts(directory: &Path) -> Vec<(String, String)> {
+    let entries = std::fs::read_dir(directory).expect("the vectors").map(|entry| entry.expect("a file").path());
+    let mut paths: Vec<_> = entries.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
+    paths.sort();
+    let name = |path: &Path| path.file_stem().expect("a name").to_string_lossy().into_owned();
+    paths.iter().map(|path| (name(path), std::fs::read_to_string(path).expect("a text"))).collect()
+}
+
+fn read(file: &str, text: &str) -> Vec<Vector> {
+    let File { config, vector } = toml::from_str(text).unwrap_or_else(|error| panic!("{file}: {error}"));
     let named = |name: &String| Settings::parse(config.get(name).unwrap_or_else(|| panic!("{file}: no configuration {name}")));
     let vectors = vector.into_iter().map(|row| {
         assert!(!row.shows.is_empty(), "{file}: {} does not say what it shows", row.name);
         let step = |row: StepRow| Step { settings: row.config.as_ref().map(named), frame: bytes(&row.frame), expected: row };
         let steps = row.step.into_iter().map(step).collect();
-        Vector { file: file.clone(), name: row.name, rule: row.rule, settings: named(&row.config), steps }
+        Vector { file: file.to_owned(), name: row.name, rule: row.rule, settings: named(&row.config), steps }
     });
     vectors.collect()
 }
 
 /// Lines of hexadecimal digits, and of `5a x 1400`: a byte so many times.
-fn bytes(lines: &[String]) -> Vec<u8> {
+pub fn bytes(lines: &[String]) -> Vec<u8> {
     let byte = |text: &str| u8::from_str_radix(text, 16).unwrap_or_else(|_| panic!("not a byte: {text:?}"));
     let line = |line: &String| match line.split_once(" x ") {
         Some((value, times)) => vec![byte(value); times.parse().expect("a number of times")],
@@ -176,3 +186,25 @@ fn every_rule_has_a_vector() {
 
 const RULES: &str = "1(1) 1(3) 1(4) 1.1 1.2 1.4 1.5 1.6 1.7 1.8 1.9 2 2.1 2.2 2.3 2.4 2.5 2.6 2.7
     3.1 3.2 3.3 3.5 3.6 3.7 4.1 4.2 4.3 5.1 5.2 6 7 7.1 7.2";
+
+/// The document about quirks names vectors that are there, and has a row for each quirk of the reference text.
+#[test]
+fn the_document_names_vectors_that_are_there() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/katran-compat.md");
+    let text = std::fs::read_to_string(path).expect("the document");
+    let companions = texts(&directory().join("companions"));
+    let companions = companions.iter().flat_map(|(file, text)| names(file, text));
+    let known: Vec<String> = all().iter().map(|v| format!("{}/{}", v.file, v.name)).chain(companions).collect();
+    let is_named = |word: &&str| word.contains('/') && word.starts_with(|c: char| c.is_ascii_digit());
+    let named: Vec<&str> = text.split('`').skip(1).step_by(2).filter(is_named).collect();
+    let missing: Vec<&&str> = named.iter().filter(|name| !known.iter().any(|known| known == **name)).collect();
+    assert!(missing.is_empty(), "no such vectors: {missing:?}");
+    assert!(named.len() > 30, "only {} vectors are named: was anything read?", named.len());
+}
+
+/// The names of a file's vectors.
+fn names(file: &str, text: &str) -> Vec<String> {
+    let table: toml::Table = text.parse().unwrap_or_else(|error| panic!("{file}: {error}"));
+    let vectors = table["vector"].as_array().expect("vectors");
+    vectors.iter().map(|vector| format!("{file}/{}", vector["name"].as_str().expect("a name"))).collect()
+}
