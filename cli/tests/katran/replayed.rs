@@ -126,7 +126,8 @@ pub fn replay(directory: &Path, backend: &str, settings: &str, sent: &[Vec<u8>],
     std::fs::write(path("in.pcap"), pcap(sent)).expect("a file");
     let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
     command.args(["replay", "--backend", backend, "-c"]).arg(path("t.toml"));
-    for (option, name) in [("--input", "in.pcap"), ("--output", "out.pcap"), ("--verdicts", "v.jsonl"), ("--counters", "c.json")] {
+    for (option, name) in [("--input", "in.pcap"), ("--output", "out.pcap"), ("--verdicts", "v.jsonl"), ("--counters", "c.json")]
+    {
         command.arg(option).arg(path(name));
     }
     let output = command.args(options).output().expect("the binary");
@@ -204,7 +205,8 @@ fn replay_of_frames_alone() {
         for backend in backends() {
             let written = replay(&scratch.0, backend, &settings, &sent, &["--fresh-per-frame"]);
             assert_written(&format!("{file}, {backend}, frames alone"), &steps, &written);
-            let reasons = rows(&written.counters).iter().filter(|(row, _)| row.starts_with("reason.")).map(|(_, n)| n).sum::<u64>();
+            let reasons =
+                rows(&written.counters).iter().filter(|(row, _)| row.starts_with("reason.")).map(|(_, n)| n).sum::<u64>();
             assert_eq!(reasons, 1, "{file}, {backend}: only the last frame counts");
         }
     }

@@ -22,7 +22,8 @@ impl Seat {
     /// One of each backend that this process may use; the missing one is named.
     pub fn all(settings: &Settings) -> Vec<Self> {
         let plan = plan(settings);
-        let mut seats = vec![Self { name: "engine", instance: instance(Backend::Engine, &plan).expect("tables in plain memory") }];
+        let mut seats =
+            vec![Self { name: "engine", instance: instance(Backend::Engine, &plan).expect("tables in plain memory") }];
         if is_root() {
             let instance = instance(Backend::Xdp, &plan).unwrap_or_else(|error| panic!("the program cannot be loaded: {error}"));
             seats.push(Self { name: "xdp", instance });

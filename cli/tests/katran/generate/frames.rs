@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
+use super::Rng;
 use super::headers::{frame as ethernet, icmp, ip, udp};
 use super::inner::{Scene, Tuple, packet};
 use super::settings::{TUNNEL_ENDS, ip as ip_of};
-use super::Rng;
 
 /// A frame for this configuration.
 pub fn frame(rng: &mut Rng, scene: &Scene<'_>) -> Vec<u8> {
@@ -64,7 +64,8 @@ fn quoting(rng: &mut Rng, scene: &Scene<'_>) -> Vec<u8> {
 fn echo(rng: &mut Rng, scene: &Scene<'_>) -> Vec<u8> {
     let tuple = scene.tuple(rng);
     let (from, to) = (tuple.client.0, tuple.vip.0);
-    let kind: [u8; 2] = if to.is_ipv6() { rng.pick(&[[128, 0], [128, 7], [129, 0]]) } else { rng.pick(&[[8, 0], [8, 9], [0, 0]]) };
+    let kind: [u8; 2] =
+        if to.is_ipv6() { rng.pick(&[[128, 0], [128, 7], [129, 0]]) } else { rng.pick(&[[8, 0], [8, 9], [0, 0]]) };
     let mut message = icmp(from, to, kind, [0, 1, 0, 2], &rng.bytes(12));
     if rng.one_in(3) {
         // Where the carry of the patched checksum shows.

@@ -35,8 +35,7 @@ impl Walk<'_> {
     fn gue_v6(&self, packet: &Packet, [ph, pl]: [u8; 2], real: [u8; 16]) -> Vec<u8> {
         let s = &packet.src;
         let source = self.model.rules.tunnel.source_v6.octets();
-        let (port, inner) =
-            if packet.v6 { ([s[12] ^ ph, s[13] ^ pl], 40) } else { ([s[2] ^ ph, s[3] ^ pl], 0) };
+        let (port, inner) = if packet.v6 { ([s[12] ^ ph, s[13] ^ pl], 40) } else { ([s[2] ^ ph, s[3] ^ pl], 0) };
         let length = packet.bytes.wrapping_add(inner).wrapping_add(8);
         let udp = self.udp(port, length, &[source, real].concat(), packet.v6);
         [ip_v6(packet, length, 17, source, real), udp].concat()
