@@ -145,10 +145,6 @@ impl Settings {
 }
 
 impl Vip {
-    pub fn has(&self, flag: &str) -> bool {
-        self.flags.iter().any(|f| f == flag)
-    }
-
     /// As verdicts and counters name it.
     pub fn name(&self) -> String {
         let v6 = self.address.contains(':');

@@ -94,7 +94,8 @@ impl Step {
 
 /// Whether a vector lists this counter. The others follow from the verdict and the frame's length.
 pub fn is_listed(row: &str) -> bool {
-    !row.starts_with("reason.") && !row.starts_with("event.frames") && !(row.starts_with("event.") && row.ends_with("bytes"))
+    let is_total = row == "event.frames" || row.starts_with("event.") && row.ends_with("bytes");
+    !row.starts_with("reason.") && !is_total
 }
 
 /// Every vector of the directory, file by file.

@@ -7,7 +7,7 @@ use super::{End, Entry, Packet, Rule, Walk};
 
 impl Walk<'_> {
     /// 1.7 to 1.9.
-    pub(super) fn to_a_real(&mut self, mut packet: Packet, vip: usize) -> Rule<&'static str> {
+    pub(super) fn forward(&mut self, mut packet: Packet, vip: usize) -> Rule<&'static str> {
         self.event("vip-packets", 1);
         if self.flag(vip, "no-source-port") {
             packet.sport = [0; 2];

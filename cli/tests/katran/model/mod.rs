@@ -177,7 +177,7 @@ impl Walk<'_> {
         let vip = self.lookup(&mut packet).ok_or(End::Pass("not-a-vip"))?;
         self.vip = Some(vip);
         self.size(&packet)?;
-        self.to_a_real(packet, vip)
+        self.forward(packet, vip)
     }
 
     /// Section 1.5. May set the destination port to 0.

@@ -13,7 +13,10 @@ pub const SLOTS: u64 = 65_537;
 type Endpoints = Vec<(IpAddr, u32)>;
 
 /// Rings that were asked for before: a ring takes longer than a thousand frames.
-static KNOWN: Mutex<Option<HashMap<(Endpoints, bool), Arc<Ring>>>> = Mutex::new(None);
+static KNOWN: Mutex<Option<Rings>> = Mutex::new(None);
+
+/// By endpoints, and whether V1.
+type Rings = HashMap<(Endpoints, bool), Arc<Ring>>;
 
 /// A ring.
 #[derive(PartialEq, Debug)]
