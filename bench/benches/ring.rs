@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use tandem_bench::timing::{Series, is_measurement, thread_time, verdict};
-use tandem_engine::maglev::{Endpoint, Weighting, fill};
+use tandem_engine::maglev::{Endpoint, Recipe, Weighting, fill};
 use tandem_engine::memory::rings::SLOTS_PER_LINE;
 use tandem_engine::memory::{RingLine, VipSlot};
 
@@ -16,7 +16,7 @@ const REALS: u16 = 1000;
 const LIMIT: Duration = Duration::from_millis(3);
 
 fn endpoints() -> Vec<Endpoint> {
-    let real = |id: u16| Endpoint::new(id, Ipv4Addr::from(0x0a00_0000 | u32::from(id)).into(), 1 + u32::from(id % 3));
+    let real = |id: u16| Endpoint::new(Recipe::Standard, id, Ipv4Addr::from(0x0a00_0000 | u32::from(id)).into(), 1 + u32::from(id % 3));
     (1..=REALS).map(real).collect()
 }
 

@@ -26,7 +26,7 @@ const CHUNKS: usize = 512;
 const CHUNK: usize = 2048;
 /// Frames of one measurement.
 const FRAMES: u32 = 64 * CHUNKS as u32;
-const ROOM: usize = room_for(false) as usize;
+const ROOM: usize = room_for(false, false) as usize;
 
 /// Flows, sets of the table, ns at most (least value), or so many times the rival's.
 const SIZES: [(u32, u32, f64, f64); 3] =

@@ -51,30 +51,30 @@ impl Rival {
     /// One frame, all the way.
     #[inline]
     pub fn process<P: Packet, M: Memory>(&mut self, packet: &mut P, memory: &M) -> Verdict {
-        let verdict = match self.forward(packet, memory) {
+        let mut flow = Flow::default();
+        let verdict = match self.forward(packet, memory, &mut flow) {
             Ok(verdict) | Err(verdict) => verdict,
         };
-        account(&verdict, memory);
+        account(&verdict, &flow, memory);
         verdict
     }
 
     #[inline]
-    fn forward<P: Packet, M: Memory>(&mut self, packet: &mut P, memory: &M) -> Result<Verdict, Verdict> {
-        let mut flow = Flow::default();
-        steps::parse(packet, &mut flow)?;
+    fn forward<P: Packet, M: Memory>(&mut self, packet: &mut P, memory: &M, flow: &mut Flow) -> Result<Verdict, Verdict> {
+        steps::parse(packet, flow)?;
         let root = memory.root().ok_or(Verdict::Pass(Reason::NotConfigured))?;
         let key = VipKey::new(flow.dst, (flow.ports >> 16) as u16, flow.protocol);
         flow.vip = *self.vips.get(&key).ok_or(Verdict::Pass(Reason::NotAVip))?;
-        steps::fits(packet, root, &flow)?;
+        steps::fits(packet, root, flow)?;
         let ([s0, s1], [d0, d1]) = (flow.src, flow.dst);
         let rest = u64::from(flow.vip.id) << 40 | u64::from(flow.protocol) << 32 | u64::from(flow.ports);
         let (key, now) = ([s0, s1, d0, d1, rest], memory.now());
         let idle = if flow.protocol == IPPROTO_UDP { root.udp_idle.get() } else { 0 };
-        let (real, from) = match self.find(&key, &flow, now, idle) {
+        let (real, from) = match self.find(&key, flow, now, idle) {
             Some(real) => (real, From::Flow),
-            None => (ring(memory, &flow)?, From::Ring),
+            None => (ring(memory, flow)?, From::Ring),
         };
-        steps::deliver(packet, memory, root, &flow, real)?;
+        steps::deliver(packet, memory, root, flow, real, flow.ports & 0xffff)?;
         if from == From::Ring {
             self.enter(key, real, now);
         }

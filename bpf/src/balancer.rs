@@ -1,46 +1,55 @@
 //! The balancer: forwards, or hands the VIPs' frames to the AF_XDP workers, by the mode in the shared root.
 
 use crate::frame::Frame;
-use crate::tables::{Kernel, XSKS};
+use crate::tables::{AGAIN, Kernel, XSKS};
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use tandem_engine::memory::counters::{SeatCounter, count_seat};
-use tandem_engine::memory::{Memory, Mode};
-use tandem_engine::{Flow, Reason, Verdict, account, classify, finish, handover};
+use tandem_engine::memory::vips::LOCAL;
+use tandem_engine::memory::{Memory, Mode, features};
+use tandem_engine::{Flow, Part, Reason, Verdict, account, classify, finish, handover};
 
 /// The balancer.
 #[xdp]
 pub fn balancer(ctx: XdpContext) -> u32 {
     let mut frame = Frame::new(ctx.ctx);
     let mut flow = Flow::default();
-    let verdict = match classify(&frame, &Kernel, &mut flow) {
+    let verdict = match classify(&mut frame, &Kernel, &mut flow) {
         Ok(()) => match hand_over(&mut frame, &flow) {
             Some(action) => return action,
-            None => finish(&mut frame, &Kernel, &flow),
+            None => finish(&mut frame, &Kernel, &mut flow),
         },
         Err(verdict) => verdict,
     };
-    account(&verdict, &Kernel);
+    if let Verdict::Again = verdict {
+        // SAFETY: the kernel checks the array and its entry; a call that fails returns, and the frame goes to the host.
+        let _ = unsafe { AGAIN.tail_call(&ctx, 0) };
+    }
+    account(&verdict, &flow, &Kernel);
     action(&verdict)
 }
 
 #[inline(always)]
 fn action(verdict: &Verdict) -> u32 {
     match verdict {
-        Verdict::Forward { .. } => XDP_TX,
-        Verdict::Pass(_) => XDP_PASS,
+        Verdict::Forward { .. } | Verdict::Answer(_) => XDP_TX,
+        Verdict::Local { .. } | Verdict::Pass(_) | Verdict::Again => XDP_PASS,
         Verdict::Drop(_) => XDP_DROP,
     }
 }
 
 /// Gives the frame to its queue's worker, if the mode is afxdp and there is one.
 ///
-/// A queue without a socket (a worker that died, a queue that was added) is served here, and that is counted.
+/// A queue without a socket (a worker that died, a queue that was added) is served here, and that is counted. So is, without
+/// being counted, what the host may have to get: a worker cannot give anything to it.
 #[inline(always)]
 fn hand_over(frame: &mut Frame, flow: &Flow) -> Option<u32> {
     let root = Kernel.root()?;
     if root.mode.get() != Mode::Afxdp as u32 {
+        return None;
+    }
+    if Kernel.has(root, features::LOCAL) && (flow.vip.flags & LOCAL != 0 || flow.part == Part::Later) {
         return None;
     }
     let queue = frame.rx_queue();
@@ -50,7 +59,7 @@ fn hand_over(frame: &mut Frame, flow: &Flow) -> Option<u32> {
     }
     if !handover::make_room(frame, &flow.vip) {
         let verdict = Verdict::Drop(Reason::NoHeadroom);
-        account(&verdict, &Kernel);
+        account(&verdict, flow, &Kernel);
         return Some(XDP_DROP);
     }
     count_seat(&Kernel, SeatCounter::HandedOver, 1);

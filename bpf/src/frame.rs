@@ -1,10 +1,11 @@
 //! The frame of an XDP program: the only access to packet memory.
 
 use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::bpf_xdp_adjust_head;
+use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use tandem_engine::Packet;
 
-/// The frame that `ctx` describes. Positions are read anew for each window, so that none outlives a moved head.
+/// The frame that `ctx` describes. Positions are read anew for each window, so that none outlives a moved head; volatile, or
+/// LLVM hands them to functions as plain numbers, with which the verifier lets nobody calculate.
 pub struct Frame {
     ctx: *mut xdp_md,
 }
@@ -19,13 +20,13 @@ impl Frame {
     #[inline(always)]
     fn start(&self) -> usize {
         // SAFETY: the kernel gave `ctx` to the program and keeps it valid while the program runs.
-        unsafe { (*self.ctx).data as usize }
+        unsafe { (&raw const (*self.ctx).data).read_volatile() as usize }
     }
 
     #[inline(always)]
     fn end(&self) -> usize {
         // SAFETY: as in `start`.
-        unsafe { (*self.ctx).data_end as usize }
+        unsafe { (&raw const (*self.ctx).data_end).read_volatile() as usize }
     }
 
     /// The RX queue that the frame came from.
@@ -70,5 +71,18 @@ impl Packet for Frame {
     #[inline(always)]
     fn grow_head<const N: usize>(&mut self) -> bool {
         self.move_head(-(N as i32))
+    }
+
+    /// The helper itself leaves an Ethernet header (`bpf_xdp_adjust_head`, net/core/filter.c).
+    #[inline(always)]
+    fn shrink_head<const N: usize>(&mut self) -> bool {
+        self.move_head(N as i32)
+    }
+
+    #[inline(always)]
+    fn truncate(&mut self, len: usize) -> bool {
+        let by = (len as i32).wrapping_sub(self.len() as i32);
+        // SAFETY: the helper checks its arguments; every window ended with the borrow of `self`.
+        by <= 0 && unsafe { bpf_xdp_adjust_tail(self.ctx, by) == 0 }
     }
 }

@@ -6,7 +6,7 @@ use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, XskMap};
+use aya_ebpf::maps::{Array, ProgramArray, XskMap};
 use tandem_engine::memory::counters::BLOCK;
 use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::vips::SLOTS;
@@ -36,6 +36,9 @@ static PREFIXES: Array<PrefixSlot> = Array::with_max_entries(4, MMAPABLE);
 static TREES: Array<Tree> = Array::with_max_entries(2 * SPACES, MMAPABLE);
 #[map]
 static TRACE: Array<Trace> = Array::with_max_entries(1, MMAPABLE);
+/// The balancer itself, for what was in a tunnel.
+#[map]
+pub static AGAIN: ProgramArray = ProgramArray::with_max_entries(1, 0);
 /// The workers' sockets, by RX queue.
 #[map]
 pub static XSKS: XskMap = XskMap::with_max_entries(64, 0);

@@ -12,6 +12,32 @@ pub const fn finish(sum: u64) -> u16 {
     !(sum as u16)
 }
 
+/// The sum of an even number of bytes, word by word of 32 bits as the machine loads them (a rest of two bytes as a word of
+/// its own), for [`finish`].
+#[inline(always)]
+pub fn sum(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<4>();
+    let sum = words.iter().fold(0_u64, |sum, word| sum.wrapping_add(u32::from_ne_bytes(*word) as u64));
+    match rest {
+        [a, b, ..] => sum.wrapping_add(u16::from_ne_bytes([*a, *b]) as u64),
+        _ => sum,
+    }
+}
+
+/// A checksum (as on the wire) after one of its words grew by `by`: HC' = ~(~HC + by) (RFC 1624 section 3).
+#[inline(always)]
+pub const fn after_more(checksum: [u8; 2], by: u16) -> [u8; 2] {
+    let sum = (!u16::from_be_bytes(checksum) as u32).wrapping_add(by as u32);
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    (!(sum as u16)).to_be_bytes()
+}
+
+/// A checksum (as on the wire) after one of its words shrank by `by`.
+#[inline(always)]
+pub const fn after_less(checksum: [u8; 2], by: u16) -> [u8; 2] {
+    after_more(checksum, !by)
+}
+
 /// The IPv4 header checksum (as a number) after TTL was decremented: the checksum grows by 0x0100, with the end-around
 /// carry; 0xffff becomes 0 as RFC 1624 section 3 wants.
 #[inline(always)]

@@ -1,37 +1,70 @@
-//! From the frame to its flow and VIP. Reads only the frame, the root and the VIP table.
+//! From the frame to its flow and VIP: everything that can be decided without the flow table, and every frame that goes to
+//! the host.
 
-use crate::hash;
-use crate::memory::vips::{self, BYPASS_FLOW_TABLE, NO_SOURCE_PORT, VipKey};
-use crate::memory::{Memory, Root, Vip, root};
+use crate::answer;
+use crate::hash::{self, Kind};
+use crate::memory::prefixes::{self, Space, mask};
+use crate::memory::vips::{
+    self, BYPASS_FLOW_TABLE, DECAP, EGRESS, HAS_VIPS, HASH_DPORT_ONLY, HASH_SRC_DST_PORT, NO_SOURCE_PORT, QUIC, Vip, VipKey,
+};
+use crate::memory::counters::{Event, VipCounter, add_event, count_event, count_vip};
+use crate::memory::{Memory, Root, features, root};
 use crate::packet::Packet;
-use crate::parse::{Flow, parse};
-use crate::verdict::Reason::{BadLength, FrameTooBig, NotAVip, NotConfigured, TtlExpired};
-use crate::verdict::Verdict::{self, Drop, Pass};
-use crate::wire::{Ethernet, IPPROTO_TCP, Tcp, Udp};
+use crate::parse::{Flow, Part, parse, parse_katran};
+use crate::strip::{self, Tunnel, Tunnels};
+use crate::verdict::NO_VIP;
+use crate::verdict::Reason::{
+    BadLength, DecapTtlExpired, Decapsulated, EgressDecap, Fragment, FrameTooBig, FrameTooShort, Icmp, NoHeadroom, NotAVip,
+    NotConfigured, NotOurTunnel, TtlExpired,
+};
+use crate::verdict::Verdict::{self, Again, Answer, Drop, Pass};
+use crate::wire::{self, Ethernet, Header, IPPROTO_TCP, Ipv4, Ipv6, Tcp, Udp};
 
 /// The destination port, in a flow's ports.
 const DESTINATION_PORT: u32 = 0xffff_0000;
 
-/// Fills `flow`, or says why the frame is not forwarded. Every frame that is passed to the host is decided here.
+/// Fills `flow`, or says why the frame is not forwarded; a frame that is answered has become the answer. Every frame that
+/// is passed to the host is decided here.
 ///
 /// A batch can classify all its frames first and [`crate::finish`] them after their flow sets were asked for.
 #[inline(always)]
-pub fn classify<P: Packet, M: Memory>(packet: &P, memory: &M, flow: &mut Flow) -> Result<(), Verdict> {
-    parse(packet, flow)?;
+pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &mut Flow) -> Result<(), Verdict> {
+    flow.frame = packet.len() as u32;
+    if packet.len() < Ethernet::LEN {
+        return Err(Drop(FrameTooShort));
+    }
     let root = memory.root().ok_or(Pass(NotConfigured))?;
     if root.layout.get() != root::LAYOUT {
         return Err(Pass(NotConfigured));
     }
-    flow.vip = vip(memory, root, flow).ok_or(Pass(NotAVip))?;
+    let katran = memory.has(root, features::KATRAN);
+    if memory.has(root, features::DECAP_IPIP) || memory.has(root, features::DECAP_GUE) {
+        decap(packet, memory, root, katran, flow)?;
+    }
+    if katran {
+        parse_katran(packet, flow)?;
+    } else {
+        parse(packet, flow)?;
+        unusual(packet, memory, root, flow)?;
+    }
+    if flow.part == Part::Later {
+        // The real that got the first fragment says which VIP it is.
+        flow.vip = Vip { id: NO_VIP, flags: Vip::flags_with_room(0, crate::ROOM_MAX as u8), ring: 0, ring_len: 0 };
+        return fits(packet, root, flow);
+    }
+    let exact = vip(memory, root, katran, flow).ok_or(Pass(NotAVip))?;
     if let Some(trace) = memory.trace() {
         trace.vip.set(flow.vip.id.wrapping_add(1));
     }
-    fits(packet, root, flow)?;
+    if katran { is_small(packet, memory, root, flow)? } else { fits_or_answer(packet, memory, root, flow)? }
+    if !exact && flow.vip.flags & (HASH_DPORT_ONLY | HASH_SRC_DST_PORT) == 0 {
+        flow.ports &= !DESTINATION_PORT;
+    }
     if flow.vip.flags & NO_SOURCE_PORT != 0 {
         flow.ports &= DESTINATION_PORT;
     }
-    if flow.vip.flags & BYPASS_FLOW_TABLE == 0 {
-        flow.tag = hash::tag(root, flow);
+    if flow.vip.flags & BYPASS_FLOW_TABLE == 0 || katran && flow.vip.flags & QUIC != 0 {
+        flow.tag = hash::tag(root, flow, Kind::Flow);
     }
     Ok(())
 }
@@ -43,27 +76,77 @@ pub fn soon<M: Memory>(memory: &M, flow: &Flow) {
     memory.soon(flow.tag.two);
 }
 
-/// By address and port, else by address and any port; that takes the port out of the flow.
+/// Pings and later fragments have no port: they are ours if their address has VIPs.
+#[inline(never)]
+fn unusual<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &Flow) -> Result<(), Verdict> {
+    let ping = flow.protocol == wire::IPPROTO_ICMP || flow.protocol == wire::IPPROTO_ICMPV6;
+    let fragment = flow.part == Part::Later;
+    if !ping && !fragment {
+        return Ok(());
+    }
+    let about = vips::find(memory, root, &VipKey::address(flow.dst));
+    if about.is_none_or(|about| about.flags & HAS_VIPS == 0) {
+        return Err(Pass(if fragment { Fragment } else { Icmp }));
+    }
+    if fragment {
+        return Ok(());
+    }
+    // Not a whole message in the usual place: the host may know better.
+    let usual = Ethernet::LEN.wrapping_add(if flow.is_v6 { Ipv6::LEN } else { Ipv4::LEN });
+    if flow.part != Part::Whole || flow.l4 as usize != usual || flow.len.wrapping_add(Ethernet::LEN as u32) > flow.frame {
+        return Err(Pass(Icmp));
+    }
+    let answered = if flow.is_v6 { answer::echo_v6(packet) } else { answer::echo_v4(packet) };
+    Err(answered.unwrap_or(Pass(Icmp)))
+}
+
+/// Finds the VIP by address and port, else by address and any port. `true`: as the exact address and port.
 #[inline(always)]
-fn vip<M: Memory>(memory: &M, root: &Root, flow: &mut Flow) -> Option<Vip> {
+fn vip<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Option<bool> {
     let port = (flow.ports >> 16) as u16;
     if let Some(vip) = vips::find(memory, root, &VipKey::new(flow.dst, port, flow.protocol)) {
-        return Some(vip);
+        flow.vip = vip;
+        return Some(true);
+    }
+    if let Some(vip) = prefix_vip(memory, root, flow, port) {
+        flow.vip = vip;
+        // Katran forgets that the port was right.
+        return Some(!katran);
     }
     if root.any_port.get() == 0 {
         return None;
     }
-    let vip = vips::find(memory, root, &VipKey::new(flow.dst, 0, flow.protocol))?;
-    flow.ports &= !DESTINATION_PORT;
-    Some(vip)
+    let any = vips::find(memory, root, &VipKey::new(flow.dst, 0, flow.protocol));
+    flow.vip = match any {
+        Some(vip) => vip,
+        None => prefix_vip(memory, root, flow, 0)?,
+    };
+    Some(false)
+}
+
+#[inline(always)]
+fn prefix_vip<M: Memory>(memory: &M, root: &Root, flow: &Flow, port: u16) -> Option<Vip> {
+    if !memory.has(root, features::PREFIX_VIPS) {
+        return None;
+    }
+    let space = if flow.is_v6 { Space::VipV6 } else { Space::VipV4 };
+    let tag = (flow.protocol as u32) << 16 | port as u32;
+    let len = prefixes::find(memory, root, space, tag, flow.dst)?.wrapping_sub(1);
+    vips::find(memory, root, &VipKey::prefix(mask(flow.dst, len), len, port, flow.protocol))
 }
 
 /// The frame can be forwarded as it is: the lengths agree, it is not too large, it may take another hop.
 #[inline(always)]
 pub fn fits<P: Packet>(packet: &P, root: &Root, flow: &Flow) -> Result<(), Verdict> {
     let frame = packet.len() as u32;
-    let transport = (if flow.protocol == IPPROTO_TCP { Tcp::LEN } else { Udp::LEN }) as u32;
-    if flow.len.wrapping_add(Ethernet::LEN as u32) > frame || flow.len < flow.ip_header_len().wrapping_add(transport) {
+    let header = if flow.quoted || flow.part != Part::Whole {
+        0
+    } else {
+        (if flow.protocol == IPPROTO_TCP { Tcp::LEN } else { Udp::LEN }) as u32
+    };
+    // The flow's transport header, and all that the IP header promises, are in the frame.
+    let end = flow.len.wrapping_add(Ethernet::LEN as u32);
+    if end > frame || end < flow.l4.wrapping_add(header) {
         return Err(Drop(BadLength));
     }
     if frame > root.max_frame.get() {
@@ -73,4 +156,125 @@ pub fn fits<P: Packet>(packet: &P, root: &Root, flow: &Flow) -> Result<(), Verdi
         return Err(Drop(TtlExpired));
     }
     Ok(())
+}
+
+/// The same, with an answer to who sent a frame that is too large; never to an ICMP error or a later fragment (RFC 1122
+/// section 3.2.2).
+#[inline(always)]
+fn fits_or_answer<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<(), Verdict> {
+    match fits(packet, root, flow) {
+        Err(Drop(FrameTooBig)) => {
+            count_too_big(memory, flow);
+            let answers = memory.has(root, features::TOO_BIG) && !flow.quoted;
+            Err(if answers { answer::too_big(packet, root, flow) } else { Drop(FrameTooBig) })
+        }
+        other => other,
+    }
+}
+
+/// Katran's only check.
+#[inline(always)]
+fn is_small<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &Flow) -> Result<(), Verdict> {
+    if flow.frame <= root.max_frame.get() {
+        return Ok(());
+    }
+    if !memory.has(root, features::TOO_BIG) {
+        return Err(Drop(FrameTooBig));
+    }
+    count_too_big(memory, flow);
+    Err(answer::too_big(packet, root, flow))
+}
+
+#[inline(always)]
+fn count_too_big<M: Memory>(memory: &M, flow: &Flow) {
+    count_event(memory, if flow.is_v6 { Event::TooBigV6 } else { Event::TooBigV4 });
+}
+
+/// Strips a tunnel to this host: what was in it is given to the host, sent on, or looked at again.
+#[inline(never)]
+fn decap<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<(), Verdict> {
+    let gue = memory.has(root, features::DECAP_GUE);
+    let tunnels = Tunnels {
+        ipip: memory.has(root, features::DECAP_IPIP),
+        gue_port: if gue { u16::from_be(root.gue_port.get() as u16) } else { 0 },
+        katran,
+    };
+    let Ok(tunnel) = strip::find(packet, &tunnels) else { return Ok(()) };
+    let dst = destination(packet, &tunnel).unwrap_or([0, 0]);
+    let about = vips::find(memory, root, &VipKey::address(dst)).map_or(0, |about| about.flags);
+    let ours = about & DECAP != 0;
+    if ours {
+        count_event(memory, Event::DecapDestination);
+    } else if memory.has(root, features::DECAP_STRICT) && !is_this_host(root, &tunnel, dst) {
+        return Err(Pass(NotOurTunnel));
+    }
+    count_event(memory, if tunnel.outer_v6 || katran && !tunnel.gue { Event::DecapV6 } else { Event::DecapV4 });
+    let alive = strip_one_hop(packet, &tunnel, katran).ok_or(Drop(NoHeadroom))?;
+    if !alive {
+        return Err(Drop(DecapTtlExpired));
+    }
+    if !ours {
+        if tunnel.gue {
+            count_decapsulated(packet, memory, root, katran, flow);
+        }
+        return Err(Pass(Decapsulated));
+    }
+    if tunnel.gue && about & EGRESS != 0 {
+        if let Some(eth) = Ethernet::view_mut(packet, 0) {
+            eth.turn();
+        }
+        count_event(memory, if tunnel.inner_v6 { Event::EgressDecapV6 } else { Event::EgressDecapV4 });
+        return Err(Answer(EgressDecap));
+    }
+    count_event(memory, if tunnel.inner_v6 { Event::DecapBalancedV6 } else { Event::DecapBalancedV4 });
+    count_event(memory, Event::AgainFrames);
+    add_event(memory, Event::AgainBytes, flow.frame as u64);
+    Err(Again)
+}
+
+#[inline(always)]
+fn destination<P: Packet>(packet: &P, tunnel: &Tunnel) -> Option<[u64; 2]> {
+    Some(if tunnel.outer_v6 {
+        wire::ipv6_words(&Ipv6::view(packet, Ethernet::LEN)?.dst)
+    } else {
+        [u32::from_ne_bytes(Ipv4::view(packet, Ethernet::LEN)?.dst) as u64, 0]
+    })
+}
+
+#[inline(always)]
+fn is_this_host(root: &Root, tunnel: &Tunnel, dst: [u64; 2]) -> bool {
+    if tunnel.outer_v6 { dst == root.source_v6() } else { dst == [root.source_v4.get() as u64, 0] }
+}
+
+/// Strips the tunnel and takes one hop off the inner packet; `false`: it had none left.
+#[inline(always)]
+fn strip_one_hop<P: Packet>(packet: &mut P, tunnel: &Tunnel, katran: bool) -> Option<bool> {
+    if !tunnel.strip(packet) {
+        return None;
+    }
+    let before = if tunnel.inner_v6 {
+        let ip = Ipv6::view_mut(packet, Ethernet::LEN)?;
+        let before = ip.hop_limit;
+        ip.decrement_hop_limit();
+        before
+    } else {
+        let ip = Ipv4::view_mut(packet, Ethernet::LEN)?;
+        let before = ip.ttl;
+        ip.decrement_ttl();
+        before
+    };
+    Some(before > 1 || katran && before == 0)
+}
+
+/// Counts a packet that the host gets for one of the VIPs. Katran's look at it answers pings, and forgets that it did.
+#[inline(always)]
+fn count_decapsulated<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, katran: bool, flow: &mut Flow) {
+    let known = if katran { parse_katran(packet, flow) } else { parse(packet, flow) };
+    if known.is_err() {
+        return;
+    }
+    let port = (flow.ports >> 16) as u16;
+    if let Some(vip) = vips::find(memory, root, &VipKey::new(flow.dst, port, flow.protocol)) {
+        count_vip(memory, vip.id, VipCounter::Decap);
+    }
 }

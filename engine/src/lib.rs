@@ -30,6 +30,7 @@
 #[cfg(not(target_endian = "little"))]
 compile_error!("tandem's tables hold wire-order integers as little-endian machines load them");
 
+mod answer;
 pub mod checksum;
 mod classify;
 mod encap;
@@ -41,6 +42,8 @@ pub mod memory;
 mod packet;
 mod parse;
 mod select;
+mod server_id;
+pub mod strip;
 mod verdict;
 pub mod wire;
 
@@ -48,8 +51,8 @@ pub use classify::{classify, soon};
 pub use encap::{ROOM_MAX, room_for};
 pub use memory::{Addr, Memory};
 pub use packet::Packet;
-pub use parse::Flow;
-pub use verdict::{Action, From, Reason, Verdict};
+pub use parse::{Flow, Part};
+pub use verdict::{Action, From, NO_VIP, Reason, Verdict};
 
 /// The steps of [`process`] one by one: for programs that put something else between them, to be measured against it.
 pub mod steps {
@@ -58,70 +61,168 @@ pub mod steps {
     pub use crate::parse::parse;
 }
 
-use memory::counters::{VipCounter, real_at, reason_at, vip_at};
+use memory::counters::{
+    ByteCounter, Event, RealCounter, VipCounter, bytes_at, count_event, real_at, reason_at, vip_at,
+};
+use memory::{Root, features, vips};
+use parse::Seen;
+
+/// Tunnels in tunnels that are stripped one after the other: as many programs as the kernel lets call one another
+/// (`MAX_TAIL_CALL_CNT`).
+pub const PASSES: u32 = 33;
 
 /// One frame, all the way: its verdict, counted, and the frame as it has to leave.
 #[inline(always)]
 pub fn process<P: Packet, M: Memory>(packet: &mut P, memory: &M) -> Verdict {
-    let mut flow = Flow::default();
-    let verdict = match classify(packet, memory, &mut flow) {
-        Ok(()) => finish(packet, memory, &flow),
-        Err(verdict) => verdict,
-    };
-    account(&verdict, memory);
+    let mut verdict = Verdict::Again;
+    for _ in 0..=PASSES {
+        let mut flow = Flow::default();
+        verdict = match classify(packet, memory, &mut flow) {
+            Ok(()) => finish(packet, memory, &mut flow),
+            Err(verdict) => verdict,
+        };
+        if verdict != Verdict::Again {
+            account(&verdict, &flow, memory);
+            return verdict;
+        }
+    }
+    account(&verdict, &Flow::default(), memory);
     verdict
 }
 
 /// From the flow to its real, and the frame on its way. Not counted yet.
 #[inline(always)]
-pub fn finish<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &Flow) -> Verdict {
+pub fn finish<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &mut Flow) -> Verdict {
     match forward(packet, memory, flow) {
         Ok(verdict) | Err(verdict) => verdict,
     }
 }
 
 #[inline(always)]
-fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &Flow) -> Result<Verdict, Verdict> {
+fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &mut Flow) -> Result<Verdict, Verdict> {
     let root = memory.root().ok_or(Verdict::Pass(Reason::NotConfigured))?;
     let now = memory.now();
-    let (real, from) = match select::lookup(memory, root, flow, now) {
-        Some(real) => (real, From::Flow),
-        None => (select::ring(memory, flow)?, From::Ring),
-    };
-    encap::deliver(packet, memory, root, flow, real)?;
+    if flow.part == Part::Later {
+        return later_fragment(packet, memory, root, flow, now);
+    }
+    // The flow may lose its port to the VIP's flags; outer sources are crafted from it all the same.
+    let port = flow.ports & 0xffff;
+    let choice = select::choose(packet, memory, root, flow, now)?;
+    let (vip, real, from) = (flow.vip.id, choice.real, choice.from);
+    let bytes = bytes(memory, root, flow);
+    let is_local = memory.has(root, features::LOCAL)
+        && flow.vip.flags & vips::LOCAL != 0
+        && memory.real(real).is_some_and(|real| real.hop().is_local());
+    if !is_local {
+        encap::deliver(packet, memory, root, flow, real, port)?;
+    }
     // Last: a frame that could not be sent leaves no flow, and the verifier's many ways through a set end right here.
-    if let From::Ring = from {
+    if choice.enter {
         select::remember(memory, flow, real, now);
     }
-    Ok(Verdict::Forward { vip: flow.vip.id, real, bytes: flow.len, from })
+    if choice.named != 0 {
+        select::agree(memory, root, flow, choice.named, now);
+    }
+    if flow.part == Part::First {
+        select::remember_fragment(memory, root, flow, real, now);
+    }
+    Ok(if is_local { Verdict::Local { vip, real, bytes, from } } else { Verdict::Forward { vip, real, bytes, from } })
+}
+
+/// A fragment without ports follows the first one.
+#[inline(always)]
+fn later_fragment<P: Packet, M: Memory>(
+    packet: &mut P,
+    memory: &M,
+    root: &Root,
+    flow: &mut Flow,
+    now: u32,
+) -> Result<Verdict, Verdict> {
+    let real = select::fragment(memory, root, flow, now).ok_or(Verdict::Drop(Reason::FragmentUnknown))?;
+    let vip = memory.real(real).and_then(memory::Real::owner).unwrap_or(NO_VIP);
+    let bytes = flow.len;
+    let is_local = memory.has(root, features::LOCAL) && memory.real(real).is_some_and(|real| real.hop().is_local());
+    if is_local {
+        return Ok(Verdict::Local { vip, real, bytes, from: From::Flow });
+    }
+    encap::deliver(packet, memory, root, flow, real, 0)?;
+    Ok(Verdict::Forward { vip, real, bytes, from: From::Flow })
+}
+
+/// Bytes of the packet that are counted. Katran leaves out the IPv6 header.
+#[inline(always)]
+fn bytes<M: Memory>(memory: &M, root: &Root, flow: &Flow) -> u32 {
+    let less = if memory.has(root, features::KATRAN) && flow.is_v6 { wire::Ipv6::LEN as u32 } else { 0 };
+    flow.len.wrapping_sub(less)
 }
 
 /// Counts a verdict: the one place that does.
 #[inline(always)]
-pub fn account<M: Memory>(verdict: &Verdict, memory: &M) {
-    let (line, index) = reason_at(verdict.reason());
-    if let Some(line) = memory.count(line) {
-        line.add(index, 1);
+pub fn account<M: Memory>(verdict: &Verdict, flow: &Flow, memory: &M) {
+    let reason = verdict.reason();
+    let bytes = match reason.action() {
+        Action::Tx => ByteCounter::Tx,
+        Action::Pass => ByteCounter::Pass,
+        Action::Drop => ByteCounter::Drop,
+    };
+    add(memory, reason_at(reason), 1);
+    add(memory, bytes_at(bytes), flow.frame as u64);
+    match flow.seen {
+        Seen::Nothing => {}
+        Seen::TooBigV4 => count_event(memory, Event::PtbV4),
+        Seen::TooBigV6 => count_event(memory, Event::PtbV6),
+        Seen::TooBigV4Low => {
+            count_event(memory, Event::PtbV4);
+            count_event(memory, Event::PtbV4Low);
+        }
+        Seen::TooBigV6Low => {
+            count_event(memory, Event::PtbV6);
+            count_event(memory, Event::PtbV6Low);
+        }
     }
-    if let Verdict::Forward { vip, real, bytes, from } = *verdict {
-        if let Some(line) = memory.count(vip_at(vip)) {
-            line.add(VipCounter::Packets as usize, 1);
-            line.add(VipCounter::Bytes as usize, bytes as u64);
-            if let From::Ring = from {
-                line.add(VipCounter::Ring as usize, 1);
-            }
-        }
-        let (line, index) = real_at(real);
-        if let Some(line) = memory.count(line) {
-            line.add(index, 1);
-            line.add(index.wrapping_add(1), bytes as u64);
-        }
+    let chosen = match *verdict {
+        Verdict::Forward { vip, real, bytes, from } | Verdict::Local { vip, real, bytes, from } => Some((vip, real, bytes, from)),
+        Verdict::Answer(_) | Verdict::Again | Verdict::Pass(_) | Verdict::Drop(_) => None,
+    };
+    if let Some((vip, real, bytes, from)) = chosen {
+        account_forwarded(memory, vip, real, bytes, from);
     }
     if let Some(trace) = memory.trace() {
-        trace.reason.set((verdict.reason() as u32).wrapping_add(1));
-        if let Verdict::Forward { real, from, .. } = *verdict {
+        trace.reason.set((reason as u32).wrapping_add(1));
+        if let Some((vip, real, _, from)) = chosen {
+            trace.vip.set(vip.wrapping_add(1));
             trace.real.set(real.wrapping_add(1));
             trace.from.set((from as u32).wrapping_add(1));
         }
+    }
+}
+
+#[inline(always)]
+fn account_forwarded<M: Memory>(memory: &M, vip: u32, real: u32, bytes: u32, from: From) {
+    let by_ring = from == From::Ring;
+    if vip != NO_VIP
+        && let Some(line) = memory.count(vip_at(vip))
+    {
+        line.add(VipCounter::Packets as usize, 1);
+        line.add(VipCounter::Bytes as usize, bytes as u64);
+        if by_ring {
+            line.add(VipCounter::Ring as usize, 1);
+        }
+    }
+    let (line, first) = real_at(real);
+    if let Some(line) = memory.count(line) {
+        let at = |counter: RealCounter| first.wrapping_add(counter as usize);
+        line.add(at(RealCounter::Packets), 1);
+        line.add(at(RealCounter::Bytes), bytes as u64);
+        if by_ring {
+            line.add(at(RealCounter::Ring), 1);
+        }
+    }
+}
+
+#[inline(always)]
+fn add<M: Memory>(memory: &M, (line, index): (u32, usize), n: u64) {
+    if let Some(line) = memory.count(line) {
+        line.add(index, n);
     }
 }

@@ -2,7 +2,7 @@
 
 /// A frame that the core may read, write and grow at the head.
 ///
-/// A window borrows the packet, so none outlives a call of [`Packet::grow_head`].
+/// A window borrows the packet, so none outlives a change of its ends.
 pub trait Packet {
     /// Bytes of the frame, from the Ethernet header on, without FCS.
     fn len(&self) -> usize;
@@ -17,4 +17,8 @@ pub trait Packet {
     fn bytes_mut<const N: usize>(&mut self, at: usize) -> Option<&mut [u8; N]>;
     /// Makes the frame `N` bytes longer at its start; what is there is undefined. `false`: no room, and nothing changed.
     fn grow_head<const N: usize>(&mut self) -> bool;
+    /// Takes `N` bytes off the frame's start. `false`: less than an Ethernet header would be left, and nothing changed.
+    fn shrink_head<const N: usize>(&mut self) -> bool;
+    /// Makes the frame end after its first `len` bytes. `false`: it is not that long, and nothing changed.
+    fn truncate(&mut self, len: usize) -> bool;
 }

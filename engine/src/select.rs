@@ -1,16 +1,111 @@
-//! From the flow to its real: the flow table, else the VIP's ring.
+//! From the flow to its real: a server id, the flow table, the client's network, the VIP's ring, in this order.
 //!
 //! A SYN always asks the ring and overwrites what the table knew; a RST is looked up but never entered; a UDP flow that
 //! was silent for too long is new.
 
-use crate::hash;
+use crate::hash::{self, Kind};
+use crate::memory::counters::{Event, GUARD_LINE, VipCounter, count_event, count_vip, vip_at};
 use crate::memory::flows::{SECOND, Worth};
+use crate::memory::ids::{self, IdKey};
+use crate::memory::prefixes::{self, Space};
 use crate::memory::rings::{SLOTS_PER_LINE, slot_of};
-use crate::memory::vips::BYPASS_FLOW_TABLE;
-use crate::memory::{Memory, Root, VipCounter, counters};
+use crate::memory::vips::{
+    BYPASS_FLOW_TABLE, GLOBAL_FLOW_TABLE, HASH_DPORT_ONLY, QUIC, SOURCE_ROUTING, UDP_FLOW_MIGRATION, UDP_STABLE_ROUTING,
+};
+use crate::memory::{Memory, Root, Tag, features};
+use crate::packet::Packet;
 use crate::parse::Flow;
-use crate::verdict::{Reason, Verdict};
-use crate::wire::IPPROTO_UDP;
+use crate::server_id;
+use crate::verdict::{From, Reason, Verdict};
+use crate::wire::{IPPROTO_TCP, IPPROTO_UDP};
+
+/// What was chosen, and what the flow table is to learn of it.
+pub(crate) struct Choice {
+    /// The real's id.
+    pub real: u32,
+    /// Who chose it.
+    pub from: From,
+    /// Whether the flow is to be entered.
+    pub enter: bool,
+    /// A real that a server id named, which the flow table has to agree with; 0: none.
+    pub named: u32,
+}
+
+/// Chooses the real of a flow whose VIP is known.
+#[inline(always)]
+pub(crate) fn choose<P: Packet, M: Memory>(
+    packet: &P,
+    memory: &M,
+    root: &Root,
+    flow: &mut Flow,
+    now: u32,
+) -> Result<Choice, Verdict> {
+    let katran = memory.has(root, features::KATRAN);
+    let named = named(packet, memory, root, katran, flow);
+    if let Some(real) = named.real {
+        return Ok(Choice { real, from: From::ServerId, enter: false, named: named.to_check });
+    }
+    if let Some(real) = known(memory, root, katran, flow, now) {
+        return Ok(Choice { real, from: From::Flow, enter: false, named: 0 });
+    }
+    decide(memory, root, katran, flow)
+}
+
+/// What server ids say.
+struct Named {
+    real: Option<u32>,
+    /// What QUIC or TCP named, even if stable routing overrides it.
+    to_check: u32,
+}
+
+#[inline(always)]
+fn named<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, katran: bool, flow: &Flow) -> Named {
+    let flags = flow.vip.flags;
+    let is_udp = flow.protocol == IPPROTO_UDP;
+    let mut real = None;
+    if memory.has(root, features::QUIC) && flags & QUIC != 0 && (katran || is_udp) {
+        real = server_id::quic(packet, memory, root, katran, flow);
+    }
+    let mut to_check = real.unwrap_or(0);
+    if memory.has(root, features::STABLE) && flags & UDP_STABLE_ROUTING != 0 && is_udp {
+        real = server_id::stable(packet, memory, root, flow).or(real);
+    }
+    if memory.has(root, features::TCP_ID) && flow.protocol == IPPROTO_TCP && real.is_none() {
+        real = server_id::tcp(packet, memory, root, katran, flow);
+        if flags & BYPASS_FLOW_TABLE == 0 {
+            to_check = real.unwrap_or(0);
+        }
+    }
+    // In Katran QUIC's ids go into the table of a VIP that bypasses it.
+    if flags & BYPASS_FLOW_TABLE != 0 && !katran {
+        to_check = 0;
+    }
+    Named { real, to_check }
+}
+
+/// The real that the flow table knows, or the global table, unless the flow has to leave it.
+#[inline(always)]
+fn known<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &Flow, now: u32) -> Option<u32> {
+    let mut real = lookup(memory, root, flow, now);
+    if memory.has(root, features::GLOBAL) && flow.vip.flags & GLOBAL_FLOW_TABLE != 0 && real.is_none() && !flow.is_syn() {
+        let tag = hash::tag(root, flow, Kind::Global);
+        real = get(memory, &tag, now, 0).map(|(_, (real, _))| real);
+        if real.is_some() {
+            count_event(memory, Event::GlobalFlowHit);
+        }
+    }
+    let migrates = memory.has(root, features::MIGRATE) && flow.vip.flags & UDP_FLOW_MIGRATION != 0;
+    if migrates && flow.protocol == IPPROTO_UDP && (katran || real.is_some()) {
+        // Katran counts this question as a new flow.
+        let flood = katran && guard(memory, root);
+        let down = |real: u32| ids::find(memory, root, IdKey::down(flow.vip.id, real)).is_some();
+        if !flood && real.is_some_and(down) {
+            count_event(memory, Event::UdpMigrated);
+            return None;
+        }
+    }
+    real
+}
 
 /// The real that the flow table knows.
 #[inline(always)]
@@ -29,10 +124,7 @@ pub(crate) fn lookup<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) 
         return None;
     }
     let idle = if flow.protocol == IPPROTO_UDP { root.udp_idle.get() } else { 0 };
-    let (set, (real, way)) = match memory.flows(tag.one)?.get(tag, now, idle) {
-        Some(hit) => (tag.one, hit),
-        None => (tag.two, memory.flows(tag.two)?.get(tag, now, idle)?),
-    };
+    let (set, (real, way)) = get(memory, tag, now, idle)?;
     if let Some(trace) = memory.trace() {
         let [at, in_way] = &trace.found;
         at.set(set.wrapping_add(1));
@@ -41,10 +133,56 @@ pub(crate) fn lookup<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) 
     Some(real)
 }
 
+#[inline(always)]
+fn get<M: Memory>(memory: &M, tag: &Tag, now: u32, idle: u32) -> Option<(u32, (u32, u32))> {
+    Some(match memory.flows(tag.one)?.get(tag, now, idle) {
+        Some(hit) => (tag.one, hit),
+        None => (tag.two, memory.flows(tag.two)?.get(tag, now, idle)?),
+    })
+}
+
+/// A new flow: the client's network, else the ring.
+#[inline(always)]
+fn decide<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<Choice, Verdict> {
+    if flow.protocol == IPPROTO_TCP {
+        count_event(memory, if flow.is_syn() { Event::MissTcpSyn } else { Event::MissTcpOther });
+    }
+    let flood = memory.has(root, features::GUARD) && guard(memory, root);
+    if flood {
+        count_event(memory, Event::Guarded);
+    }
+    // An ICMP error opens no flow; in Katran it does.
+    let opens = katran || !flow.quoted;
+    let enter = opens && !flood && flow.vip.flags & BYPASS_FLOW_TABLE == 0 && !flow.is_rst();
+    let routed = if memory.has(root, features::SOURCE_ROUTES) && flow.vip.flags & SOURCE_ROUTING != 0 && !flood {
+        source_route(memory, root, flow)
+    } else {
+        None
+    };
+    let (real, from) = match routed {
+        Some(real) => (real, From::SourceRoute),
+        None => (ring(memory, root, katran, flow)?, From::Ring),
+    };
+    count_event(memory, Event::RingDecisions);
+    Ok(Choice { real, from, enter, named: 0 })
+}
+
+#[inline(never)]
+fn source_route<M: Memory>(memory: &M, root: &Root, flow: &Flow) -> Option<u32> {
+    let space = if flow.is_v6 { Space::SourceV6 } else { Space::SourceV4 };
+    let real = prefixes::find(memory, root, space, 0, flow.src);
+    count_event(memory, if real.is_some() { Event::SourceRouteHit } else { Event::SourceRouteMiss });
+    real
+}
+
 /// The real that the VIP's ring names.
 #[inline(always)]
-pub(crate) fn ring<M: Memory>(memory: &M, flow: &Flow) -> Result<u32, Verdict> {
-    let hash = hash::packet(flow);
+fn ring<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<u32, Verdict> {
+    let hash = if memory.has(root, features::HASH_FLAGS) && flow.vip.flags & HASH_DPORT_ONLY != 0 {
+        hash_by_dport(root, katran, flow)
+    } else {
+        hash::of_packet(katran, flow)
+    };
     let slot = slot_of(hash, flow.vip.ring_len);
     if let Some(trace) = memory.trace() {
         trace.hash.set(hash);
@@ -58,27 +196,137 @@ pub(crate) fn ring<M: Memory>(memory: &M, flow: &Flow) -> Result<u32, Verdict> {
     }
 }
 
-/// Enters a flow whose real the ring chose.
+/// Every client is the same one. In Katran the flow itself changes, and is entered and encapsulated as that.
+#[inline(always)]
+fn hash_by_dport(root: &Root, katran: bool, flow: &mut Flow) -> u32 {
+    let port = flow.ports >> 16;
+    let anyone = Flow { src: [0, 0], ports: port << 16 | port, ..*flow };
+    if katran {
+        (flow.src, flow.ports) = (anyone.src, anyone.ports);
+        flow.tag = hash::tag(root, flow, Kind::Flow);
+    }
+    hash::of_packet(katran, &anyone)
+}
+
+/// Counts a new flow of this core; whether there are too many in this window.
+#[inline(always)]
+fn guard<M: Memory>(memory: &M, root: &Root) -> bool {
+    let Some(line) = memory.count(GUARD_LINE) else { return false };
+    let (count, start, now) = (line.get(0), line.get(1) as u32, memory.now());
+    if count == 0 || now.wrapping_sub(start) > root.guard_window.get() {
+        line.set(0, 1);
+        line.set(1, now as u64);
+        return false;
+    }
+    line.set(0, count.wrapping_add(1));
+    count >= root.guard_limit.get() as u64
+}
+
+/// Enters a flow.
 #[inline(always)]
 pub(crate) fn remember<M: Memory>(memory: &M, flow: &Flow, real: u32, now: u32) {
-    if flow.vip.flags & BYPASS_FLOW_TABLE != 0 || flow.is_rst() {
-        return;
-    }
-    let tag = &flow.tag;
-    let (Some(one), Some(two)) = (memory.flows(tag.one), memory.flows(tag.two)) else { return };
-    let worth = two.place(tag, now, SECOND, one.place(tag, now, 0, Worth::NONE));
-    let set = if worth.is_second() { two } else { one };
-    set.write(worth.way(), tag, real, now);
-    if let Some(line) = memory.count(counters::vip_at(flow.vip.id)) {
+    let Some((set, way, evicted)) = enter(memory, &flow.tag, real, now) else { return };
+    if let Some(line) = memory.count(vip_at(flow.vip.id)) {
         line.add(VipCounter::Entered as usize, 1);
-        if worth.evicts() {
+        if evicted {
             line.add(VipCounter::Evicted as usize, 1);
         }
     }
     if let Some(trace) = memory.trace() {
         let [at, in_way] = &trace.written;
-        at.set((if worth.is_second() { tag.two } else { tag.one }).wrapping_add(1));
-        in_way.set(worth.way());
-        trace.evicted.set(worth.evicts() as u32);
+        at.set(set.wrapping_add(1));
+        in_way.set(way);
+        trace.evicted.set(evicted as u32);
+    }
+}
+
+/// Writes the flow into the best place of its sets: gives set, way, and whether another flow lost it.
+#[inline(always)]
+fn enter<M: Memory>(memory: &M, tag: &Tag, real: u32, now: u32) -> Option<(u32, u32, bool)> {
+    let (one, two) = (memory.flows(tag.one)?, memory.flows(tag.two)?);
+    let worth = two.place(tag, now, SECOND, one.place(tag, now, 0, Worth::NONE));
+    let (set, at) = if worth.is_second() { (two, tag.two) } else { (one, tag.one) };
+    set.write(worth.way(), tag, real, now);
+    Some((at, worth.way(), worth.evicts()))
+}
+
+/// Makes the flow table agree with the real that a server id named.
+#[inline(never)]
+pub(crate) fn agree<M: Memory>(memory: &M, root: &Root, flow: &Flow, real: u32, now: u32) {
+    let katran = memory.has(root, features::KATRAN);
+    let is_tcp_id = flow.protocol == IPPROTO_TCP && flow.vip.flags & QUIC == 0;
+    let count = |quic: Event| {
+        if !is_tcp_id {
+            count_event(memory, quic);
+        }
+    };
+    match find(memory, &flow.tag) {
+        Some((_, _, known)) if is_same(memory, known, real) => count(Event::QuicMatch),
+        Some((set, way, _)) => {
+            if let Some(set) = memory.flows(set) {
+                set.rewrite(way, &flow.tag, real);
+            }
+            count(Event::QuicMismatch);
+            if is_tcp_id {
+                count_event(memory, Event::TcpIdMismatch);
+            }
+            count_vip(memory, flow.vip.id, VipCounter::ServerIdMismatch);
+        }
+        None => {
+            if !(memory.has(root, features::GUARD) && guard(memory, root)) {
+                // Katran enters it with time 0, which for UDP is too long ago to be found.
+                let idle = root.udp_idle.get();
+                let stale = katran && flow.protocol == IPPROTO_UDP && idle != 0;
+                remember(memory, flow, real, if stale { now.wrapping_sub(idle).wrapping_sub(1) } else { now });
+            }
+            count(Event::QuicNotFound);
+        }
+    }
+}
+
+/// Set, way and real of an entry, however old.
+#[inline(always)]
+fn find<M: Memory>(memory: &M, tag: &Tag) -> Option<(u32, u32, u32)> {
+    Some(match memory.flows(tag.one)?.peek(tag) {
+        Some((real, way)) => (tag.one, way, real),
+        None => {
+            let (real, way) = memory.flows(tag.two)?.peek(tag)?;
+            (tag.two, way, real)
+        }
+    })
+}
+
+/// Whether two ids are one machine: a VIP's real, and a real of no VIP, may have the same address.
+#[inline(always)]
+fn is_same<M: Memory>(memory: &M, one: u32, other: u32) -> bool {
+    let address = |id| memory.real(id).map(|real| (real.addr(), real.hop().is_v6()));
+    one == other || address(one) == address(other)
+}
+
+/// The real that the first fragment of the packet was sent to, and its VIP.
+#[inline(always)]
+pub(crate) fn fragment<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> Option<u32> {
+    let tag = hash::tag(root, flow, Kind::Fragment);
+    trace_fragment(memory, &tag);
+    get(memory, &tag, now, FRAGMENT_IDLE).map(|(_, (real, _))| real)
+}
+
+/// Ticks after which the fragments of a packet are another packet's: 15 s at 250 Hz (RFC 791 suggests 15 s).
+const FRAGMENT_IDLE: u32 = 59;
+
+/// Remembers where the first fragment of a packet was sent.
+#[inline(always)]
+pub(crate) fn remember_fragment<M: Memory>(memory: &M, root: &Root, flow: &Flow, real: u32, now: u32) {
+    let tag = hash::tag(root, flow, Kind::Fragment);
+    trace_fragment(memory, &tag);
+    enter(memory, &tag, real, now);
+}
+
+#[inline(always)]
+fn trace_fragment<M: Memory>(memory: &M, tag: &Tag) {
+    if let Some(trace) = memory.trace() {
+        let [one, two] = &trace.fragment_sets;
+        one.set(tag.one.wrapping_add(1));
+        two.set(tag.two.wrapping_add(1));
     }
 }

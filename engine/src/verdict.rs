@@ -8,17 +8,29 @@ pub enum From {
     Flow = 0,
     /// The VIP's ring.
     Ring = 1,
+    /// A server id that the packet carries.
+    ServerId = 2,
+    /// The client's network.
+    SourceRoute = 3,
 }
 
 impl From {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Flow, Self::Ring, Self::ServerId, Self::SourceRoute];
+
     /// The name in `replay`'s verdicts.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Flow => "flow",
             Self::Ring => "ring",
+            Self::ServerId => "server-id",
+            Self::SourceRoute => "source-route",
         }
     }
 }
+
+/// A VIP id that is nobody's: a fragment's, whose VIP only its real tells.
+pub const NO_VIP: u32 = u32::MAX;
 
 /// What becomes of a frame.
 #[must_use]
@@ -26,6 +38,17 @@ impl From {
 pub enum Verdict {
     /// Sent to a real, encapsulated.
     Forward {
+        /// The VIP's id; [`NO_VIP`] if it is not known.
+        vip: u32,
+        /// The real's id.
+        real: u32,
+        /// Bytes of the client's IP packet.
+        bytes: u32,
+        /// Who chose the real.
+        from: From,
+    },
+    /// Given to this host, which is the real, unchanged.
+    Local {
         /// The VIP's id.
         vip: u32,
         /// The real's id.
@@ -35,7 +58,11 @@ pub enum Verdict {
         /// Who chose the real.
         from: From,
     },
-    /// Given to the host, unchanged: none of our business.
+    /// Sent back where it came from: the frame has become an answer, or what was in a tunnel.
+    Answer(Reason),
+    /// Stripped, and to be looked at again from its start.
+    Again,
+    /// Given to the host: none of our business.
     Pass(Reason),
     /// Dropped.
     Drop(Reason),
@@ -47,7 +74,10 @@ impl Verdict {
     pub const fn reason(&self) -> Reason {
         match *self {
             Self::Forward { .. } => Reason::Forwarded,
-            Self::Pass(reason) | Self::Drop(reason) => reason,
+            Self::Local { .. } => Reason::LocalDelivery,
+            Self::Answer(reason) | Self::Pass(reason) | Self::Drop(reason) => reason,
+            // Who cannot look again leaves it to the host.
+            Self::Again => Reason::Decapsulated,
         }
     }
 }
@@ -111,9 +141,9 @@ reasons! {
     NotIp, "not-ip", Pass, "Neither IPv4 nor IPv6: ARP, VLAN tags and the like.";
     TruncatedIp, "truncated-ip", Pass, "The frame ends inside the IP header.";
     MalformedIp, "malformed-ip", Pass, "The version is not the EtherType's, or the IPv4 header length is below 20 bytes.";
-    Ipv4Options, "ipv4-options", Pass, "An IPv4 header with options.";
-    Fragment, "fragment", Pass, "An IP fragment.";
-    NotTcpUdp, "not-tcp-udp", Pass, "Neither TCP nor UDP follows the IP header.";
+    ExtensionHeaders, "extension-headers", Pass, "More IPv6 extension headers than are walked, or a malformed one.";
+    Fragment, "fragment", Pass, "An IP fragment to an address without VIPs.";
+    NotTcpUdp, "not-tcp-udp", Pass, "Neither TCP, UDP nor ICMP follows the IP header.";
     TruncatedL4, "truncated-l4", Pass, "The frame ends inside the TCP or UDP header.";
     NotAVip, "not-a-vip", Pass, "Destination address, port and protocol are no VIP's.";
     FrameTooShort, "frame-too-short", Drop, "Shorter than an Ethernet header.";
@@ -124,6 +154,19 @@ reasons! {
     NoReal, "no-real", Drop, "The chosen id names no real. Always 0.";
     NoNextHop, "no-next-hop", Drop, "The MAC of the real's next hop is not known.";
     NoHeadroom, "no-headroom", Drop, "No room in front of the frame for the outer header.";
+    EchoReply, "echo-reply", Tx, "A ping, answered here.";
+    TooBigReply, "too-big-reply", Tx, "To a VIP and larger than tunnel.max_frame: answered with ICMP \"too big\".";
+    EgressDecap, "egress-decap", Tx, "A tunnel to a decap address with `then = \"egress\"`: stripped and sent on.";
+    LocalDelivery, "local-delivery", Pass, "The chosen real is this host.";
+    Decapsulated, "decapsulated", Pass, "A tunnel to this host: stripped.";
+    NotOurTunnel, "not-our-tunnel", Pass, "A tunnel to another address than this host's (tunnel.decap_strict).";
+    Icmp, "icmp", Pass, "ICMP that is neither answered here nor about a flow of a VIP.";
+    TruncatedDropped, "truncated-dropped", Drop, "Profile katran: the frame ends inside a header.";
+    Ipv4OptionsDropped, "ipv4-options-dropped", Drop, "Profile katran: an IPv4 header with options.";
+    FragmentDropped, "fragment-dropped", Drop, "Profile katran: an IP fragment.";
+    FragmentUnknown, "fragment-unknown", Drop, "To an address with VIPs: a fragment whose first one was not seen.";
+    DecapTtlExpired, "decap-ttl-expired", Drop, "Stripped, and the inner TTL or hop limit is used up.";
+    NoSource, "no-source", Drop, "GUE towards a real of a family without tunnel.source_v4 or source_v6.";
 }
 
 impl Reason {

@@ -88,4 +88,23 @@ impl Packet for FrameBuf<'_> {
         self.moved = true;
         true
     }
+
+    /// What is taken off becomes room.
+    #[inline(always)]
+    fn shrink_head<const N: usize>(&mut self) -> bool {
+        if self.end - self.head < N + Ethernet::LEN {
+            return false;
+        }
+        self.head += N;
+        true
+    }
+
+    #[inline(always)]
+    fn truncate(&mut self, len: usize) -> bool {
+        let fits = len <= self.end - self.head;
+        if fits {
+            self.end = self.head + len;
+        }
+        fits
+    }
 }

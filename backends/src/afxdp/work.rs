@@ -32,14 +32,14 @@ pub type Flows = [Flow; BATCH];
 pub fn handle<M: Memory>(frames: &mut [Option<FrameBuf<'_>>], memory: &M, flows: &mut Flows, outcomes: &mut [Outcome; BATCH]) {
     // One bit for each frame that has a VIP.
     let mut ready: u32 = 0;
-    for (i, (frame, flow)) in frames.iter().zip(flows.iter_mut()).enumerate() {
+    for (i, (frame, flow)) in frames.iter_mut().zip(flows.iter_mut()).enumerate() {
         *flow = Flow::default();
-        match frame.as_ref().map(|frame| classify(frame, memory, flow)) {
+        match frame.as_mut().map(|frame| classify(frame, memory, flow)) {
             Some(Ok(())) => {
                 soon(memory, flow);
                 ready |= 1 << i;
             }
-            Some(Err(verdict)) => refuse(&verdict, memory),
+            Some(Err(verdict)) => refuse(&verdict, flow, memory),
             None => count_seat(memory, SeatCounter::Defect, 1),
         }
     }
@@ -54,31 +54,33 @@ pub fn handle<M: Memory>(frames: &mut [Option<FrameBuf<'_>>], memory: &M, flows:
 const _: () = assert!(BATCH <= u32::BITS as usize);
 
 #[inline(always)]
-fn conclude<M: Memory>(frame: &mut FrameBuf<'_>, flow: &Flow, memory: &M) -> Outcome {
+fn conclude<M: Memory>(frame: &mut FrameBuf<'_>, flow: &mut Flow, memory: &M) -> Outcome {
     let verdict = finish(frame, memory, flow);
     match verdict {
         Verdict::Forward { .. } => {
-            account(&verdict, memory);
+            account(&verdict, flow, memory);
             let length = frame.settle();
             if frame.was_moved() {
                 count_seat(memory, SeatCounter::RoomMoved, 1);
             }
             Outcome::Send(length)
         }
-        Verdict::Pass(_) | Verdict::Drop(_) => {
-            refuse(&verdict, memory);
+        Verdict::Local { .. } | Verdict::Answer(_) | Verdict::Again | Verdict::Pass(_) | Verdict::Drop(_) => {
+            refuse(&verdict, flow, memory);
             Outcome::Release
         }
     }
 }
 
 /// Counts a frame that is not forwarded. The kernel seat saw it as a VIP's, so it can no longer be given to the host: a VIP
-/// that was removed meanwhile explains one reason to pass it, and nothing explains the others.
+/// that was removed meanwhile explains one reason to pass it, and nothing explains the others, or an answer.
 #[cold]
-fn refuse<M: Memory>(verdict: &Verdict, memory: &M) {
+fn refuse<M: Memory>(verdict: &Verdict, flow: &Flow, memory: &M) {
     match verdict {
-        Verdict::Forward { .. } | Verdict::Drop(_) => account(verdict, memory),
+        Verdict::Forward { .. } | Verdict::Drop(_) => account(verdict, flow, memory),
         Verdict::Pass(Reason::NotAVip) => count_seat(memory, SeatCounter::VipGone, 1),
-        Verdict::Pass(_) => count_seat(memory, SeatCounter::Defect, 1),
+        Verdict::Local { .. } | Verdict::Answer(_) | Verdict::Again | Verdict::Pass(_) => {
+            count_seat(memory, SeatCounter::Defect, 1);
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 use tandem_engine::memory::counters::{real_at, vip_at};
-use tandem_engine::memory::reals::MAX_REALS;
+use tandem_engine::memory::reals::{MAX_REALS, Method};
 use tandem_engine::memory::root::LAYOUT;
 use tandem_engine::memory::vips::{BYPASS_FLOW_TABLE, MAX_VIPS, NO_SOURCE_PORT};
 use tandem_engine::memory::{RingLine, Vip as Entry, VipKey};
@@ -266,7 +266,7 @@ impl Control {
             let free = self.tables.reals().iter().enumerate().skip(1).find(|(_, real)| !real.hop().is_present());
             if let Some((id, real)) = free {
                 self.clear_counters(real_at(id as u32).0, Some(real_at(id as u32).1));
-                real.fill(owner, addr_words(address), address.is_ipv6(), mac);
+                real.fill(Some(owner), addr_words(address), address.is_ipv6(), (Method::Ipip, false), mac);
                 self.reals.insert((owner, address), id as u16);
                 added += 1;
             }
@@ -432,7 +432,7 @@ fn kept(vip: &Vip) -> impl Iterator<Item = IpAddr> + '_ {
 
 /// The VIP's flags, with the room of its largest real.
 fn flags(vip: &Vip) -> u32 {
-    let room = kept(vip).map(|address| room_for(address.is_ipv6())).max().unwrap_or(room_for(false));
+    let room = kept(vip).map(|address| room_for(address.is_ipv6(), false)).max().unwrap_or(room_for(false, false));
     let port = if vip.no_source_port { NO_SOURCE_PORT } else { 0 };
     let table = if vip.bypass_flow_table { BYPASS_FLOW_TABLE } else { 0 };
     Entry::flags_with_room(port | table, room)

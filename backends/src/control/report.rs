@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use tandem_engine::Reason;
-use tandem_engine::memory::counters::{SEAT_LINE, real_at, reason_at, vip_at};
+use tandem_engine::memory::counters::{
+    ByteCounter, Event, RealCounter, SEAT_LINE, bytes_at, event_at, real_at, reason_at, vip_at,
+};
 use tandem_engine::memory::{SeatCounter, VipCounter};
 
 use super::{key_name, vip_table, words_addr};
@@ -26,6 +28,8 @@ pub struct RealRow {
     pub packets: u64,
     /// Bytes of their IP packets, before encapsulation.
     pub bytes: u64,
+    /// Of these frames: those that the ring sent here.
+    pub ring: u64,
 }
 
 /// All counters of some blocks, summed over them.
@@ -33,12 +37,43 @@ pub struct RealRow {
 pub struct Counters {
     /// Frames by reason; each frame moved exactly one.
     pub reasons: BTreeMap<&'static str, u64>,
+    /// What happened to frames on their way, and sums over frames and bytes.
+    pub events: BTreeMap<&'static str, u64>,
     /// By VIP.
     pub vips: BTreeMap<String, VipRow>,
     /// By VIP and real.
     pub reals: Vec<RealRow>,
     /// The seats' own.
     pub seat: SeatRow,
+}
+
+/// What follows from other counters: frames and bytes seen, bytes by what became of them, packets to VIPs.
+fn sums(
+    reasons: &BTreeMap<&'static str, u64>,
+    bytes: impl Fn(ByteCounter) -> u64,
+    events: &BTreeMap<&'static str, u64>,
+) -> [(&'static str, u64); 6] {
+    let event = |event: Event| events.get(event.name()).copied().unwrap_or(0);
+    let [tx, pass, drop] = [ByteCounter::Tx, ByteCounter::Pass, ByteCounter::Drop].map(bytes);
+    // Everything after the size check ends in one of these.
+    let to_vips = [
+        Reason::Forwarded,
+        Reason::LocalDelivery,
+        Reason::NoRing,
+        Reason::NoReal,
+        Reason::NoNextHop,
+        Reason::NoHeadroom,
+        Reason::NoSource,
+    ];
+    let to_vips = to_vips.iter().filter_map(|reason| reasons.get(reason.name())).sum();
+    [
+        ("frames", reasons.values().sum::<u64>() + event(Event::AgainFrames)),
+        ("bytes", tx + pass + drop + event(Event::AgainBytes)),
+        ("tx-bytes", tx),
+        ("pass-bytes", pass),
+        ("drop-bytes", drop),
+        ("vip-packets", to_vips),
+    ]
 }
 
 impl Counters {
@@ -62,14 +97,24 @@ impl Counters {
             .filter_map(|(id, real)| {
                 let hop = real.hop();
                 let vip = hop.is_present().then(|| real.owner())?.and_then(|owner| names.get(&owner))?.clone();
-                let (line, index) = real_at(id as u32);
-                let (packets, bytes) = (sum(line, index), sum(line, index + 1));
-                Some(RealRow { vip, real: words_addr(real.addr(), hop.is_v6()).to_string(), packets, bytes })
+                let (line, first) = real_at(id as u32);
+                let of = |counter: RealCounter| sum(line, first + counter as usize);
+                Some(RealRow {
+                    vip,
+                    real: words_addr(real.addr(), hop.is_v6()).to_string(),
+                    packets: of(RealCounter::Packets),
+                    bytes: of(RealCounter::Bytes),
+                    ring: of(RealCounter::Ring),
+                })
             })
             .collect();
         reals.sort_unstable_by(|a, b| (&a.vip, &a.real).cmp(&(&b.vip, &b.real)));
         let seat = SeatCounter::ALL.iter().map(|(counter, name)| (*name, sum(SEAT_LINE, *counter as usize))).collect();
-        Self { reasons: reasons.collect(), vips, reals, seat }
+        let reasons: BTreeMap<_, _> = reasons.collect();
+        let at = |(line, index)| sum(line, index);
+        let mut events: BTreeMap<_, _> = Event::ALL.iter().map(|event| (event.name(), at(event_at(*event)))).collect();
+        events.extend(sums(&reasons, |counter| at(bytes_at(counter)), &events));
+        Self { reasons, events, vips, reals, seat }
     }
 
     /// The count of a reason.

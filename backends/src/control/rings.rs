@@ -1,6 +1,6 @@
 //! Where rings lie: a first-fit allocator whose state is the VIP entries themselves.
 
-use tandem_engine::maglev::{Endpoint, fill};
+use tandem_engine::maglev::{Endpoint, Recipe, fill};
 use tandem_engine::memory::RingLine;
 use tandem_engine::memory::rings::SLOTS_PER_LINE;
 
@@ -29,7 +29,7 @@ pub(super) fn build(vip: &Vip, id: impl Fn(std::net::IpAddr) -> Option<u16>) -> 
         .reals
         .iter()
         .filter(|real| real.is_in_ring())
-        .filter_map(|real| Some(Endpoint::new(id(real.address)?, real.address, real.weight)))
+        .filter_map(|real| Some(Endpoint::new(Recipe::Standard, id(real.address)?, real.address, real.weight)))
         .collect();
     if endpoints.is_empty() {
         return None;

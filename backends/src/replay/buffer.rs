@@ -1,6 +1,7 @@
 //! A frame in memory of its own, as the engine sees it.
 
 use tandem_engine::Packet;
+use tandem_engine::wire::Ethernet;
 
 /// Bytes in front of a frame, as the kernel leaves for XDP (XDP_PACKET_HEADROOM).
 const HEADROOM: usize = 256;
@@ -52,5 +53,21 @@ impl Packet for Buffer {
         }
         self.head -= N;
         true
+    }
+    #[inline(always)]
+    fn shrink_head<const N: usize>(&mut self) -> bool {
+        if self.frame().len() < N + Ethernet::LEN {
+            return false;
+        }
+        self.head += N;
+        true
+    }
+    #[inline(always)]
+    fn truncate(&mut self, len: usize) -> bool {
+        let fits = len <= self.frame().len();
+        if fits {
+            self.bytes.truncate(self.head + len);
+        }
+        fits
     }
 }

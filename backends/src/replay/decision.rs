@@ -93,7 +93,7 @@ impl Decision {
             reason: index(cell.reason.get()).and_then(Reason::from_index),
             vip,
             real,
-            from: index(cell.from.get()).and_then(|from| [From::Flow, From::Ring].into_iter().find(|f| *f as u32 == from)),
+            from: index(cell.from.get()).and_then(|from| From::ALL.into_iter().find(|f| *f as u32 == from)),
             sets: cell.sets.each_ref().map(|set| index(set.get())),
             print: cell.print.get(),
             found: place(&cell.found),

@@ -179,10 +179,11 @@ impl Instance {
     /// Forgets all flows that the last frame touched, and all counters.
     pub fn start_anew(&self) {
         let tables = self.tables();
-        for set in Decision::read(tables, Action::Pass).sets {
-            if let Some(set) = set.and_then(|set| tables.flows().get(set as usize)) {
-                set.forget(|_| true);
-            }
+        let trace = tables.trace();
+        // The set that was written to is not always the flow's own: Katran enters some flows under another key.
+        let touched = trace.sets.iter().chain(&trace.fragment_sets).chain(trace.written.first());
+        for set in touched.filter_map(|set| tables.flows().get(set.get().checked_sub(1)? as usize)) {
+            set.forget(|_| true);
         }
         tables.block(0).iter().for_each(tandem_engine::memory::Line::clear);
     }

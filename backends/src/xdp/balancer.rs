@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
-use aya::maps::XskMap;
+use aya::maps::{ProgramArray, XskMap};
 use aya::programs::links::FdLink;
 use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{ProgramError, ProgramFd, TestRun, TestRunOptions, Xdp, XdpMode};
@@ -72,7 +72,8 @@ impl Balancer {
             Role::Unpinned | Role::Replay => None,
         };
         let (mut ebpf, tables) = load(role, sizes)?;
-        program(&mut ebpf, BALANCER)?;
+        let balancer = program(&mut ebpf, BALANCER)?.fd().and_then(|fd| fd.try_clone().map_err(ProgramError::from));
+        put_again(&mut ebpf, balancer)?;
         let clock = KernelClock::calibrate(program(&mut ebpf, "clock")?)?;
         Ok(Self { ebpf, tables, directory, clock })
     }
@@ -263,6 +264,14 @@ impl Balancer {
         }
         Ok(was_there)
     }
+}
+
+/// Lets the balancer call itself for what was in a tunnel.
+fn put_again(ebpf: &mut Ebpf, balancer: Result<ProgramFd, ProgramError>) -> Result<(), XdpError> {
+    let missing = || XdpError::Missing { what: "program array", name: "AGAIN" };
+    let balancer = balancer.map_err(|_| XdpError::Missing { what: "loaded program", name: BALANCER })?;
+    let mut array: ProgramArray<_> = ebpf.map_mut("AGAIN").and_then(|map| map.try_into().ok()).ok_or_else(missing)?;
+    array.set(0, &balancer, 0).map_err(|_| missing())
 }
 
 fn make_directory(directory: &Path) -> Result<(), XdpError> {

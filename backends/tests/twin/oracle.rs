@@ -7,7 +7,7 @@ use etherparse::{LaxNetSlice, LaxSlicedPacket};
 use tandem_backends::config::{Plan, RealState, Vip};
 use tandem_backends::replay::{Action, Decision};
 use tandem_engine::From;
-use tandem_engine::maglev::{Endpoint, fill};
+use tandem_engine::maglev::{Endpoint, Recipe, fill};
 use tandem_engine::memory::rings::slot_of;
 
 /// A flow, whole: its VIP, its client, the ports that take part.
@@ -49,6 +49,7 @@ impl Oracle {
         let ring =
             self.ring(vip).as_ref().zip(decision.ring).map(|(ring, (hash, _))| ring[slot_of(hash, vip.ring_size) as usize]);
         match from {
+            From::ServerId | From::SourceRoute => panic!("{key:?}: nothing configures these"),
             From::Ring => assert_eq!(Some(real), ring, "{key:?}: not what the ring says"),
             From::Flow => {
                 let had = self.reals.get(&key);
@@ -62,7 +63,7 @@ impl Oracle {
     fn ring(&mut self, vip: &Vip) -> &Option<Vec<IpAddr>> {
         self.rings.entry(vip.to_string()).or_insert_with(|| {
             let up: Vec<_> = vip.reals.iter().filter(|r| r.is_in_ring()).collect();
-            let endpoints = up.iter().enumerate().map(|(i, r)| Endpoint::new(i as u16 + 1, r.address, r.weight));
+            let endpoints = up.iter().enumerate().map(|(i, r)| Endpoint::new(Recipe::Standard, i as u16 + 1, r.address, r.weight));
             let mut ring = vec![0; vip.ring_size as usize];
             fill(&mut ring, &mut endpoints.collect::<Vec<_>>(), vip.weighting.into());
             (!up.is_empty()).then(|| ring.into_iter().map(|i| up[usize::from(i) - 1].address).collect())

@@ -27,10 +27,10 @@ pub fn hashed(ctx: XdpContext) -> u32 {
     let verdict = match process(&mut Frame::new(ctx.ctx), &mut flow) {
         Ok(verdict) | Err(verdict) => verdict,
     };
-    account(&verdict, &Kernel);
+    account(&verdict, &flow, &Kernel);
     match verdict {
-        Verdict::Forward { .. } => XDP_TX,
-        Verdict::Pass(_) => XDP_PASS,
+        Verdict::Forward { .. } | Verdict::Answer(_) => XDP_TX,
+        Verdict::Local { .. } | Verdict::Pass(_) | Verdict::Again => XDP_PASS,
         Verdict::Drop(_) => XDP_DROP,
     }
 }
@@ -44,13 +44,14 @@ fn process(frame: &mut Frame, flow: &mut Flow) -> Result<Verdict, Verdict> {
     if flow.vip.flags & NO_SOURCE_PORT != 0 {
         flow.ports &= 0xffff_0000;
     }
+    let port = flow.ports & 0xffff;
     let now = Kernel.now();
     let key = key(flow);
     let (real, from) = match lookup(&key, root, flow, now) {
         Some(real) => (real, From::Flow),
         None => (ring(flow)?, From::Ring),
     };
-    steps::deliver(frame, &Kernel, root, flow, real)?;
+    steps::deliver(frame, &Kernel, root, flow, real, port)?;
     if let From::Ring = from {
         remember(&key, flow, real, now);
     }

@@ -47,7 +47,8 @@ static FLOW_MASK: Global<u32> = Global::new(0);
 pub fn wrapper(ctx: XdpContext) -> u32 {
     let mut frame = Frame::new(ctx.ctx);
     let Some(state) = STATE.get(0) else { return XDP_ABORTED };
-    let longer = (frame.len() as u32).wrapping_sub(LENGTH.load());
+    // In 64 bits: what is compared are pointers.
+    let longer = frame.len() as i64 - i64::from(LENGTH.load());
     if longer != 0 {
         if !frame.move_head(longer as i32) {
             state.add(FAILED, 1);

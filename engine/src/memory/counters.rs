@@ -1,7 +1,7 @@
 //! Counters: plain additions, so each core (a CPU's kernel seat, a worker) has a block of its own.
 //!
 //! ```text
-//! block:  reasons, 4 lines | seat, 1 line | VIPs, 1 line each | reals, 4 to a line
+//! block:  bytes and reasons, 5 lines | seat, 1 line | events, 8 lines | guard, 1 line | VIPs, 1 line each | reals, 2 to a line
 //! ```
 
 use super::Memory;
@@ -20,17 +20,25 @@ pub struct Line {
 const _: () = assert!(size_of::<Line>() == 64);
 
 const PER_LINE: usize = 8;
-/// Lines of a block that count [`Reason`]s.
-const REASON_LINES: u32 = 4;
+/// Lines of a block that count bytes by action, and frames by [`Reason`].
+const REASON_LINES: u32 = 5;
+/// Counters of bytes in front of the reasons: the line that every forwarded frame touches has both.
+const BYTES: u32 = 3;
 /// The line of [`SeatCounter`]s.
 pub const SEAT_LINE: u32 = REASON_LINES;
-const VIP_LINES: u32 = SEAT_LINE + 1;
+const EVENT_LINES: u32 = SEAT_LINE + 1;
+/// The line of the new-flow guard: flows of this window, and the tick when it began.
+pub const GUARD_LINE: u32 = EVENT_LINES + 8;
+const VIP_LINES: u32 = GUARD_LINE + 1;
 const REAL_LINES: u32 = VIP_LINES + MAX_VIPS;
-const REALS_PER_LINE: u32 = 4;
+const REALS_PER_LINE: u32 = 2;
+/// Counters of a real.
+pub const PER_REAL: usize = 4;
 /// Lines of one core's block.
 pub const BLOCK: u32 = REAL_LINES + MAX_REALS / REALS_PER_LINE;
 
-const _: () = assert!(Reason::ALL.len() <= REASON_LINES as usize * PER_LINE);
+const _: () = assert!(BYTES as usize + Reason::ALL.len() <= REASON_LINES as usize * PER_LINE);
+const _: () = assert!(Event::ALL.len() <= (GUARD_LINE - EVENT_LINES) as usize * PER_LINE);
 
 impl Line {
     /// Adds `n` to counter `i` (modulo 8). Only the block's own core may.
@@ -46,6 +54,13 @@ impl Line {
     #[expect(clippy::indexing_slicing, reason = "the mask bounds it")]
     pub fn get(&self, i: usize) -> u64 {
         self.c[i & (PER_LINE - 1)].get()
+    }
+
+    /// Sets counter `i` (modulo 8). Only the block's own core may.
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "the mask bounds it")]
+    pub fn set(&self, i: usize, value: u64) {
+        self.c[i & (PER_LINE - 1)].set(value);
     }
 
     /// Sets all to 0; for one that nobody counts in.
@@ -71,17 +86,129 @@ pub enum VipCounter {
     Entered = 3,
     /// Of these: those that took the place of another flow.
     Evicted = 4,
+    /// Connections that began at a VIP whose packets carry server ids.
+    ServerIdNew = 5,
+    /// Server ids that named another real than the flow table.
+    ServerIdMismatch = 6,
+    /// Packets for it that came in a tunnel to this host, stripped for the host.
+    Decap = 7,
 }
 
 impl VipCounter {
     /// All, with the names that listings use.
-    pub const ALL: [(Self, &'static str); 5] = [
+    pub const ALL: [(Self, &'static str); 8] = [
         (Self::Packets, "packets"),
         (Self::Bytes, "bytes"),
         (Self::Ring, "ring"),
         (Self::Entered, "entered"),
         (Self::Evicted, "evicted"),
+        (Self::ServerIdNew, "server-id-new"),
+        (Self::ServerIdMismatch, "server-id-mismatch"),
+        (Self::Decap, "decap"),
     ];
+}
+
+/// What is counted for each real of a VIP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum RealCounter {
+    /// Frames forwarded.
+    Packets = 0,
+    /// Bytes of their IP packets, before encapsulation.
+    Bytes = 1,
+    /// Of these frames: those that the ring sent here.
+    Ring = 2,
+}
+
+impl RealCounter {
+    /// All, with the names that listings use.
+    pub const ALL: [(Self, &'static str); 3] = [(Self::Packets, "packets"), (Self::Bytes, "bytes"), (Self::Ring, "ring")];
+}
+
+macro_rules! events {
+    ($($variant:ident, $name:literal, $meaning:literal;)*) => {
+        /// What happens to frames on their way, beside the reason of their verdict.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(u32)]
+        pub enum Event {
+            $(#[doc = $meaning] $variant,)*
+        }
+
+        impl Event {
+            /// All of them, in the order of their counters.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The counter's name.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What it counts, in a sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)* }
+            }
+        }
+    };
+}
+
+events! {
+    MissTcpSyn, "miss-tcp-syn", "TCP SYNs whose real the ring or the client's network had to choose.";
+    MissTcpOther, "miss-tcp-other", "Other TCP packets that neither a server id nor the flow table knew.";
+    RingDecisions, "ring-decisions", "Choices by the ring or by the client's network.";
+    Guarded, "guarded", "Such choices above flows.new_flows_per_core: not entered into the flow table.";
+    SourceRouteMiss, "source-route-miss", "Clients of a VIP with source-routing that are in no configured network.";
+    SourceRouteHit, "source-route-hit", "Clients whose network named the real.";
+    TooBigV4, "too-big-v4", "IPv4 frames to a VIP above tunnel.max_frame.";
+    TooBigV6, "too-big-v6", "IPv6 frames to a VIP above tunnel.max_frame.";
+    DecapDestination, "decap-destination", "Tunnels to a configured decap address.";
+    DecapV4, "decap-v4", "Tunnels stripped whose outer header was IPv4.";
+    DecapV6, "decap-v6", "Tunnels stripped whose outer header was IPv6 (profile katran: every IPIP).";
+    DecapBalancedV4, "decap-balanced-v4", "IPv4 packets from tunnels that were balanced.";
+    DecapBalancedV6, "decap-balanced-v6", "IPv6 packets from tunnels that were balanced.";
+    EgressDecapV4, "egress-decap-v4", "IPv4 packets from tunnels that were sent on.";
+    EgressDecapV6, "egress-decap-v6", "IPv6 packets from tunnels that were sent on.";
+    EncapFailedV4, "encap-failed-v4", "Frames that could not be encapsulated towards an IPv4 real.";
+    EncapFailedV6, "encap-failed-v6", "Frames that could not be encapsulated towards an IPv6 real.";
+    GlobalFlowHit, "global-flow-hit", "Packets whose real the global flow table knew.";
+    PtbV4, "ptb-v4", "ICMP fragmentation needed.";
+    PtbV4Low, "ptb-v4-low", "Of these: with an MTU below 1280.";
+    PtbV6, "ptb-v6", "ICMPv6 packet too big.";
+    PtbV6Low, "ptb-v6-low", "Of these: with an MTU below 1280.";
+    UdpMigrated, "udp-migrated", "UDP flows that left a real that is down.";
+    QuicIcmp, "quic-icmp", "ICMP errors about flows of a QUIC VIP.";
+    QuicIcmpIgnorable, "quic-icmp-ignorable", "Of these: with a code that QUIC servers ignore.";
+    QuicRing, "quic-ring", "QUIC packets without a server id that leads anywhere.";
+    QuicInitial, "quic-initial", "QUIC packets that open a connection.";
+    QuicInvalidId, "quic-invalid-id", "QUIC packets whose server id is not configured.";
+    QuicRouted, "quic-routed", "QUIC packets whose server id chose the real.";
+    QuicV1, "quic-v1", "Server ids of 16 bits (connection-id version 1).";
+    QuicV2, "quic-v2", "Server ids of 24 bits (version 2).";
+    QuicV3, "quic-v3", "Server ids of 32 bits (version 3).";
+    QuicMatch, "quic-match", "Server ids that agree with the flow table.";
+    QuicMismatch, "quic-mismatch", "Server ids that changed the flow table.";
+    QuicNotFound, "quic-not-found", "Server ids of flows that the flow table did not know.";
+    StableRing, "stable-ring", "UDP stable routing: packets without a server id that leads anywhere.";
+    StableRouted, "stable-routed", "UDP stable routing: packets whose server id chose the real.";
+    StableInvalidId, "stable-invalid-id", "UDP stable routing: server ids that are not configured.";
+    StableInvalidType, "stable-invalid-type", "UDP stable routing: packets without its header.";
+    TcpIdRing, "tcp-id-ring", "TCP packets without a server id that leads anywhere.";
+    TcpIdMismatch, "tcp-id-mismatch", "TCP server ids that changed the flow table.";
+    TcpIdRouted, "tcp-id-routed", "TCP packets whose server id chose the real.";
+    TcpIdSyn, "tcp-id-syn", "TCP SYNs while TCP is routed by server id.";
+    AgainFrames, "again-frames", "Frames that were looked at again after their tunnel was stripped.";
+    AgainBytes, "again-bytes", "Bytes of these frames with their tunnel.";
+}
+
+/// Bytes of whole frames as they came, by what became of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum ByteCounter {
+    /// Sent.
+    Tx = 0,
+    /// Given to the host.
+    Pass = 1,
+    /// Dropped.
+    Drop = 2,
 }
 
 /// What a seat counts of its own work: not part of the verdict, and not equal in both seats.
@@ -117,7 +244,24 @@ impl SeatCounter {
 /// Line and index of a reason's counter.
 #[inline(always)]
 pub fn reason_at(reason: Reason) -> (u32, usize) {
-    let i = reason as u32;
+    at((reason as u32).wrapping_add(BYTES))
+}
+
+/// Line and index of a counter of bytes.
+#[inline(always)]
+pub fn bytes_at(counter: ByteCounter) -> (u32, usize) {
+    at(counter as u32)
+}
+
+/// Line and index of an event's counter.
+#[inline(always)]
+pub fn event_at(event: Event) -> (u32, usize) {
+    let (line, index) = at(event as u32);
+    (line.wrapping_add(EVENT_LINES), index)
+}
+
+#[inline(always)]
+const fn at(i: u32) -> (u32, usize) {
     (i >> PER_LINE.trailing_zeros(), i as usize & (PER_LINE - 1))
 }
 
@@ -127,11 +271,34 @@ pub fn vip_at(vip: u32) -> u32 {
     VIP_LINES.wrapping_add(vip & (MAX_VIPS - 1))
 }
 
-/// Line of a real's counters, and the index of its packets; its bytes (of IP packet) come next.
+/// Line of a real's counters, and the index of the first, by [`RealCounter`].
 #[inline(always)]
 pub fn real_at(real: u32) -> (u32, usize) {
     let real = real & (MAX_REALS - 1);
-    (REAL_LINES.wrapping_add(real / REALS_PER_LINE), ((real & (REALS_PER_LINE - 1)) << 1) as usize)
+    (REAL_LINES.wrapping_add(real / REALS_PER_LINE), ((real & (REALS_PER_LINE - 1)) as usize).wrapping_mul(PER_REAL))
+}
+
+/// Counts an event.
+#[inline(always)]
+pub fn count_event<M: Memory>(memory: &M, event: Event) {
+    add_event(memory, event, 1);
+}
+
+/// Adds `n` to an event's counter.
+#[inline(always)]
+pub fn add_event<M: Memory>(memory: &M, event: Event, n: u64) {
+    let (line, index) = event_at(event);
+    if let Some(line) = memory.count(line) {
+        line.add(index, n);
+    }
+}
+
+/// Counts something of a VIP's.
+#[inline(always)]
+pub fn count_vip<M: Memory>(memory: &M, vip: u32, counter: VipCounter) {
+    if let Some(line) = memory.count(vip_at(vip)) {
+        line.add(counter as usize, 1);
+    }
 }
 
 /// Adds `n` to one of this core's seat counters.

@@ -131,6 +131,29 @@ impl FlowSet {
         Worth(best)
     }
 
+    /// The flow's real and way, however old the entry is; nothing is renewed.
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "the loop's bound is the arrays' length")]
+    pub fn peek(&self, tag: &Tag) -> Option<(u32, u32)> {
+        for way in 0..WAYS {
+            let real = self.real[way].get();
+            if self.x[way].get() ^ real as u64 == tag.print && real != 0 {
+                return Some((real as u32, way as u32));
+            }
+        }
+        None
+    }
+
+    /// Another real for the flow in this way; its age stays.
+    #[inline(always)]
+    pub fn rewrite(&self, way: u32, tag: &Tag, real: u32) {
+        let way = (way & 7) as usize;
+        if let (Some(x), Some(id)) = (self.x.get(way), self.real.get(way)) {
+            x.set(tag.print ^ real as u64);
+            id.set(real as u16);
+        }
+    }
+
     /// Writes the flow into a way.
     #[inline(always)]
     pub fn write(&self, way: u32, tag: &Tag, real: u32, now: u32) {

@@ -122,7 +122,7 @@ impl Tree {
 }
 
 /// The value of the longest prefix that covers `addr`; `None` if none does.
-#[inline(always)]
+#[inline(never)]
 pub fn find<M: Memory>(memory: &M, root: &Root, space: Space, tag: u32, addr: Addr) -> Option<u32> {
     let (first, slots) = root.prefixes_in_force();
     let half = if first == 0 { 0 } else { SPACES };

@@ -15,6 +15,20 @@ const PRESENT: u64 = 1 << 48;
 const IS_V6: u64 = 1 << 49;
 /// The MAC is known.
 const RESOLVED: u64 = 1 << 50;
+/// It is this host.
+const LOCAL: u64 = 1 << 51;
+/// Where its [`Method`] is.
+const METHOD_SHIFT: u32 = 56;
+
+/// How packets get to a real.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Method {
+    /// IP in IP.
+    Ipip = 0,
+    /// UDP directly followed by the IP packet: GUE version 1.
+    Gue = 1,
+}
 
 /// One real, 32 bytes.
 #[repr(C, align(32))]
@@ -49,6 +63,16 @@ impl Hop {
     pub fn is_resolved(self) -> bool {
         self.0 & RESOLVED != 0
     }
+    /// It is this host.
+    #[inline(always)]
+    pub fn is_local(self) -> bool {
+        self.0 & LOCAL != 0
+    }
+    /// It is reached by GUE.
+    #[inline(always)]
+    pub fn is_gue(self) -> bool {
+        self.0 >> METHOD_SHIFT == Method::Gue as u64
+    }
     /// The next hop's MAC: the low 48 bits, first byte lowest.
     #[inline(always)]
     pub fn mac(self) -> u64 {
@@ -69,28 +93,39 @@ impl Real {
     pub fn hop(&self) -> Hop {
         Hop(self.hop.get())
     }
+
+    /// The VIP that it belongs to, if it belongs to one.
+    #[inline(always)]
+    pub fn owner(&self) -> Option<u32> {
+        (self.owner.get() as u32).checked_sub(1)
+    }
 }
 
 /// The control plane's side.
 #[cfg(not(target_arch = "bpf"))]
 impl Real {
-    /// Fills a free entry: the address first, then what makes it present.
-    pub fn fill(&self, vip: u32, addr: Addr, is_v6: bool, mac: Option<u64>) {
+    /// Fills a free entry: the address first, then what makes it present. `owner`: its VIP, if it has one.
+    pub fn fill(&self, owner: Option<u32>, addr: Addr, is_v6: bool, way: (Method, bool), mac: Option<u64>) {
         let ([a, b], [x, y]) = (&self.addr, addr);
         a.set(x);
         b.set(y);
-        self.owner.set(u64::from(vip).wrapping_add(1));
-        self.hop.publish(PRESENT | if is_v6 { IS_V6 } else { 0 } | Self::mac_bits(mac));
+        self.owner.set(owner.map_or(0, |vip| u64::from(vip).wrapping_add(1)));
+        self.hop.publish(PRESENT | if is_v6 { IS_V6 } else { 0 } | Self::way_bits(way) | Self::mac_bits(mac));
     }
 
-    /// The VIP that it belongs to.
-    pub fn owner(&self) -> Option<u32> {
-        u32::try_from(self.owner.get()).ok()?.checked_sub(1)
+    /// Another way to reach it: the method, and whether it is this host.
+    pub fn set_way(&self, way: (Method, bool)) {
+        let kept = PRESENT | IS_V6 | RESOLVED | MAC;
+        self.hop.publish(self.hop.get() & kept | Self::way_bits(way));
+    }
+
+    fn way_bits((method, local): (Method, bool)) -> u64 {
+        u64::from(method as u8) << METHOD_SHIFT | if local { LOCAL } else { 0 }
     }
 
     /// Another next hop; `None`: not known (any more).
     pub fn set_mac(&self, mac: Option<u64>) {
-        self.hop.publish(self.hop.get() & (PRESENT | IS_V6) | Self::mac_bits(mac));
+        self.hop.publish(self.hop.get() & !(MAC | RESOLVED) | Self::mac_bits(mac));
     }
 
     /// Frees the entry. Nothing may name it any more.

@@ -32,7 +32,9 @@ pub struct Trace {
     spare: S32,
     /// The flow's print.
     pub print: S64,
-    rest: [S64; 8],
+    /// Sets (plus one) that the fragments of the packet were looked up in or entered into.
+    pub fragment_sets: [S32; 2],
+    rest: [S64; 7],
 }
 
 const _: () = assert!(size_of::<Trace>() == 128);
@@ -49,6 +51,7 @@ impl Trace {
         for cell in cells {
             cell.set(0);
         }
+        self.fragment_sets.iter().for_each(|set| set.set(0));
         self.print.set(0);
     }
 }

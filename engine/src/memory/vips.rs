@@ -16,12 +16,35 @@ pub const SLOTS: u32 = 2048;
 /// VIP flag: the source port takes no part in anything.
 pub const NO_SOURCE_PORT: u32 = 1;
 /// VIP flag: the ring alone decides, the flow table is neither read nor written.
-pub const BYPASS_FLOW_TABLE: u32 = 2;
+pub const BYPASS_FLOW_TABLE: u32 = 1 << 1;
+/// VIP flag: the server id in a QUIC connection id decides.
+pub const QUIC: u32 = 1 << 2;
+/// VIP flag: the ring is asked by the destination port alone.
+pub const HASH_DPORT_ONLY: u32 = 1 << 3;
+/// VIP flag: the client's network decides for new flows.
+pub const SOURCE_ROUTING: u32 = 1 << 4;
+/// VIP flag: what reaches a real on this host is given to the host.
+pub const LOCAL: u32 = 1 << 5;
+/// VIP flag: flows are looked up in the global table, too.
+pub const GLOBAL_FLOW_TABLE: u32 = 1 << 6;
+/// VIP flag: the destination port stays in the flow of a VIP of every port.
+pub const HASH_SRC_DST_PORT: u32 = 1 << 7;
+/// VIP flag: the server id in front of a UDP payload decides.
+pub const UDP_STABLE_ROUTING: u32 = 1 << 8;
+/// VIP flag: UDP flows leave reals that are down.
+pub const UDP_FLOW_MIGRATION: u32 = 1 << 9;
+/// Flag of an address: it has VIPs.
+pub const HAS_VIPS: u32 = 1 << 16;
+/// Flag of an address: tunnels to it are stripped and what was in them is balanced.
+pub const DECAP: u32 = 1 << 17;
+/// Flag of an address, beside [`DECAP`]: what was in the tunnel is sent on instead.
+pub const EGRESS: u32 = 1 << 18;
 /// Where the VIP's room (bytes before the inner packet, at most 255) sits in the flags.
 const ROOM_SHIFT: u32 = 24;
 
 /// Marks a slot in use, in the word that is compared.
 const USED: u64 = 1 << 32;
+const LENGTH_SHIFT: u32 = 40;
 /// The compared word of a slot whose VIP was removed: equal to no key, and not empty.
 #[cfg(not(target_arch = "bpf"))]
 const REMOVED: u64 = 1 << 33;
@@ -31,7 +54,7 @@ const REMOVED: u64 = 1 << 33;
 pub struct VipKey {
     /// Destination address.
     pub addr: Addr,
-    /// `USED | protocol << 16 | port as on the wire`.
+    /// `prefix length plus one << 40 | USED | protocol << 16 | port as on the wire`.
     word: u64,
 }
 
@@ -40,6 +63,25 @@ impl VipKey {
     #[inline(always)]
     pub fn new(addr: Addr, port_be: u16, protocol: u8) -> Self {
         Self { addr, word: USED | (protocol as u64) << 16 | port_be as u64 }
+    }
+
+    /// The key of a VIP that is a prefix: `network` with its host bits 0, and its length.
+    #[inline(always)]
+    pub fn prefix(network: Addr, len: u32, port_be: u16, protocol: u8) -> Self {
+        let key = Self::new(network, port_be, protocol);
+        Self { addr: key.addr, word: key.word | (len as u64).wrapping_add(1) << LENGTH_SHIFT }
+    }
+
+    /// The key of what is known of an address itself: [`HAS_VIPS`], [`DECAP`], [`EGRESS`].
+    #[inline(always)]
+    pub fn address(addr: Addr) -> Self {
+        Self::new(addr, 0, 0)
+    }
+
+    /// The length of a VIP that is a prefix.
+    #[inline(always)]
+    pub fn prefix_len(&self) -> Option<u32> {
+        ((self.word >> LENGTH_SHIFT) as u32).checked_sub(1)
     }
 
     /// The destination port as on the wire; 0: every port.
@@ -75,7 +117,7 @@ impl VipKey {
 pub struct Vip {
     /// Its number, below [`MAX_VIPS`].
     pub id: u32,
-    /// [`NO_SOURCE_PORT`], [`BYPASS_FLOW_TABLE`], and the room in the top byte.
+    /// The flags above, and the room in the top byte.
     pub flags: u32,
     /// First line of its ring; 0 (with length 0) if it has none.
     pub ring: u32,

@@ -15,6 +15,20 @@ pub struct Ethernet {
 super::header!(Ethernet);
 
 impl Ethernet {
+    /// Back to where the frame came from.
+    #[inline(always)]
+    pub fn turn(&mut self) {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = self.macs;
+        self.macs = [g, h, i, j, k, l, a, b, c, d, e, f];
+    }
+
+    /// The destination, as [`Ethernet::emit`] takes it.
+    #[inline(always)]
+    pub fn destination(&self) -> u64 {
+        let [a, b, c, d, e, f, ..] = self.macs;
+        mac_word([a, b, c, d, e, f])
+    }
+
     /// Writes the header: MACs are the low 48 bits of a word, the first byte lowest ([`mac_word`]).
     ///
     /// Three stores of four bytes: byte stores cost the BPF backend one instruction each.

@@ -6,9 +6,11 @@ use zerocopy::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Don't fragment, in [`Ipv4::fragment`].
-const DONT_FRAGMENT: u16 = 0x4000;
+pub const DONT_FRAGMENT: u16 = 0x4000;
 /// More fragments and the fragment offset, in [`Ipv4::fragment`].
 const IS_FRAGMENT: u16 = 0x3fff;
+/// The fragment offset, in [`Ipv4::fragment`].
+const OFFSET: u16 = 0x1fff;
 
 /// The IPv4 header without options, 20 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -44,6 +46,18 @@ impl Ipv4 {
         self.fragment.get() & IS_FRAGMENT != 0
     }
 
+    /// Bytes of the header with its options, as it says.
+    #[inline(always)]
+    pub fn header_len(&self) -> usize {
+        ((self.version_ihl & 0xf) as usize) << 2
+    }
+
+    /// Where its payload belongs in the whole packet's, in words of 8 bytes.
+    #[inline(always)]
+    pub fn fragment_offset(&self) -> u16 {
+        self.fragment.get() & OFFSET
+    }
+
     /// As a router forwards (RFC 1812 section 5.3.1). The TTL must be above 0.
     #[inline(always)]
     pub fn decrement_ttl(&mut self) {
@@ -51,15 +65,29 @@ impl Ipv4 {
         self.checksum = checksum::after_ttl_decrement(u16::from_be_bytes(self.checksum)).to_be_bytes();
     }
 
+    /// Makes the checksum right.
+    #[inline(always)]
+    pub fn renew_checksum(&mut self) {
+        self.checksum = [0; 2];
+        let bytes: &[u8; Self::LEN] = zerocopy::transmute_ref!(self);
+        self.checksum = checksum::finish(checksum::sum(bytes)).to_ne_bytes();
+    }
+
     /// Writes an outer header for `payload` bytes. Addresses are words as on the wire.
     ///
     /// Identification 0 with "don't fragment": an atomic datagram (RFC 6864 section 4.1).
     #[inline(always)]
     pub fn emit_outer(&mut self, src: u32, dst: u32, tos: u8, payload: u32, protocol: u8) {
+        self.emit(src, dst, tos, payload, protocol, DONT_FRAGMENT);
+    }
+
+    /// The same with these flags and this offset.
+    #[inline(always)]
+    pub fn emit(&mut self, src: u32, dst: u32, tos: u8, payload: u32, protocol: u8, fragment: u16) {
         let len = payload.wrapping_add(Self::LEN as u32) & 0xffff;
         let words = [
             (0x4500_0000 | (tos as u32) << 16 | len).to_be(),
-            (DONT_FRAGMENT as u32).to_be(),
+            (fragment as u32).to_be(),
             ((OUTER_TTL as u32) << 24 | (protocol as u32) << 16).to_be(),
         ];
         let sum = words.iter().fold((src as u64).wrapping_add(dst as u64), |sum, word| sum.wrapping_add(*word as u64));
@@ -67,7 +95,7 @@ impl Ipv4 {
         self.tos = tos;
         self.total_len = U16::new(len as u16);
         self.id = U16::ZERO;
-        self.fragment = U16::new(DONT_FRAGMENT);
+        self.fragment = U16::new(fragment);
         self.ttl = OUTER_TTL;
         self.protocol = protocol;
         self.checksum = checksum::finish(sum).to_ne_bytes();

@@ -24,6 +24,48 @@ pub struct Ipv6 {
 }
 super::header!(Ipv6);
 
+/// The start of an extension header (RFC 6564), 8 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Extension {
+    /// What follows.
+    pub next_header: u8,
+    /// Its length without the first 8 bytes, in words of 8 bytes (of an authentication header: of 4).
+    pub len: u8,
+    /// Its own affair.
+    pub rest: [u8; 6],
+}
+super::header!(Extension);
+
+/// The fragment header (RFC 8200 section 4.5), 8 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct FragmentHeader {
+    /// What follows, in the first fragment.
+    pub next_header: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Offset in words of 8 bytes (13 bits), 2 bits reserved, more fragments.
+    pub offset: U16,
+    /// Identification.
+    pub id: U32,
+}
+super::header!(FragmentHeader);
+
+impl FragmentHeader {
+    /// Whether there are other fragments of the packet.
+    #[inline(always)]
+    pub fn is_fragment(&self) -> bool {
+        self.offset.get() & 0xfff9 != 0
+    }
+
+    /// Whether it begins the packet.
+    #[inline(always)]
+    pub fn is_first(&self) -> bool {
+        self.offset.get() >> 3 == 0
+    }
+}
+
 impl Ipv6 {
     /// DSCP and ECN.
     #[inline(always)]

@@ -3,13 +3,15 @@
 //! A header is a view of exactly its own bytes in the frame; `zerocopy` checks the layout at compile time.
 
 mod ethernet;
+mod icmp;
 mod ipv4;
 mod ipv6;
 mod transport;
 
 pub use ethernet::{Ethernet, mac_bytes, mac_word};
-pub use ipv4::Ipv4;
-pub use ipv6::{Ipv6, words as ipv6_words};
+pub use icmp::*;
+pub use ipv4::{DONT_FRAGMENT, Ipv4};
+pub use ipv6::{Extension, FragmentHeader, Ipv6, words as ipv6_words};
 pub use transport::{Tcp, Udp};
 
 use crate::packet::Packet;
@@ -19,6 +21,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// EtherType of IPv6.
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// Next header: hop-by-hop options (RFC 8200 section 4.3).
+pub const IPPROTO_HOPOPTS: u8 = 0;
+/// Protocol number of ICMP.
+pub const IPPROTO_ICMP: u8 = 1;
 /// Protocol number of IPv4 in IP (RFC 2003).
 pub const IPPROTO_IPIP: u8 = 4;
 /// Protocol number of TCP.
@@ -29,6 +35,14 @@ pub const IPPROTO_UDP: u8 = 17;
 pub const IPPROTO_IPV6: u8 = 41;
 /// Next header of an IPv6 fragment (RFC 8200 section 4.5).
 pub const IPPROTO_FRAGMENT: u8 = 44;
+/// Next header: routing (RFC 8200 section 4.4).
+pub const IPPROTO_ROUTING: u8 = 43;
+/// Next header: authentication (RFC 4302).
+pub const IPPROTO_AH: u8 = 51;
+/// Protocol number of ICMPv6.
+pub const IPPROTO_ICMPV6: u8 = 58;
+/// Next header: destination options (RFC 8200 section 4.6).
+pub const IPPROTO_DSTOPTS: u8 = 60;
 /// TTL or hop limit of outer headers.
 pub const OUTER_TTL: u8 = 64;
 
@@ -72,6 +86,44 @@ pub struct Tunnel<O, I> {
     /// The client's IP header.
     pub inner: I,
 }
+
+/// A whole frame with a transport header that is no matter where it is: Ethernet, IP, ICMP.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Message<I> {
+    /// The Ethernet header.
+    pub eth: Ethernet,
+    /// The IP header.
+    pub ip: I,
+    /// The ICMP header.
+    pub icmp: Icmp,
+}
+
+/// ICMP behind IPv4 without options.
+pub type Icmp4 = Message<Ipv4>;
+/// ICMPv6 behind IPv6.
+pub type Icmp6 = Message<Ipv6>;
+header!(Icmp4);
+header!(Icmp6);
+
+/// A UDP tunnel: Ethernet, IP, UDP, and the client's packet behind it.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct UdpTunnel<O> {
+    /// The Ethernet header of the new frame.
+    pub eth: Ethernet,
+    /// The outer IP header.
+    pub ip: O,
+    /// The UDP header.
+    pub udp: Udp,
+}
+
+/// Over IPv4.
+pub type Udp4 = UdpTunnel<Ipv4>;
+/// Over IPv6.
+pub type Udp6 = UdpTunnel<Ipv6>;
+header!(Udp4);
+header!(Udp6);
 
 /// 4in4.
 pub type Tunnel4In4 = Tunnel<Ipv4, Ipv4>;

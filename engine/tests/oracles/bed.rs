@@ -5,9 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 use etherparse::{PacketBuilder, TcpHeader};
-use tandem_engine::maglev::{Endpoint, Weighting, fill};
+use tandem_engine::maglev::{Endpoint, Recipe, Weighting, fill};
 use tandem_engine::memory::counters::BLOCK;
 use tandem_engine::memory::rings::SLOTS_PER_LINE;
+use tandem_engine::memory::reals::Method;
 use tandem_engine::memory::root::LAYOUT;
 use tandem_engine::memory::vips::{PROBES, SLOTS};
 use tandem_engine::memory::prefixes::SPACES;
@@ -86,8 +87,8 @@ impl Bed {
         let mut endpoints = Vec::new();
         for (id, (address, weight)) in (1..).zip(reals) {
             let mac = Some(mac_word(HOP_MAC));
-            self.reals[usize::from(id)].fill(0, words(*address), address.is_ipv6(), mac);
-            endpoints.push(Endpoint::new(id, *address, *weight));
+            self.reals[usize::from(id)].fill(Some(0), words(*address), address.is_ipv6(), (Method::Ipip, false), mac);
+            endpoints.push(Endpoint::new(Recipe::Standard, id, *address, *weight));
         }
         let mut slots = vec![0; ring as usize];
         fill(&mut slots, &mut endpoints, Weighting::V2);
@@ -168,6 +169,16 @@ impl Packet for Frame {
         let grown = self.head.checked_sub(N);
         self.head = grown.unwrap_or(self.head);
         grown.is_some()
+    }
+    fn shrink_head<const N: usize>(&mut self) -> bool {
+        let fits = self.len() >= N + 14;
+        self.head += if fits { N } else { 0 };
+        fits
+    }
+    fn truncate(&mut self, len: usize) -> bool {
+        let fits = len <= self.len();
+        self.bytes.truncate(self.head + len);
+        fits
     }
 }
 

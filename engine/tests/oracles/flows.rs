@@ -98,7 +98,7 @@ fn step(bed: &Bed, frame: &[u8]) -> (Step, [usize; 2]) {
     let trace = &bed.trace;
     let place = match from {
         From::Flow => &trace.found,
-        From::Ring => &trace.written,
+        From::Ring | From::ServerId | From::SourceRoute => &trace.written,
     };
     let place = place[0].get().checked_sub(1).map(|set| (set as usize, place[1].get() as usize));
     let sets = trace.sets.each_ref().map(|set| set.get() as usize - 1);
@@ -168,10 +168,10 @@ fn run(seed: u64, sets: u32, clients: u32, packets: u32) -> Counts {
 }
 
 fn weigh(bed: &Bed, weights: &[(IpAddr, u32)]) -> Vec<u16> {
-    use tandem_engine::maglev::{Endpoint, Weighting, fill};
+    use tandem_engine::maglev::{Endpoint, Recipe, Weighting, fill};
     bed.reals(RING, weights);
     let mut ring = vec![0; RING as usize];
-    let mut endpoints: Vec<_> = (1..).zip(weights).map(|(id, (real, weight))| Endpoint::new(id, *real, *weight)).collect();
+    let mut endpoints: Vec<_> = (1..).zip(weights).map(|(id, (real, weight))| Endpoint::new(Recipe::Standard, id, *real, *weight)).collect();
     fill(&mut ring, &mut endpoints, Weighting::V2);
     ring
 }

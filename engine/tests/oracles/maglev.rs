@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
-use tandem_engine::maglev::{Endpoint, Weighting, fill};
+use tandem_engine::maglev::{Endpoint, Recipe, Weighting, fill};
 
 use crate::bed::Rng;
 
@@ -80,7 +80,7 @@ fn populate(m: usize, reals: &[(u16, IpAddr, u32)], turns: Turns) -> Vec<u16> {
 
 fn ring(m: usize, reals: &[(u16, IpAddr, u32)], weighting: Weighting) -> Vec<u16> {
     let mut ring = vec![u16::MAX; m];
-    let mut endpoints: Vec<_> = reals.iter().map(|(id, address, weight)| Endpoint::new(*id, *address, *weight)).collect();
+    let mut endpoints: Vec<_> = reals.iter().map(|(id, address, weight)| Endpoint::new(Recipe::Standard, *id, *address, *weight)).collect();
     fill(&mut ring, &mut endpoints, weighting);
     ring
 }
@@ -170,7 +170,7 @@ proptest! {
 #[test]
 fn nobody_and_nothing() {
     fill(&mut [], &mut [], Weighting::V2);
-    fill(&mut [], &mut [Endpoint::new(1, [10, 0, 0, 1].into(), 1)], Weighting::V1);
+    fill(&mut [], &mut [Endpoint::new(Recipe::Standard, 1, [10, 0, 0, 1].into(), 1)], Weighting::V1);
     assert_eq!(ring(7, &[], Weighting::V2), [0; 7]);
     let idle = [(1, [10, 0, 0, 1].into(), 0)];
     assert_eq!(ring(7, &idle, Weighting::V1), [0; 7]);

@@ -1,7 +1,16 @@
 //! The two hashes of a flow: a public, frozen one for the ring, and a keyed one for the flow table.
 
+mod katran;
+
+use crate::memory::vips::MAX_VIPS;
 use crate::memory::{Root, Tag};
 use crate::parse::Flow;
+
+/// The profile's packet hash.
+#[inline(always)]
+pub(crate) fn of_packet(katran: bool, flow: &Flow) -> u32 {
+    if katran { katran::packet(flow) } else { packet(flow) }
+}
 
 /// The standard profile's packet hash, frozen: every balancer of a group must compute the same.
 ///
@@ -32,17 +41,33 @@ fn mix(h: u32, word: u32) -> u32 {
     (h ^ word).rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64)
 }
 
+/// Whose flow it is, in the tag.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A VIP's.
+    Flow,
+    /// A VIP's, in the global table, which others fill.
+    Global,
+    /// A fragmented packet's: its identification takes the ports' place.
+    Fragment,
+}
+
 /// The flow's places and print in the flow table.
 ///
 /// NH (UMAC, RFC 4418 section 5.2) twice over the flow's 32-bit words with shifted keys, then mixed. The key is the
 /// instance's own, so nobody outside can aim at a set or at another flow's print. The VIP's id is part of the input.
 #[inline(always)]
-pub(crate) fn tag(root: &Root, flow: &Flow) -> Tag {
-    let last = flow.protocol as u32 | flow.vip.id << 8;
+pub(crate) fn tag(root: &Root, flow: &Flow, kind: Kind) -> Tag {
+    let (ports, owner) = match kind {
+        Kind::Flow => (flow.ports, flow.vip.id),
+        Kind::Global => (flow.ports, flow.vip.id.wrapping_add(MAX_VIPS)),
+        Kind::Fragment => (flow.fragment, const { 2 * MAX_VIPS }),
+    };
+    let last = flow.protocol as u32 | owner << 8;
     let ([s0, s1], [d0, d1]) = (flow.src, flow.dst);
     let (a, b) = if flow.is_v6 {
         let nh = |shift: usize| {
-            pair(root, shift, flow.ports, last)
+            pair(root, shift, ports, last)
                 .wrapping_add(halves(root, shift.wrapping_add(2), s0))
                 .wrapping_add(halves(root, shift.wrapping_add(4), s1))
                 .wrapping_add(halves(root, shift.wrapping_add(6), d0))
@@ -51,7 +76,7 @@ pub(crate) fn tag(root: &Root, flow: &Flow) -> Tag {
         (nh(0), nh(2))
     } else {
         let nh = |shift: usize| {
-            pair(root, shift, flow.ports, last).wrapping_add(pair(root, shift.wrapping_add(2), s0 as u32, d0 as u32))
+            pair(root, shift, ports, last).wrapping_add(pair(root, shift.wrapping_add(2), s0 as u32, d0 as u32))
         };
         (nh(0), nh(2))
     };

@@ -6,8 +6,21 @@
 //!   `fmix` the finaliser of MurmurHash3 x64: `hash = fmix(fmix(h ^ 0x9e3779b97f4a7c15) ^ l)`.
 //! * `offset = fmix(hash ^ 0xa0761d6478bd642f) mod M`, `skip = fmix(hash ^ 0xe7037ed1a0b428db) mod (M - 1) + 1`.
 //! * Endpoints take turns in the order of `(hash, address)`; those of weight 0 take none.
+//!
+//! Katran's own recipe has other hashes and another sequence ([`Recipe::Katran`]).
+
+mod katran;
 
 use core::net::IpAddr;
+
+/// Whose hashes and sequences a ring is built with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Recipe {
+    /// Tandem's.
+    Standard,
+    /// Katran's, slot for slot.
+    Katran,
+}
 
 /// How a weight becomes a share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,21 +38,58 @@ pub struct Endpoint {
     weight: u32,
     hash: u64,
     address: u128,
-    /// The next slot it would like, and how far it steps from there.
-    next: u32,
+    recipe: Recipe,
+    /// Where its sequence starts, how far it steps, and how many steps it has taken.
+    offset: u32,
     skip: u32,
+    steps: u32,
+    /// The slot of the next step.
+    next: u32,
     account: u32,
 }
 
 impl Endpoint {
-    /// An endpoint of the ring: the id that its slots will hold (not 0), its address, its weight.
-    pub fn new(id: u16, address: IpAddr, weight: u32) -> Self {
-        let address = match address {
+    /// An endpoint of the ring: the id that its slots will hold (not 0), its address, its weight. All endpoints of a ring
+    /// have the same recipe.
+    pub fn new(recipe: Recipe, id: u16, address: IpAddr, weight: u32) -> Self {
+        let wide = match address {
             IpAddr::V4(v4) => v4.to_ipv6_mapped(),
             IpAddr::V6(v6) => v6,
         };
-        let address = u128::from(address);
-        Self { id, weight, hash: hash(address), address, next: 0, skip: 0, account: 0 }
+        let wide = u128::from(wide);
+        let hash = match recipe {
+            Recipe::Standard => hash(wide),
+            Recipe::Katran => katran::hash(address),
+        };
+        Self { id, weight, hash, address: wide, recipe, offset: 0, skip: 0, steps: 0, next: 0, account: 0 }
+    }
+
+    /// Goes to the start of its sequence in a ring of `len` slots.
+    fn start(&mut self, len: u32) {
+        (self.offset, self.skip) = match self.recipe {
+            Recipe::Standard => {
+                let skip = modulo(fmix(self.hash ^ 0xe703_7ed1_a0b4_28db), len.wrapping_sub(1).max(1));
+                (modulo(fmix(self.hash ^ 0xa076_1d64_78bd_642f), len), skip.wrapping_add(1))
+            }
+            Recipe::Katran => katran::sequence(self.hash, u64::from(len)),
+        };
+        (self.steps, self.next, self.account) = (0, self.offset, 0);
+    }
+
+    /// The slot of this step; goes on to the next one.
+    fn step(&mut self, len: u32) -> u32 {
+        let at = self.next;
+        self.steps = self.steps.wrapping_add(1);
+        self.next = match self.recipe {
+            Recipe::Standard => {
+                // one subtraction instead of a division: both are below `len`
+                let next = u64::from(at).wrapping_add(u64::from(self.skip));
+                (if next >= u64::from(len) { next.wrapping_sub(u64::from(len)) } else { next }) as u32
+            }
+            // in 32 bits, which wrap before the remainder is taken
+            Recipe::Katran => modulo(u64::from(self.offset.wrapping_add(self.steps.wrapping_mul(self.skip))), len),
+        };
+        at
     }
 }
 
@@ -63,12 +113,10 @@ pub fn fill(ring: &mut [u16], endpoints: &mut [Endpoint], weighting: Weighting) 
     ring.fill(0);
     endpoints.sort_unstable_by_key(|e| (e.hash, e.address));
     let len = u32::try_from(ring.len()).unwrap_or(u32::MAX);
-    let Some(last) = len.checked_sub(1) else { return };
-    for e in endpoints.iter_mut() {
-        e.next = modulo(fmix(e.hash ^ 0xa076_1d64_78bd_642f), len);
-        e.skip = modulo(fmix(e.hash ^ 0xe703_7ed1_a0b4_28db), last.max(1)).wrapping_add(1);
-        e.account = 0;
+    if len == 0 {
+        return;
     }
+    endpoints.iter_mut().for_each(|e| e.start(len));
     let mut first_round = true;
     let mut left = len;
     loop {
@@ -109,11 +157,10 @@ fn modulo(x: u64, by: u32) -> u32 {
 
 /// Gives the endpoint the next free slot of its sequence.
 fn take(ring: &mut [u16], e: &mut Endpoint, len: u32) -> bool {
-    for _ in 0..len {
-        let at = e.next;
-        // one subtraction instead of a division: both are below `len`
-        let next = u64::from(at).wrapping_add(u64::from(e.skip));
-        e.next = if next >= u64::from(len) { next.wrapping_sub(u64::from(len)) } else { next } as u32;
+    // Katran's sequence repeats itself where it wraps, and is given the time to reach the rest.
+    let most = if e.recipe == Recipe::Katran { len.saturating_mul(4) } else { len };
+    for _ in 0..most {
+        let at = e.step(len);
         if let Some(slot) = ring.get_mut(at as usize)
             && *slot == 0
         {
@@ -137,7 +184,7 @@ mod tests {
             ("fc00::1", 0x9d62_f974_2617_5032),
             ("2001:db8::7", 0xaef9_ecf8_d202_e04b),
         ] {
-            let found = Endpoint::new(1, address.parse().unwrap(), 1).hash;
+            let found = Endpoint::new(Recipe::Standard, 1, address.parse().unwrap(), 1).hash;
             assert_eq!(found, golden, "{address}: found {found:#018x}");
         }
     }

@@ -1,0 +1,139 @@
+//! Frames that the balancer itself sends: echo replies, and ICMP "too big" to who sent a frame too large.
+
+use crate::checksum;
+use crate::memory::Root;
+use crate::packet::Packet;
+use crate::parse::Flow;
+use crate::verdict::Reason::{EchoReply, NoHeadroom, TooBigReply, TruncatedDropped};
+use crate::verdict::Verdict::{self, Answer, Drop};
+use crate::wire::{
+    self, Ethernet, Header, Icmp, Icmp4, Icmp6, Ipv4, Ipv6, OUTER_TTL,
+};
+use zerocopy::network_endian::U32;
+
+/// Bytes of the packet that an ICMP error quotes: as Katran does, both within the least MTU of their family.
+const QUOTE_V4: usize = 84;
+const QUOTE_V6: usize = 248;
+/// Where the ICMP header of an answer is.
+const ICMP_V4: usize = const { Ethernet::LEN + Ipv4::LEN };
+const ICMP_V6: usize = const { Ethernet::LEN + Ipv6::LEN };
+
+/// Answers a ping to an IPv4 address without options, as RFC 1122 section 3.2.2.6 wants; `None` if it cannot.
+#[inline(always)]
+pub(crate) fn echo_v4<P: Packet>(packet: &mut P) -> Option<Verdict> {
+    let frame = Icmp4::view_mut(packet, 0)?;
+    frame.icmp.kind = wire::ICMP_ECHO_REPLY;
+    frame.icmp.checksum = checksum::after_less(frame.icmp.checksum, (wire::ICMP_ECHO as u16) << 8);
+    turn_v4(frame);
+    Some(Answer(EchoReply))
+}
+
+/// Answers a ping to an IPv6 address (RFC 4443 section 4.2); `None` if it cannot.
+#[inline(always)]
+pub(crate) fn echo_v6<P: Packet>(packet: &mut P) -> Option<Verdict> {
+    let frame = Icmp6::view_mut(packet, 0)?;
+    frame.icmp.kind = wire::ICMPV6_ECHO_REPLY;
+    frame.icmp.checksum = checksum::after_more(frame.icmp.checksum, 1 << 8);
+    turn_v6(frame);
+    Some(Answer(EchoReply))
+}
+
+/// As Katran answers: the checksum without the end-around carry.
+#[inline(always)]
+pub(crate) fn echo_v4_katran<P: Packet>(packet: &mut P) -> Verdict {
+    let Some(frame) = Icmp4::view_mut(packet, 0) else { return Drop(TruncatedDropped) };
+    frame.icmp.kind = wire::ICMP_ECHO_REPLY;
+    frame.icmp.checksum = u16::from_le_bytes(frame.icmp.checksum).wrapping_add(8).to_le_bytes();
+    turn_v4(frame);
+    Answer(EchoReply)
+}
+
+/// As Katran answers: the checksum without the end-around carry.
+#[inline(always)]
+pub(crate) fn echo_v6_katran<P: Packet>(packet: &mut P) -> Verdict {
+    let Some(frame) = Icmp6::view_mut(packet, 0) else { return Drop(TruncatedDropped) };
+    frame.icmp.kind = wire::ICMPV6_ECHO_REPLY;
+    frame.icmp.checksum = u16::from_le_bytes(frame.icmp.checksum).wrapping_sub(1).to_le_bytes();
+    turn_v6(frame);
+    Answer(EchoReply)
+}
+
+#[inline(always)]
+fn turn_v4(frame: &mut Icmp4) {
+    frame.eth.turn();
+    let ip = &mut frame.ip;
+    (ip.src, ip.dst) = (ip.dst, ip.src);
+    ip.ttl = OUTER_TTL;
+    ip.renew_checksum();
+}
+
+#[inline(always)]
+fn turn_v6(frame: &mut Icmp6) {
+    frame.eth.turn();
+    let ip = &mut frame.ip;
+    (ip.src, ip.dst) = (ip.dst, ip.src);
+    ip.hop_limit = OUTER_TTL;
+}
+
+/// Turns a frame that is too large into an ICMP error to its sender, which quotes its start and names the largest packet
+/// that is taken here (RFC 1191 section 4, RFC 4443 section 3.2).
+#[inline(never)]
+pub(crate) fn too_big<P: Packet>(packet: &mut P, root: &Root, flow: &Flow) -> Verdict {
+    let mtu = root.max_frame.get().wrapping_sub(Ethernet::LEN as u32);
+    let made = if flow.is_v6 { too_big_v6(packet, mtu) } else { too_big_v4(packet, mtu) };
+    if made.is_some() { Answer(TooBigReply) } else { Drop(NoHeadroom) }
+}
+
+#[inline(always)]
+fn too_big_v4<P: Packet>(packet: &mut P, mtu: u32) -> Option<()> {
+    let Ethernet { macs, .. } = *Ethernet::view(packet, 0)?;
+    let Ipv4 { src, dst, .. } = *Ipv4::view(packet, Ethernet::LEN)?;
+    if !packet.truncate(const { Ethernet::LEN + QUOTE_V4 }) || !packet.grow_head::<{ Ipv4::LEN + Icmp::LEN }>() {
+        return None;
+    }
+    let frame = Icmp4::view_mut(packet, 0)?;
+    frame.eth = Ethernet { macs, ethertype: wire::ETHERTYPE_IPV4.into() };
+    frame.eth.turn();
+    let (from, to) = (u32::from_ne_bytes(dst), u32::from_ne_bytes(src));
+    frame.ip.emit(from, to, 0, const { (Icmp::LEN + QUOTE_V4) as u32 }, wire::IPPROTO_ICMP, 0);
+    frame.icmp =
+        Icmp { kind: wire::ICMP_UNREACHABLE, code: wire::ICMP_FRAGMENTATION_NEEDED, checksum: [0; 2], mtu: U32::new(mtu & 0xffff) };
+    let sum = message_sum(packet, ICMP_V4, Icmp::LEN + QUOTE_V4)?;
+    Icmp4::view_mut(packet, 0)?.icmp.checksum = checksum::finish(sum).to_ne_bytes();
+    Some(())
+}
+
+#[inline(always)]
+fn too_big_v6<P: Packet>(packet: &mut P, mtu: u32) -> Option<()> {
+    let Ethernet { macs, .. } = *Ethernet::view(packet, 0)?;
+    let Ipv6 { src, dst, .. } = *Ipv6::view(packet, Ethernet::LEN)?;
+    if !packet.truncate(const { Ethernet::LEN + QUOTE_V6 }) || !packet.grow_head::<{ Ipv6::LEN + Icmp::LEN }>() {
+        return None;
+    }
+    const PAYLOAD: u32 = (Icmp::LEN + QUOTE_V6) as u32;
+    let frame = Icmp6::view_mut(packet, 0)?;
+    frame.eth = Ethernet { macs, ethertype: wire::ETHERTYPE_IPV6.into() };
+    frame.eth.turn();
+    frame.ip.emit_outer(wire::ipv6_words(&dst), wire::ipv6_words(&src), 0, PAYLOAD, wire::IPPROTO_ICMPV6);
+    frame.icmp = Icmp { kind: wire::ICMPV6_TOO_BIG, code: 0, checksum: [0; 2], mtu: U32::new(mtu) };
+    // RFC 8200 section 8.1: the addresses, the length and the next header are summed, too
+    let pseudo = checksum::sum(&src)
+        .wrapping_add(checksum::sum(&dst))
+        .wrapping_add(PAYLOAD.to_be() as u64)
+        .wrapping_add((wire::IPPROTO_ICMPV6 as u32).to_be() as u64);
+    let sum = message_sum(packet, ICMP_V6, PAYLOAD as usize)?;
+    Icmp6::view_mut(packet, 0)?.icmp.checksum = checksum::finish(sum.wrapping_add(pseudo)).to_ne_bytes();
+    Some(())
+}
+
+/// The sum of `len` bytes from `at`. Not inlined, so that the loop stays one: unrolled, its words would not fit on a BPF
+/// program's stack.
+#[inline(never)]
+fn message_sum<P: Packet>(packet: &P, at: usize, len: usize) -> Option<u64> {
+    let mut sum = 0_u64;
+    for word in 0..len / 4 {
+        let bytes = packet.bytes::<4>(at.wrapping_add(word.wrapping_mul(4)))?;
+        sum = sum.wrapping_add(u32::from_ne_bytes(*bytes) as u64);
+    }
+    Some(sum)
+}
