@@ -92,7 +92,7 @@ const EXPECTED: &str = "
     reason.echo-reply reason.no-ring reason.local-delivery reason.decapsulated reason.not-our-tunnel reason.decap-ttl-expired
     reason.egress-decap
     event.vip-packets event.ring-decisions event.miss-tcp-syn event.miss-tcp-other event.too-big-v4 event.too-big-v6
-    event.source-route-miss event.source-route-hit event.decap-destination event.global-flow-absent event.decap-v4
+    event.source-route-miss event.source-route-hit event.decap-destination event.decap-v4
     event.decap-v6 event.decap-balanced-v4 event.decap-balanced-v6 event.egress-decap-v4 event.egress-decap-v6
     event.quic-icmp event.quic-icmp-ignorable event.ptb-v4 event.ptb-v4-low event.ptb-v6 event.ptb-v6-low
     event.udp-migrated event.guarded event.quic-ring event.quic-initial event.quic-invalid-id event.quic-routed

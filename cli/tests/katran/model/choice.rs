@@ -61,10 +61,7 @@ impl Walk<'_> {
         if !packet.syn && !self.flag(vip, "bypass-flow-table") {
             chosen = self.lookup_flow(packet);
         }
-        if chosen.is_none() && !packet.syn && self.flag(vip, "global-flow-table") {
-            // Nobody fills one here: no CPU has a map.
-            self.event("global-flow-absent", 1);
-        }
+        // 2.4: the global table is there and empty, since nobody fills one here: it neither counts nor chooses.
         // 2.5: the guard is asked whether something was chosen or not.
         if packet.proto == 17 && self.flag(vip, "udp-flow-migration") && !self.flood() {
             let is_down = |real: &IpAddr| self.model.rules.vips[vip].down.contains(real);
@@ -89,6 +86,9 @@ impl Walk<'_> {
         }
         // 3.1
         let flood = self.flood();
+        if flood {
+            self.event("guarded", 1);
+        }
         let routed = if self.flag(vip, "source-routing") && !flood { self.source_route(packet) } else { None };
         let (real, from) = match routed {
             Some(real) => (real, "source-route"),
@@ -128,10 +128,6 @@ impl Walk<'_> {
     /// 2.7: counts, and says whether there are too many.
     pub(super) fn flood(&mut self) -> bool {
         self.model.window += 1;
-        let flood = self.model.window > self.model.rules.new_flows;
-        if flood {
-            self.event("guarded", 1);
-        }
-        flood
+        self.model.window > self.model.rules.new_flows
     }
 }

@@ -11,7 +11,7 @@ impl Walk<'_> {
         let at = packet.l4();
         let icmp = self.at(at, 8).ok_or(TRUNCATED)?.to_vec();
         match icmp[0] {
-            8 => return Err(self.echo(packet.v6, at, 0, 0x0008)),
+            8 => return Err(self.echo(false, 0, 0x0008)),
             3 => {}
             _ => return Err(End::Pass("icmp")),
         }
@@ -23,7 +23,7 @@ impl Walk<'_> {
         }
         let quoted = self.at(at + 8, 20).ok_or(TRUNCATED)?;
         if quoted[0] & 0x0f != 5 {
-            return Err(End::Drop("ipv4-options-dropped"));
+            return Err(TRUNCATED);
         }
         packet.proto = quoted[9];
         (packet.src, packet.dst) = (padded(&quoted[16..20]), padded(&quoted[12..16]));
@@ -35,7 +35,7 @@ impl Walk<'_> {
         let at = packet.l4();
         let icmp = self.at(at, 8).ok_or(TRUNCATED)?.to_vec();
         match icmp[0] {
-            128 => return Err(self.echo(packet.v6, at, 129, 0xffff)),
+            128 => return Err(self.echo(true, 129, 0xffff)),
             1 | 2 => {}
             _ => return Err(End::Pass("icmp")),
         }
@@ -53,7 +53,13 @@ impl Walk<'_> {
     }
 
     /// The answer to a ping, in place. `add` goes to the little-endian checksum without end-around carry.
-    fn echo(&mut self, v6: bool, at: usize, answer: u8, add: u16) -> End {
+    ///
+    /// The text does not say how a handler answers within the other version of IP; here each takes the frame for its own.
+    fn echo(&mut self, v6: bool, answer: u8, add: u16) -> End {
+        let at = if v6 { 54 } else { 34 };
+        if self.at(at, 8).is_none() {
+            return TRUNCATED;
+        }
         let frame = &mut self.frame;
         swap(frame, 0, 6, 6);
         if v6 {

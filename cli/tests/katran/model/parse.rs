@@ -70,7 +70,7 @@ impl Walk<'_> {
                 &tcp[..4]
             }
             17 => &self.at(l4, 8).ok_or(TRUNCATED)?[..4],
-            _ => return Err(End::Pass(if packet.icmp { "icmp" } else { "not-tcp-udp" })),
+            _ => return Err(End::Pass("not-tcp-udp")),
         };
         let (one, two) = ([ports[0], ports[1]], [ports[2], ports[3]]);
         (packet.sport, packet.dport) = if packet.icmp { (two, one) } else { (one, two) };
