@@ -100,7 +100,7 @@ impl Seats {
 
     /// The same of the rival, whose map does not say whom it evicts.
     fn rival_counts(&self) -> Counts {
-        let reason = |reason| self.references.count(reason_at(reason).0, reason_at(reason).1);
+        let reason = |reason| self.references.count(reason_at(reason as u32).0, reason_at(reason as u32).1);
         let sum = |counter| (0..MAX_VIPS).map(|id| self.references.count(vip_at(id), counter as usize)).sum();
         Counts {
             forwarded: reason(Reason::Forwarded),

@@ -35,6 +35,7 @@ impl References {
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("RINGS", sizes.ring_lines)
             .map_max_entries("COUNTS", sizes.blocks * BLOCK)
+            .map_max_entries("FLOW", aya::util::nr_cpus().map_err(|(_, error)| error)? as u32)
             .map_max_entries("FLOW_HASH", flows)
             .load(REFERENCES)
             .context("the benchmarks' object")?;

@@ -6,7 +6,7 @@ use tandem_engine::memory::rings::{SLOTS_PER_LINE, slot_of};
 use tandem_engine::memory::vips::BYPASS_FLOW_TABLE;
 use tandem_engine::memory::{Memory, Vip, VipKey};
 use tandem_engine::wire::IPPROTO_UDP;
-use tandem_engine::{Flow, From, Packet, Reason, Verdict, account, hash, steps};
+use tandem_engine::{Flow, From, Packet, Reason, Stop, Verdict, account, hash, steps};
 
 /// Both addresses, then VIP, protocol and ports.
 type Key = [u64; 5];
@@ -52,19 +52,17 @@ impl Rival {
     #[inline]
     pub fn process<P: Packet, M: Memory>(&mut self, packet: &mut P, memory: &M) -> Verdict {
         let mut flow = Flow::default();
-        let verdict = match self.forward(packet, memory, &mut flow) {
-            Ok(verdict) | Err(verdict) => verdict,
-        };
+        let verdict = self.forward(packet, memory, &mut flow).unwrap_or_else(Verdict::Stop);
         account(&verdict, &flow, memory);
         verdict
     }
 
     #[inline]
-    fn forward<P: Packet, M: Memory>(&mut self, packet: &mut P, memory: &M, flow: &mut Flow) -> Result<Verdict, Verdict> {
+    fn forward<P: Packet, M: Memory>(&mut self, packet: &mut P, memory: &M, flow: &mut Flow) -> Result<Verdict, Stop> {
         steps::parse(packet, flow)?;
-        let root = memory.root().ok_or(Verdict::Pass(Reason::NotConfigured))?;
+        let root = memory.root().ok_or(Stop::of(Reason::NotConfigured))?;
         let key = VipKey::new(flow.dst, (flow.ports >> 16) as u16, flow.protocol);
-        flow.vip = *self.vips.get(&key).ok_or(Verdict::Pass(Reason::NotAVip))?;
+        flow.vip = *self.vips.get(&key).ok_or(Stop::of(Reason::NotAVip))?;
         steps::fits(packet, root, flow)?;
         let ([s0, s1], [d0, d1]) = (flow.src, flow.dst);
         let rest = u64::from(flow.vip.id) << 40 | u64::from(flow.protocol) << 32 | u64::from(flow.ports);
@@ -149,11 +147,11 @@ impl Rival {
 }
 
 #[inline]
-fn ring<M: Memory>(memory: &M, flow: &Flow) -> Result<u32, Verdict> {
+fn ring<M: Memory>(memory: &M, flow: &Flow) -> Result<u32, Stop> {
     let slot = slot_of(hash::packet(flow), flow.vip.ring_len);
     let line = memory.ring(flow.vip.ring.wrapping_add(slot / SLOTS_PER_LINE));
     match line.map_or(0, |line| line.get(slot)) {
-        0 => Err(Verdict::Drop(Reason::NoRing)),
+        0 => Err(Stop::of(Reason::NoRing)),
         real => Ok(real),
     }
 }

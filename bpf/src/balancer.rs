@@ -1,41 +1,41 @@
 //! The balancer: forwards, or hands the VIPs' frames to the AF_XDP workers, by the mode in the shared root.
 
 use crate::frame::Frame;
-use crate::tables::{AGAIN, Kernel, XSKS};
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use crate::tables::{Kernel, XSKS, again, flow};
+use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use tandem_engine::memory::counters::{SeatCounter, count_seat};
 use tandem_engine::memory::vips::LOCAL;
 use tandem_engine::memory::{Memory, Mode, features};
-use tandem_engine::{Flow, Part, Reason, Verdict, account, classify, finish, handover};
+use tandem_engine::{Action, Flow, Part, Reason, Stop, Verdict, account, classify, finish, handover};
 
 /// The balancer.
 #[xdp]
+#[inline(always)]
 pub fn balancer(ctx: XdpContext) -> u32 {
     let mut frame = Frame::new(ctx.ctx);
-    let mut flow = Flow::default();
-    let verdict = match classify(&mut frame, &Kernel, &mut flow) {
-        Ok(()) => match hand_over(&mut frame, &flow) {
+    let Some(flow) = flow() else { return XDP_ABORTED };
+    let verdict = match classify(&mut frame, &Kernel, flow) {
+        Ok(()) => match hand_over(&mut frame, flow) {
             Some(action) => return action,
-            None => finish(&mut frame, &Kernel, &mut flow),
+            None => finish(&mut frame, &Kernel, flow),
         },
-        Err(verdict) => verdict,
+        Err(stop) => Verdict::Stop(stop),
     };
-    if let Verdict::Again = verdict {
-        // SAFETY: the kernel checks the array and its entry; a call that fails returns, and the frame goes to the host.
-        let _ = unsafe { AGAIN.tail_call(&ctx, 0) };
+    if verdict == Verdict::Stop(Stop::AGAIN) {
+        again(&ctx);
     }
-    account(&verdict, &flow, &Kernel);
+    account(&verdict, flow, &Kernel);
     action(&verdict)
 }
 
 #[inline(always)]
 fn action(verdict: &Verdict) -> u32 {
-    match verdict {
-        Verdict::Forward { .. } | Verdict::Answer(_) => XDP_TX,
-        Verdict::Local { .. } | Verdict::Pass(_) | Verdict::Again => XDP_PASS,
-        Verdict::Drop(_) => XDP_DROP,
+    match verdict.action() {
+        Action::Tx => XDP_TX,
+        Action::Pass => XDP_PASS,
+        Action::Drop => XDP_DROP,
     }
 }
 
@@ -58,7 +58,7 @@ fn hand_over(frame: &mut Frame, flow: &Flow) -> Option<u32> {
         return None;
     }
     if !handover::make_room(frame, &flow.vip) {
-        let verdict = Verdict::Drop(Reason::NoHeadroom);
+        let verdict = Verdict::stop(Reason::NoHeadroom);
         account(&verdict, flow, &Kernel);
         return Some(XDP_DROP);
     }

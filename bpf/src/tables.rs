@@ -7,6 +7,8 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, ProgramArray, XskMap};
+use aya_ebpf::programs::XdpContext;
+use tandem_engine::Flow;
 use tandem_engine::memory::counters::BLOCK;
 use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::vips::SLOTS;
@@ -36,9 +38,13 @@ static PREFIXES: Array<PrefixSlot> = Array::with_max_entries(4, MMAPABLE);
 static TREES: Array<Tree> = Array::with_max_entries(2 * SPACES, MMAPABLE);
 #[map]
 static TRACE: Array<Trace> = Array::with_max_entries(1, MMAPABLE);
+/// What each CPU knows of the frame that it works on. On the stack it would leave no room for anything else, and the verifier
+/// would follow every combination of what it holds.
+#[map]
+static FLOW: Array<Flow> = Array::with_max_entries(1, 0);
 /// The balancer itself, for what was in a tunnel.
 #[map]
-pub static AGAIN: ProgramArray = ProgramArray::with_max_entries(1, 0);
+static AGAIN: ProgramArray = ProgramArray::with_max_entries(1, 0);
 /// The workers' sockets, by RX queue.
 #[map]
 pub static XSKS: XskMap = XskMap::with_max_entries(64, 0);
@@ -54,6 +60,25 @@ static FEATURES: Global<u32> = Global::new(0);
 
 /// Jiffies in a tick of the coarse clock, as a power of two.
 const TICK_SHIFT: u32 = 6;
+
+/// This CPU's place for what it knows of a frame, as new.
+#[inline(always)]
+pub fn flow() -> Option<&'static mut Flow> {
+    // SAFETY: the helper only reads which CPU the program runs on.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let flow = FLOW.get_ptr_mut(cpu)?;
+    // SAFETY: the entry is this CPU's own, and programs on one CPU do not interrupt each other; each run takes it once.
+    let flow = unsafe { &mut *flow };
+    *flow = Flow::default();
+    Some(flow)
+}
+
+/// Runs the balancer anew. Returns only if that cannot be: as often as the kernel lets programs call one another.
+#[inline(always)]
+pub fn again(ctx: &XdpContext) {
+    // SAFETY: the kernel checks the array and its entry, and nothing here has a destructor.
+    let _ = unsafe { AGAIN.tail_call(ctx, 0) };
+}
 
 /// The tables as this CPU sees them.
 pub struct Kernel;

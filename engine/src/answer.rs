@@ -5,7 +5,7 @@ use crate::memory::Root;
 use crate::packet::Packet;
 use crate::parse::Flow;
 use crate::verdict::Reason::{EchoReply, NoHeadroom, TooBigReply, TruncatedDropped};
-use crate::verdict::Verdict::{self, Answer, Drop};
+use crate::verdict::Stop;
 use crate::wire::{
     self, Ethernet, Header, Icmp, Icmp4, Icmp6, Ipv4, Ipv6, OUTER_TTL,
 };
@@ -20,42 +20,42 @@ const ICMP_V6: usize = const { Ethernet::LEN + Ipv6::LEN };
 
 /// Answers a ping to an IPv4 address without options, as RFC 1122 section 3.2.2.6 wants; `None` if it cannot.
 #[inline(always)]
-pub(crate) fn echo_v4<P: Packet>(packet: &mut P) -> Option<Verdict> {
+pub(crate) fn echo_v4<P: Packet>(packet: &mut P) -> Option<Stop> {
     let frame = Icmp4::view_mut(packet, 0)?;
     frame.icmp.kind = wire::ICMP_ECHO_REPLY;
     frame.icmp.checksum = checksum::after_less(frame.icmp.checksum, (wire::ICMP_ECHO as u16) << 8);
     turn_v4(frame);
-    Some(Answer(EchoReply))
+    Some(Stop::of(EchoReply))
 }
 
 /// Answers a ping to an IPv6 address (RFC 4443 section 4.2); `None` if it cannot.
 #[inline(always)]
-pub(crate) fn echo_v6<P: Packet>(packet: &mut P) -> Option<Verdict> {
+pub(crate) fn echo_v6<P: Packet>(packet: &mut P) -> Option<Stop> {
     let frame = Icmp6::view_mut(packet, 0)?;
     frame.icmp.kind = wire::ICMPV6_ECHO_REPLY;
     frame.icmp.checksum = checksum::after_more(frame.icmp.checksum, 1 << 8);
     turn_v6(frame);
-    Some(Answer(EchoReply))
+    Some(Stop::of(EchoReply))
 }
 
 /// As Katran answers: the checksum without the end-around carry.
 #[inline(always)]
-pub(crate) fn echo_v4_katran<P: Packet>(packet: &mut P) -> Verdict {
-    let Some(frame) = Icmp4::view_mut(packet, 0) else { return Drop(TruncatedDropped) };
+pub(crate) fn echo_v4_katran<P: Packet>(packet: &mut P) -> Stop {
+    let Some(frame) = Icmp4::view_mut(packet, 0) else { return Stop::of(TruncatedDropped) };
     frame.icmp.kind = wire::ICMP_ECHO_REPLY;
     frame.icmp.checksum = u16::from_le_bytes(frame.icmp.checksum).wrapping_add(8).to_le_bytes();
     turn_v4(frame);
-    Answer(EchoReply)
+    Stop::of(EchoReply)
 }
 
 /// As Katran answers: the checksum without the end-around carry.
 #[inline(always)]
-pub(crate) fn echo_v6_katran<P: Packet>(packet: &mut P) -> Verdict {
-    let Some(frame) = Icmp6::view_mut(packet, 0) else { return Drop(TruncatedDropped) };
+pub(crate) fn echo_v6_katran<P: Packet>(packet: &mut P) -> Stop {
+    let Some(frame) = Icmp6::view_mut(packet, 0) else { return Stop::of(TruncatedDropped) };
     frame.icmp.kind = wire::ICMPV6_ECHO_REPLY;
     frame.icmp.checksum = u16::from_le_bytes(frame.icmp.checksum).wrapping_sub(1).to_le_bytes();
     turn_v6(frame);
-    Answer(EchoReply)
+    Stop::of(EchoReply)
 }
 
 #[inline(always)]
@@ -78,10 +78,10 @@ fn turn_v6(frame: &mut Icmp6) {
 /// Turns a frame that is too large into an ICMP error to its sender, which quotes its start and names the largest packet
 /// that is taken here (RFC 1191 section 4, RFC 4443 section 3.2).
 #[inline(never)]
-pub(crate) fn too_big<P: Packet>(packet: &mut P, root: &Root, flow: &Flow) -> Verdict {
+pub(crate) fn too_big<P: Packet>(packet: &mut P, root: &Root, flow: &Flow) -> Stop {
     let mtu = root.max_frame.get().wrapping_sub(Ethernet::LEN as u32);
     let made = if flow.is_v6 { too_big_v6(packet, mtu) } else { too_big_v4(packet, mtu) };
-    if made.is_some() { Answer(TooBigReply) } else { Drop(NoHeadroom) }
+    if made.is_some() { Stop::of(TooBigReply) } else { Stop::of(NoHeadroom) }
 }
 
 #[inline(always)]
@@ -98,7 +98,7 @@ fn too_big_v4<P: Packet>(packet: &mut P, mtu: u32) -> Option<()> {
     frame.ip.emit(from, to, 0, const { (Icmp::LEN + QUOTE_V4) as u32 }, wire::IPPROTO_ICMP, 0);
     frame.icmp =
         Icmp { kind: wire::ICMP_UNREACHABLE, code: wire::ICMP_FRAGMENTATION_NEEDED, checksum: [0; 2], mtu: U32::new(mtu & 0xffff) };
-    let sum = message_sum(packet, ICMP_V4, Icmp::LEN + QUOTE_V4)?;
+    let sum = message_sum(packet, ICMP_V4, Icmp::LEN + QUOTE_V4);
     Icmp4::view_mut(packet, 0)?.icmp.checksum = checksum::finish(sum).to_ne_bytes();
     Some(())
 }
@@ -121,19 +121,19 @@ fn too_big_v6<P: Packet>(packet: &mut P, mtu: u32) -> Option<()> {
         .wrapping_add(checksum::sum(&dst))
         .wrapping_add(PAYLOAD.to_be() as u64)
         .wrapping_add((wire::IPPROTO_ICMPV6 as u32).to_be() as u64);
-    let sum = message_sum(packet, ICMP_V6, PAYLOAD as usize)?;
+    let sum = message_sum(packet, ICMP_V6, PAYLOAD as usize);
     Icmp6::view_mut(packet, 0)?.icmp.checksum = checksum::finish(sum.wrapping_add(pseudo)).to_ne_bytes();
     Some(())
 }
 
-/// The sum of `len` bytes from `at`. Not inlined, so that the loop stays one: unrolled, its words would not fit on a BPF
+/// The sum of `len` bytes from `at`; 0 (which no message has) if the frame ends before. Not inlined, so that the loop stays one: unrolled, its words would not fit on a BPF
 /// program's stack.
 #[inline(never)]
-fn message_sum<P: Packet>(packet: &P, at: usize, len: usize) -> Option<u64> {
+fn message_sum<P: Packet>(packet: &P, at: usize, len: usize) -> u64 {
     let mut sum = 0_u64;
     for word in 0..len / 4 {
-        let bytes = packet.bytes::<4>(at.wrapping_add(word.wrapping_mul(4)))?;
+        let Some(bytes) = packet.bytes::<4>(at.wrapping_add(word.wrapping_mul(4))) else { return 0 };
         sum = sum.wrapping_add(u32::from_ne_bytes(*bytes) as u64);
     }
-    Some(sum)
+    sum
 }

@@ -17,7 +17,7 @@ use crate::verdict::Reason::{
     BadLength, DecapTtlExpired, Decapsulated, EgressDecap, Fragment, FrameTooBig, FrameTooShort, Icmp, NoHeadroom, NotAVip,
     NotConfigured, NotOurTunnel, TtlExpired,
 };
-use crate::verdict::Verdict::{self, Again, Answer, Drop, Pass};
+use crate::verdict::Stop;
 use crate::wire::{self, Ethernet, Header, IPPROTO_TCP, Ipv4, Ipv6, Tcp, Udp};
 
 /// The destination port, in a flow's ports.
@@ -28,14 +28,14 @@ const DESTINATION_PORT: u32 = 0xffff_0000;
 ///
 /// A batch can classify all its frames first and [`crate::finish`] them after their flow sets were asked for.
 #[inline(always)]
-pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &mut Flow) -> Result<(), Verdict> {
+pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &mut Flow) -> Result<(), Stop> {
     flow.frame = packet.len() as u32;
     if packet.len() < Ethernet::LEN {
-        return Err(Drop(FrameTooShort));
+        return Err(Stop::of(FrameTooShort));
     }
-    let root = memory.root().ok_or(Pass(NotConfigured))?;
+    let root = memory.root().ok_or(Stop::of(NotConfigured))?;
     if root.layout.get() != root::LAYOUT {
-        return Err(Pass(NotConfigured));
+        return Err(Stop::of(NotConfigured));
     }
     let katran = memory.has(root, features::KATRAN);
     if memory.has(root, features::DECAP_IPIP) || memory.has(root, features::DECAP_GUE) {
@@ -52,7 +52,7 @@ pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &mut Flo
         flow.vip = Vip { id: NO_VIP, flags: Vip::flags_with_room(0, crate::ROOM_MAX as u8), ring: 0, ring_len: 0 };
         return fits(packet, root, flow);
     }
-    let exact = vip(memory, root, katran, flow).ok_or(Pass(NotAVip))?;
+    let exact = vip(memory, root, katran, flow).ok_or(Stop::of(NotAVip))?;
     if let Some(trace) = memory.trace() {
         trace.vip.set(flow.vip.id.wrapping_add(1));
     }
@@ -78,7 +78,7 @@ pub fn soon<M: Memory>(memory: &M, flow: &Flow) {
 
 /// Pings and later fragments have no port: they are ours if their address has VIPs.
 #[inline(never)]
-fn unusual<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &Flow) -> Result<(), Verdict> {
+fn unusual<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &Flow) -> Result<(), Stop> {
     let ping = flow.protocol == wire::IPPROTO_ICMP || flow.protocol == wire::IPPROTO_ICMPV6;
     let fragment = flow.part == Part::Later;
     if !ping && !fragment {
@@ -86,7 +86,7 @@ fn unusual<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: 
     }
     let about = vips::find(memory, root, &VipKey::address(flow.dst));
     if about.is_none_or(|about| about.flags & HAS_VIPS == 0) {
-        return Err(Pass(if fragment { Fragment } else { Icmp }));
+        return Err(Stop::of(if fragment { Fragment } else { Icmp }));
     }
     if fragment {
         return Ok(());
@@ -94,10 +94,10 @@ fn unusual<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: 
     // Not a whole message in the usual place: the host may know better.
     let usual = Ethernet::LEN.wrapping_add(if flow.is_v6 { Ipv6::LEN } else { Ipv4::LEN });
     if flow.part != Part::Whole || flow.l4 as usize != usual || flow.len.wrapping_add(Ethernet::LEN as u32) > flow.frame {
-        return Err(Pass(Icmp));
+        return Err(Stop::of(Icmp));
     }
     let answered = if flow.is_v6 { answer::echo_v6(packet) } else { answer::echo_v4(packet) };
-    Err(answered.unwrap_or(Pass(Icmp)))
+    Err(answered.unwrap_or(Stop::of(Icmp)))
 }
 
 /// Finds the VIP by address and port, else by address and any port. `true`: as the exact address and port.
@@ -131,13 +131,13 @@ fn prefix_vip<M: Memory>(memory: &M, root: &Root, flow: &Flow, port: u16) -> Opt
     }
     let space = if flow.is_v6 { Space::VipV6 } else { Space::VipV4 };
     let tag = (flow.protocol as u32) << 16 | port as u32;
-    let len = prefixes::find(memory, root, space, tag, flow.dst)?.wrapping_sub(1);
+    let len = prefixes::find(memory, root, space, tag, flow.dst).checked_sub(1)?;
     vips::find(memory, root, &VipKey::prefix(mask(flow.dst, len), len, port, flow.protocol))
 }
 
 /// The frame can be forwarded as it is: the lengths agree, it is not too large, it may take another hop.
 #[inline(always)]
-pub fn fits<P: Packet>(packet: &P, root: &Root, flow: &Flow) -> Result<(), Verdict> {
+pub fn fits<P: Packet>(packet: &P, root: &Root, flow: &Flow) -> Result<(), Stop> {
     let frame = packet.len() as u32;
     let header = if flow.quoted || flow.part != Part::Whole {
         0
@@ -147,13 +147,13 @@ pub fn fits<P: Packet>(packet: &P, root: &Root, flow: &Flow) -> Result<(), Verdi
     // The flow's transport header, and all that the IP header promises, are in the frame.
     let end = flow.len.wrapping_add(Ethernet::LEN as u32);
     if end > frame || end < flow.l4.wrapping_add(header) {
-        return Err(Drop(BadLength));
+        return Err(Stop::of(BadLength));
     }
     if frame > root.max_frame.get() {
-        return Err(Drop(FrameTooBig));
+        return Err(Stop::of(FrameTooBig));
     }
     if flow.ttl <= 1 {
-        return Err(Drop(TtlExpired));
+        return Err(Stop::of(TtlExpired));
     }
     Ok(())
 }
@@ -161,12 +161,12 @@ pub fn fits<P: Packet>(packet: &P, root: &Root, flow: &Flow) -> Result<(), Verdi
 /// The same, with an answer to who sent a frame that is too large; never to an ICMP error or a later fragment (RFC 1122
 /// section 3.2.2).
 #[inline(always)]
-fn fits_or_answer<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<(), Verdict> {
+fn fits_or_answer<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<(), Stop> {
     match fits(packet, root, flow) {
-        Err(Drop(FrameTooBig)) => {
+        Err(stop) if stop == Stop::of(FrameTooBig) => {
             count_too_big(memory, flow);
             let answers = memory.has(root, features::TOO_BIG) && !flow.quoted;
-            Err(if answers { answer::too_big(packet, root, flow) } else { Drop(FrameTooBig) })
+            Err(if answers { answer::too_big(packet, root, flow) } else { Stop::of(FrameTooBig) })
         }
         other => other,
     }
@@ -174,12 +174,12 @@ fn fits_or_answer<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root,
 
 /// Katran's only check.
 #[inline(always)]
-fn is_small<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &Flow) -> Result<(), Verdict> {
+fn is_small<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &Flow) -> Result<(), Stop> {
     if flow.frame <= root.max_frame.get() {
         return Ok(());
     }
     if !memory.has(root, features::TOO_BIG) {
-        return Err(Drop(FrameTooBig));
+        return Err(Stop::of(FrameTooBig));
     }
     count_too_big(memory, flow);
     Err(answer::too_big(packet, root, flow))
@@ -192,7 +192,7 @@ fn count_too_big<M: Memory>(memory: &M, flow: &Flow) {
 
 /// Strips a tunnel to this host: what was in it is given to the host, sent on, or looked at again.
 #[inline(never)]
-fn decap<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<(), Verdict> {
+fn decap<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<(), Stop> {
     let gue = memory.has(root, features::DECAP_GUE);
     let tunnels = Tunnels {
         ipip: memory.has(root, features::DECAP_IPIP),
@@ -206,30 +206,30 @@ fn decap<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, katran: 
     if ours {
         count_event(memory, Event::DecapDestination);
     } else if memory.has(root, features::DECAP_STRICT) && !is_this_host(root, &tunnel, dst) {
-        return Err(Pass(NotOurTunnel));
+        return Err(Stop::of(NotOurTunnel));
     }
     count_event(memory, if tunnel.outer_v6 || katran && !tunnel.gue { Event::DecapV6 } else { Event::DecapV4 });
-    let alive = strip_one_hop(packet, &tunnel, katran).ok_or(Drop(NoHeadroom))?;
+    let alive = strip_one_hop(packet, &tunnel, katran).ok_or(Stop::of(NoHeadroom))?;
     if !alive {
-        return Err(Drop(DecapTtlExpired));
+        return Err(Stop::of(DecapTtlExpired));
     }
     if !ours {
         if tunnel.gue {
             count_decapsulated(packet, memory, root, katran, flow);
         }
-        return Err(Pass(Decapsulated));
+        return Err(Stop::of(Decapsulated));
     }
     if tunnel.gue && about & EGRESS != 0 {
         if let Some(eth) = Ethernet::view_mut(packet, 0) {
             eth.turn();
         }
         count_event(memory, if tunnel.inner_v6 { Event::EgressDecapV6 } else { Event::EgressDecapV4 });
-        return Err(Answer(EgressDecap));
+        return Err(Stop::of(EgressDecap));
     }
     count_event(memory, if tunnel.inner_v6 { Event::DecapBalancedV6 } else { Event::DecapBalancedV4 });
     count_event(memory, Event::AgainFrames);
     add_event(memory, Event::AgainBytes, flow.frame as u64);
-    Err(Again)
+    Err(Stop::AGAIN)
 }
 
 #[inline(always)]

@@ -52,7 +52,7 @@ pub use encap::{ROOM_MAX, room_for};
 pub use memory::{Addr, Memory};
 pub use packet::Packet;
 pub use parse::{Flow, Part};
-pub use verdict::{Action, From, NO_VIP, Reason, Verdict};
+pub use verdict::{Action, From, NO_VIP, Reason, Stop, Verdict};
 
 /// The steps of [`process`] one by one: for programs that put something else between them, to be measured against it.
 pub mod steps {
@@ -74,33 +74,31 @@ pub const PASSES: u32 = 33;
 /// One frame, all the way: its verdict, counted, and the frame as it has to leave.
 #[inline(always)]
 pub fn process<P: Packet, M: Memory>(packet: &mut P, memory: &M) -> Verdict {
-    let mut verdict = Verdict::Again;
+    let mut flow = Flow::default();
+    let mut verdict = Verdict::Stop(Stop::AGAIN);
     for _ in 0..=PASSES {
-        let mut flow = Flow::default();
+        flow = Flow::default();
         verdict = match classify(packet, memory, &mut flow) {
             Ok(()) => finish(packet, memory, &mut flow),
-            Err(verdict) => verdict,
+            Err(stop) => Verdict::Stop(stop),
         };
-        if verdict != Verdict::Again {
-            account(&verdict, &flow, memory);
-            return verdict;
+        if verdict != Verdict::Stop(Stop::AGAIN) {
+            break;
         }
     }
-    account(&verdict, &Flow::default(), memory);
+    account(&verdict, &flow, memory);
     verdict
 }
 
 /// From the flow to its real, and the frame on its way. Not counted yet.
 #[inline(always)]
 pub fn finish<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &mut Flow) -> Verdict {
-    match forward(packet, memory, flow) {
-        Ok(verdict) | Err(verdict) => verdict,
-    }
+    forward(packet, memory, flow).unwrap_or_else(Verdict::Stop)
 }
 
 #[inline(always)]
-fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &mut Flow) -> Result<Verdict, Verdict> {
-    let root = memory.root().ok_or(Verdict::Pass(Reason::NotConfigured))?;
+fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &mut Flow) -> Result<Verdict, Stop> {
+    let root = memory.root().ok_or(Stop::of(Reason::NotConfigured))?;
     let now = memory.now();
     if flow.part == Part::Later {
         return later_fragment(packet, memory, root, flow, now);
@@ -137,8 +135,8 @@ fn later_fragment<P: Packet, M: Memory>(
     root: &Root,
     flow: &mut Flow,
     now: u32,
-) -> Result<Verdict, Verdict> {
-    let real = select::fragment(memory, root, flow, now).ok_or(Verdict::Drop(Reason::FragmentUnknown))?;
+) -> Result<Verdict, Stop> {
+    let real = select::fragment(memory, root, flow, now).ok_or(Stop::of(Reason::FragmentUnknown))?;
     let vip = memory.real(real).and_then(memory::Real::owner).unwrap_or(NO_VIP);
     let bytes = flow.len;
     let is_local = memory.has(root, features::LOCAL) && memory.real(real).is_some_and(|real| real.hop().is_local());
@@ -159,13 +157,12 @@ fn bytes<M: Memory>(memory: &M, root: &Root, flow: &Flow) -> u32 {
 /// Counts a verdict: the one place that does.
 #[inline(always)]
 pub fn account<M: Memory>(verdict: &Verdict, flow: &Flow, memory: &M) {
-    let reason = verdict.reason();
-    let bytes = match reason.action() {
+    let bytes = match verdict.action() {
         Action::Tx => ByteCounter::Tx,
         Action::Pass => ByteCounter::Pass,
         Action::Drop => ByteCounter::Drop,
     };
-    add(memory, reason_at(reason), 1);
+    add(memory, reason_at(verdict.index()), 1);
     add(memory, bytes_at(bytes), flow.frame as u64);
     match flow.seen {
         Seen::Nothing => {}
@@ -182,13 +179,13 @@ pub fn account<M: Memory>(verdict: &Verdict, flow: &Flow, memory: &M) {
     }
     let chosen = match *verdict {
         Verdict::Forward { vip, real, bytes, from } | Verdict::Local { vip, real, bytes, from } => Some((vip, real, bytes, from)),
-        Verdict::Answer(_) | Verdict::Again | Verdict::Pass(_) | Verdict::Drop(_) => None,
+        Verdict::Stop(_) => None,
     };
     if let Some((vip, real, bytes, from)) = chosen {
         account_forwarded(memory, vip, real, bytes, from);
     }
     if let Some(trace) = memory.trace() {
-        trace.reason.set((reason as u32).wrapping_add(1));
+        trace.reason.set(verdict.index().wrapping_add(1));
         if let Some((vip, real, _, from)) = chosen {
             trace.vip.set(vip.wrapping_add(1));
             trace.real.set(real.wrapping_add(1));

@@ -16,7 +16,7 @@ use crate::memory::{Memory, Root, Tag, features};
 use crate::packet::Packet;
 use crate::parse::Flow;
 use crate::server_id;
-use crate::verdict::{From, Reason, Verdict};
+use crate::verdict::{From, Reason, Stop};
 use crate::wire::{IPPROTO_TCP, IPPROTO_UDP};
 
 /// What was chosen, and what the flow table is to learn of it.
@@ -39,11 +39,11 @@ pub(crate) fn choose<P: Packet, M: Memory>(
     root: &Root,
     flow: &mut Flow,
     now: u32,
-) -> Result<Choice, Verdict> {
+) -> Result<Choice, Stop> {
     let katran = memory.has(root, features::KATRAN);
     let named = named(packet, memory, root, katran, flow);
-    if let Some(real) = named.real {
-        return Ok(Choice { real, from: From::ServerId, enter: false, named: named.to_check });
+    if named.real != 0 {
+        return Ok(Choice { real: named.real, from: From::ServerId, enter: false, named: named.to_check });
     }
     if let Some(real) = known(memory, root, katran, flow, now) {
         return Ok(Choice { real, from: From::Flow, enter: false, named: 0 });
@@ -53,7 +53,8 @@ pub(crate) fn choose<P: Packet, M: Memory>(
 
 /// What server ids say.
 struct Named {
-    real: Option<u32>,
+    /// 0: nothing.
+    real: u32,
     /// What QUIC or TCP named, even if stable routing overrides it.
     to_check: u32,
 }
@@ -62,18 +63,19 @@ struct Named {
 fn named<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, katran: bool, flow: &Flow) -> Named {
     let flags = flow.vip.flags;
     let is_udp = flow.protocol == IPPROTO_UDP;
-    let mut real = None;
+    let mut real = 0;
     if memory.has(root, features::QUIC) && flags & QUIC != 0 && (katran || is_udp) {
         real = server_id::quic(packet, memory, root, katran, flow);
     }
-    let mut to_check = real.unwrap_or(0);
+    let mut to_check = real;
     if memory.has(root, features::STABLE) && flags & UDP_STABLE_ROUTING != 0 && is_udp {
-        real = server_id::stable(packet, memory, root, flow).or(real);
+        let stable = server_id::stable(packet, memory, root, flow);
+        real = if stable != 0 { stable } else { real };
     }
-    if memory.has(root, features::TCP_ID) && flow.protocol == IPPROTO_TCP && real.is_none() {
+    if memory.has(root, features::TCP_ID) && flow.protocol == IPPROTO_TCP && real == 0 {
         real = server_id::tcp(packet, memory, root, katran, flow);
         if flags & BYPASS_FLOW_TABLE == 0 {
-            to_check = real.unwrap_or(0);
+            to_check = real;
         }
     }
     // In Katran QUIC's ids go into the table of a VIP that bypasses it.
@@ -143,7 +145,7 @@ fn get<M: Memory>(memory: &M, tag: &Tag, now: u32, idle: u32) -> Option<(u32, (u
 
 /// A new flow: the client's network, else the ring.
 #[inline(always)]
-fn decide<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<Choice, Verdict> {
+fn decide<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<Choice, Stop> {
     if flow.protocol == IPPROTO_TCP {
         count_event(memory, if flow.is_syn() { Event::MissTcpSyn } else { Event::MissTcpOther });
     }
@@ -157,27 +159,25 @@ fn decide<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> 
     let routed = if memory.has(root, features::SOURCE_ROUTES) && flow.vip.flags & SOURCE_ROUTING != 0 && !flood {
         source_route(memory, root, flow)
     } else {
-        None
+        0
     };
-    let (real, from) = match routed {
-        Some(real) => (real, From::SourceRoute),
-        None => (ring(memory, root, katran, flow)?, From::Ring),
-    };
+    let (real, from) =
+        if routed != 0 { (routed, From::SourceRoute) } else { (ring(memory, root, katran, flow)?, From::Ring) };
     count_event(memory, Event::RingDecisions);
     Ok(Choice { real, from, enter, named: 0 })
 }
 
 #[inline(never)]
-fn source_route<M: Memory>(memory: &M, root: &Root, flow: &Flow) -> Option<u32> {
+fn source_route<M: Memory>(memory: &M, root: &Root, flow: &Flow) -> u32 {
     let space = if flow.is_v6 { Space::SourceV6 } else { Space::SourceV4 };
     let real = prefixes::find(memory, root, space, 0, flow.src);
-    count_event(memory, if real.is_some() { Event::SourceRouteHit } else { Event::SourceRouteMiss });
+    count_event(memory, if real != 0 { Event::SourceRouteHit } else { Event::SourceRouteMiss });
     real
 }
 
 /// The real that the VIP's ring names.
 #[inline(always)]
-fn ring<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<u32, Verdict> {
+fn ring<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<u32, Stop> {
     let hash = if memory.has(root, features::HASH_FLAGS) && flow.vip.flags & HASH_DPORT_ONLY != 0 {
         hash_by_dport(root, katran, flow)
     } else {
@@ -191,7 +191,7 @@ fn ring<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Re
     // a VIP without a ring has length 0 and line 0, whose slots are all nobody
     let line = memory.ring(flow.vip.ring.wrapping_add(slot / SLOTS_PER_LINE));
     match line.map_or(0, |line| line.get(slot)) {
-        0 => Err(Verdict::Drop(Reason::NoRing)),
+        0 => Err(Stop::of(Reason::NoRing)),
         real => Ok(real),
     }
 }

@@ -1,5 +1,7 @@
 //! Server ids: what a client's packets carry to name their real. In QUIC connection ids (versions 1 to 3 of Katran's
 //! scheme), in front of a UDP payload (stable routing), and in a TCP option.
+//!
+//! A real's id is 0 where there is none: the functions are not inlined, and a BPF function returns one number.
 
 use crate::memory::counters::{Event, VipCounter, count_event, count_vip};
 use crate::memory::ids::{self, IdKey};
@@ -20,7 +22,7 @@ enum Quic {
 
 /// The real that a QUIC packet names.
 #[inline(never)]
-pub(crate) fn quic<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, katran: bool, flow: &Flow) -> Option<u32> {
+pub(crate) fn quic<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, katran: bool, flow: &Flow) -> u32 {
     if flow.quoted {
         count_event(memory, Event::QuicIcmp);
         // By the code alone: port and administratively unreachable.
@@ -28,25 +30,25 @@ pub(crate) fn quic<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, ka
         if ignorable {
             count_event(memory, Event::QuicIcmpIgnorable);
         }
-        return None;
+        return 0;
     }
     match connection_id(packet, flow, katran) {
         Quic::Initial => {
             count_event(memory, Event::QuicInitial);
             count_vip(memory, flow.vip.id, VipCounter::ServerIdNew);
-            None
+            0
         }
         Quic::Silent => {
             count_event(memory, Event::QuicRing);
-            None
+            0
         }
         Quic::Id(id, version) => {
             count_event(memory, version);
-            let real = ids::find(memory, root, IdKey::server(id));
-            if real.is_none() {
+            let real = find(memory, root, id);
+            if real == 0 {
                 count_event(memory, Event::QuicInvalidId);
             }
-            count_event(memory, if real.is_some() { Event::QuicRouted } else { Event::QuicRing });
+            count_event(memory, if real != 0 { Event::QuicRouted } else { Event::QuicRing });
             real
         }
     }
@@ -57,7 +59,7 @@ fn connection_id<P: Packet>(packet: &P, flow: &Flow, katran: bool) -> Quic {
     const LONG: u8 = 0x80;
     const TYPE: u8 = 0x30;
     const HANDSHAKE: u8 = 0x20;
-    let at = (flow.l4 as usize).wrapping_add(Udp::LEN);
+    let at = flow.l4().wrapping_add(Udp::LEN);
     let Some([first]) = packet.bytes::<1>(at) else { return Quic::Silent };
     let cid = if first & LONG != 0 {
         // flags, version (4), length of the destination connection id, its first eight bytes (RFC 9000 section 17.2)
@@ -86,9 +88,9 @@ fn connection_id<P: Packet>(packet: &P, flow: &Flow, katran: bool) -> Quic {
 
 /// The real that a UDP datagram names: its payload begins with 0x52 and a server id of 24 bits.
 #[inline(never)]
-pub(crate) fn stable<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, flow: &Flow) -> Option<u32> {
+pub(crate) fn stable<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, flow: &Flow) -> u32 {
     const HEADER: u8 = 0x52;
-    let at = (flow.l4 as usize).wrapping_add(Udp::LEN);
+    let at = flow.l4().wrapping_add(Udp::LEN);
     let id = match packet.bytes::<8>(at) {
         Some([HEADER, a, b, c, ..]) => u32::from_be_bytes([0, *a, *b, *c]),
         _ => {
@@ -96,29 +98,35 @@ pub(crate) fn stable<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, 
             0
         }
     };
-    let real = if id == 0 { None } else { ids::find(memory, root, IdKey::server(id)) };
-    if id != 0 && real.is_none() {
+    let real = find(memory, root, id);
+    if id != 0 && real == 0 {
         count_event(memory, Event::StableInvalidId);
     }
-    count_event(memory, if real.is_some() { Event::StableRouted } else { Event::StableRing });
+    count_event(memory, if real != 0 { Event::StableRouted } else { Event::StableRing });
     real
 }
 
 /// The real that a TCP segment names by its option.
 #[inline(never)]
-pub(crate) fn tcp<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, katran: bool, flow: &Flow) -> Option<u32> {
+pub(crate) fn tcp<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, katran: bool, flow: &Flow) -> u32 {
     if flow.is_syn() {
         count_event(memory, Event::TcpIdSyn);
         count_vip(memory, flow.vip.id, VipCounter::ServerIdNew);
-        return None;
+        return 0;
     }
     let usual = (if flow.is_v6 { Ethernet::LEN.wrapping_add(Ipv6::LEN) } else { Ethernet::LEN.wrapping_add(Ipv4::LEN) }) as u32;
     // Katran looks where a plain packet has its header, even if the flow is a quoted one.
-    let at = if katran { usual } else { flow.l4 };
+    let at = if katran { usual } else { flow.l4() as u32 };
     let id = if flow.quoted && !katran { 0 } else { tcp_option(packet, at as usize, katran) };
-    let real = if id == 0 { None } else { ids::find(memory, root, IdKey::server(id)) };
-    count_event(memory, if real.is_some() { Event::TcpIdRouted } else { Event::TcpIdRing });
+    let real = find(memory, root, id);
+    count_event(memory, if real != 0 { Event::TcpIdRouted } else { Event::TcpIdRing });
     real
+}
+
+/// The real that a server id leads to; 0: none, or no id.
+#[inline(always)]
+fn find<M: Memory>(memory: &M, root: &Root, id: u32) -> u32 {
+    if id == 0 { 0 } else { ids::find(memory, root, IdKey::server(id)).unwrap_or(0) }
 }
 
 /// The server id in the options of the TCP header at `at`; 0: none.

@@ -1,5 +1,7 @@
 //! What becomes of a frame, and why. Both enums are closed: every backend turns them into actions by one exhaustive match.
 
+use core::num::NonZeroU32;
+
 /// How the real of a forwarded frame was chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
@@ -58,39 +60,118 @@ pub enum Verdict {
         /// Who chose the real.
         from: From,
     },
-    /// Sent back where it came from: the frame has become an answer, or what was in a tunnel.
-    Answer(Reason),
-    /// Stripped, and to be looked at again from its start.
-    Again,
-    /// Given to the host: none of our business.
-    Pass(Reason),
-    /// Dropped.
-    Drop(Reason),
+    /// Goes no further: what the reason says is done with it.
+    Stop(Stop),
 }
 
+/// Why a frame goes no further, and what becomes of it. One number that is not 0, so that a result of it is one number, too:
+/// what a BPF function returns is in one register, and LLVM finds no undefined halves to put pointers in.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stop(NonZeroU32);
+
+impl Stop {
+    /// Stripped, and to be looked at again from its start.
+    pub const AGAIN: Self = Self::encode(Reason::Decapsulated, AGAIN);
+
+    /// Stops a frame for this reason.
+    #[inline(always)]
+    pub const fn of(reason: Reason) -> Self {
+        Self::encode(reason, 0)
+    }
+
+    const fn encode(reason: Reason, more: u32) -> Self {
+        let action = reason.action() as u32;
+        // The addition cannot wrap, and makes it not 0.
+        match NonZeroU32::new((more | action << ACTION_SHIFT | reason as u32).wrapping_add(1)) {
+            Some(number) => Self(number),
+            None => Self(NonZeroU32::MAX),
+        }
+    }
+
+    #[inline(always)]
+    const fn number(self) -> u32 {
+        self.0.get().wrapping_sub(1)
+    }
+
+    /// The index of the reason's counter.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        self.number() & 0xff
+    }
+
+    /// What becomes of the frame.
+    #[inline(always)]
+    pub const fn action(self) -> Action {
+        match self.number() >> ACTION_SHIFT & 3 {
+            0 => Action::Tx,
+            1 => Action::Pass,
+            _ => Action::Drop,
+        }
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl Stop {
+    /// Why.
+    pub fn reason(self) -> Reason {
+        Reason::from_index(self.index()).unwrap_or(Reason::NotConfigured)
+    }
+}
+
+const ACTION_SHIFT: u32 = 8;
+const AGAIN: u32 = 1 << 16;
+
+impl Verdict {
+    /// Goes no further for this reason.
+    #[inline(always)]
+    pub const fn stop(reason: Reason) -> Self {
+        Self::Stop(Stop::of(reason))
+    }
+
+    /// The index of the reason's counter, which moved.
+    #[inline(always)]
+    pub const fn index(&self) -> u32 {
+        match *self {
+            Self::Forward { .. } => Reason::Forwarded as u32,
+            Self::Local { .. } => Reason::LocalDelivery as u32,
+            Self::Stop(stop) => stop.index(),
+        }
+    }
+
+    /// What becomes of the frame.
+    #[inline(always)]
+    pub const fn action(&self) -> Action {
+        match *self {
+            Self::Forward { .. } => Action::Tx,
+            Self::Local { .. } => Action::Pass,
+            Self::Stop(stop) => stop.action(),
+        }
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
 impl Verdict {
     /// Why; the counter that moved.
-    #[inline(always)]
-    pub const fn reason(&self) -> Reason {
+    pub fn reason(&self) -> Reason {
         match *self {
             Self::Forward { .. } => Reason::Forwarded,
             Self::Local { .. } => Reason::LocalDelivery,
-            Self::Answer(reason) | Self::Pass(reason) | Self::Drop(reason) => reason,
-            // Who cannot look again leaves it to the host.
-            Self::Again => Reason::Decapsulated,
+            Self::Stop(stop) => stop.reason(),
         }
     }
 }
 
 /// What a reason does to its frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
 pub enum Action {
-    /// Sent on.
-    Tx,
+    /// Sent on, or back.
+    Tx = 0,
     /// Given to the host.
-    Pass,
+    Pass = 1,
     /// Dropped.
-    Drop,
+    Drop = 2,
 }
 
 impl Action {

@@ -3,7 +3,7 @@
 
 use tandem_engine::memory::counters::count_seat;
 use tandem_engine::memory::{Memory, SeatCounter};
-use tandem_engine::{Flow, Reason, Verdict, account, classify, finish, soon};
+use tandem_engine::{Action, Flow, Reason, Verdict, account, classify, finish, soon};
 
 use super::frame::FrameBuf;
 use super::frames::BATCH;
@@ -39,7 +39,7 @@ pub fn handle<M: Memory>(frames: &mut [Option<FrameBuf<'_>>], memory: &M, flows:
                 soon(memory, flow);
                 ready |= 1 << i;
             }
-            Some(Err(verdict)) => refuse(&verdict, flow, memory),
+            Some(Err(stop)) => refuse(&Verdict::Stop(stop), flow, memory),
             None => count_seat(memory, SeatCounter::Defect, 1),
         }
     }
@@ -65,7 +65,7 @@ fn conclude<M: Memory>(frame: &mut FrameBuf<'_>, flow: &mut Flow, memory: &M) ->
             }
             Outcome::Send(length)
         }
-        Verdict::Local { .. } | Verdict::Answer(_) | Verdict::Again | Verdict::Pass(_) | Verdict::Drop(_) => {
+        Verdict::Local { .. } | Verdict::Stop(_) => {
             refuse(&verdict, flow, memory);
             Outcome::Release
         }
@@ -77,10 +77,8 @@ fn conclude<M: Memory>(frame: &mut FrameBuf<'_>, flow: &mut Flow, memory: &M) ->
 #[cold]
 fn refuse<M: Memory>(verdict: &Verdict, flow: &Flow, memory: &M) {
     match verdict {
-        Verdict::Forward { .. } | Verdict::Drop(_) => account(verdict, flow, memory),
-        Verdict::Pass(Reason::NotAVip) => count_seat(memory, SeatCounter::VipGone, 1),
-        Verdict::Local { .. } | Verdict::Answer(_) | Verdict::Again | Verdict::Pass(_) => {
-            count_seat(memory, SeatCounter::Defect, 1);
-        }
+        Verdict::Stop(stop) if stop.action() == Action::Drop => account(verdict, flow, memory),
+        Verdict::Stop(stop) if stop.reason() == Reason::NotAVip => count_seat(memory, SeatCounter::VipGone, 1),
+        Verdict::Forward { .. } | Verdict::Local { .. } | Verdict::Stop(_) => count_seat(memory, SeatCounter::Defect, 1),
     }
 }

@@ -10,11 +10,15 @@
 mod finding;
 pub mod keys;
 mod mac;
+mod named;
 mod nearest;
 mod plan;
+mod prefix;
 mod reader;
+mod reals;
 mod reference;
 mod sections;
+mod service;
 mod tables;
 mod values;
 mod vips;
@@ -27,14 +31,19 @@ use toml::de::DeTable;
 
 pub use finding::{Finding, Kind};
 pub use mac::{Mac, MacError};
-pub use plan::{Attach, MAX_REALS, MAX_RING_SIZE, MAX_VIPS, ModeWish, Plan, Profile, Protocol, Real, RealState, Vip, Weighting};
+pub use plan::{
+    Attach, Decap, DecapKinds, HealthEncap, MAX_DECAPS, MAX_PREFIX_VIPS, MAX_REALS, MAX_RING_SIZE, MAX_VIPS, ModeWish, Plan,
+    Profile, Then, TooBig,
+};
+pub use prefix::Prefix;
 pub use reference::reference;
+pub use service::{Encap, Protocol, Real, RealState, Vip, VipFlags, Weighting};
 
 use finding::Source;
 use reader::Reader;
 
-/// Largest accepted configuration file, in bytes. The limits on VIPs and reals are reached far below it.
-pub const MAX_FILE: u64 = 16 << 20;
+/// Largest accepted configuration file, in bytes: three million source routes of each family fit.
+pub const MAX_FILE: u64 = 512 << 20;
 
 /// A configuration without mistakes.
 #[derive(Clone, Debug, PartialEq, Eq)]

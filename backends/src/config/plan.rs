@@ -1,15 +1,21 @@
 //! The validated configuration: types only, no text that still has to be understood.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use super::mac::Mac;
+use super::prefix::Prefix;
+use super::service::{Encap, Real, RealState, Vip};
 
 /// Most VIPs of one configuration.
 pub const MAX_VIPS: usize = 512;
-/// Most distinct addresses of reals over all VIPs: ids are 12 bits wide and 0 is nobody.
+/// Most VIPs that are prefixes in profile katran.
+pub const MAX_PREFIX_VIPS: usize = 256;
+/// Most distinct addresses of reals, those included that no VIP names.
 pub const MAX_REALS: usize = 4095;
+/// Most destinations of tunnels that are opened inline.
+pub const MAX_DECAPS: usize = 512;
 /// Largest ring of a VIP, in slots: 2 MiB of memory at two bytes a slot.
 pub const MAX_RING_SIZE: u32 = 1 << 20;
 /// Ring size of a VIP that names none, in slots.
@@ -18,6 +24,14 @@ pub(super) const RING_SIZE: u32 = 65_537;
 pub(super) const MAX_FRAME: u32 = 1514;
 /// Entries of the flow table if none are given.
 pub(super) const FLOW_CAPACITY: u32 = 1_000_000;
+/// Destination port of GUE if none is given.
+pub(super) const GUE_PORT: u16 = 6080;
+/// New flows that one core remembers in a second if no number is given.
+pub(super) const NEW_FLOWS_PER_CORE: u32 = 125_000;
+/// Outer IPv4 sources of profile katran if none are given.
+pub(super) const KATRAN_SOURCES_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(172, 16, 0, 0), 16);
+/// Outer IPv6 sources of profile katran if none are given: inside the discard prefix (RFC 6666).
+pub(super) const KATRAN_SOURCES_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0), 64);
 /// Idle time of UDP flows if none is given.
 pub(super) const UDP_IDLE: Duration = Duration::from_secs(30);
 
@@ -39,41 +53,95 @@ pub struct Plan {
     pub profile: Profile,
     /// Cores of the forwarding threads, distinct and at least one; `None`: one per receive queue.
     pub cores: Option<Vec<usize>>,
+    /// Forwarding method of the reals that belong to no VIP.
+    pub encap: Encap,
     /// Source of outer IPv4 headers; `None`: the interface's own.
     pub source_v4: Option<Ipv4Addr>,
     /// Source of outer IPv6 headers; `None`: the interface's own.
     pub source_v6: Option<Ipv6Addr>,
-    /// Network (host bits zero) and length that outer IPv4 sources are crafted in, per flow; `None`: the plain source.
+    /// Network (host bits zero) and length that outer IPv4 sources of IPIP are crafted in, per flow; `None`: the plain source.
+    /// In profile katran never `None`.
     pub source_prefix_v4: Option<(Ipv4Addr, u8)>,
-    /// Network (host bits zero) and length that outer IPv6 sources are crafted in, per flow; `None`: the plain source.
+    /// Network (host bits zero) and length that outer IPv6 sources of IPIP are crafted in, per flow; `None`: the plain source.
+    /// In profile katran never `None`.
     pub source_prefix_v6: Option<(Ipv6Addr, u8)>,
+    /// UDP destination port of GUE, not 0.
+    pub gue_port: u16,
+    /// Tunnels that are opened inline.
+    pub decap: DecapKinds,
+    /// Whether a tunnel has to end at one of [`Plan::decaps`] or at the balancer's own source address to be opened.
+    pub decap_strict: bool,
+    /// Whether TCP is routed by its server-id option.
+    pub tcp_server_id: bool,
     /// Largest frame accepted for a VIP, in bytes with the Ethernet header and without FCS.
     pub max_frame: u32,
+    /// What becomes of a larger one.
+    pub too_big: TooBig,
     /// Entries of the flow table that were asked for; the table rounds up to a power of two of sets of five.
     pub flow_capacity: u32,
     /// How long a UDP flow without packets keeps its real.
     pub udp_idle: Duration,
-    /// In the order of the file, distinct in address, port and protocol.
+    /// New flows that one core remembers in a second; above it the ring alone decides.
+    pub new_flows_per_core: u32,
+    /// The real of each server id (not 0); distinct in the id.
+    pub server_ids: Vec<(u32, IpAddr)>,
+    /// The real for clients of each prefix, in the order of the file; distinct in the prefix.
+    pub source_routes: Vec<(Prefix, IpAddr)>,
+    /// Where tunnels end, in the order of the file; distinct in the address.
+    pub decaps: Vec<Decap>,
+    /// The real of each socket mark, in the order of the file; distinct in the mark.
+    pub health_encaps: Vec<HealthEncap>,
+    /// In the order of the file, distinct in address, prefix, port and protocol.
     pub vips: Vec<Vip>,
 }
 
 impl Plan {
-    /// Whether the host must supply the source of outer IPv4 headers: there is an IPv4 real, and neither `source_v4` nor
-    /// `source_prefix_v4`.
+    /// Whether the host must supply the source of outer IPv4 headers: `source_v4` is not set, and there is an IPv4 real whose
+    /// header is not crafted inside `source_prefix_v4`.
     #[must_use]
     pub fn needs_source_v4(&self) -> bool {
-        self.source_v4.is_none() && self.source_prefix_v4.is_none() && self.any_real(IpAddr::is_ipv4)
+        self.source_v4.is_none() && self.any_plain(IpAddr::is_ipv4, self.source_prefix_v4.is_some())
     }
 
-    /// Whether the host must supply the source of outer IPv6 headers: there is an IPv6 real, and neither `source_v6` nor
-    /// `source_prefix_v6`.
+    /// Whether the host must supply the source of outer IPv6 headers: `source_v6` is not set, and there is an IPv6 real whose
+    /// header is not crafted inside `source_prefix_v6`.
     #[must_use]
     pub fn needs_source_v6(&self) -> bool {
-        self.source_v6.is_none() && self.source_prefix_v6.is_none() && self.any_real(IpAddr::is_ipv6)
+        self.source_v6.is_none() && self.any_plain(IpAddr::is_ipv6, self.source_prefix_v6.is_some())
     }
 
-    fn any_real(&self, family: impl Fn(&IpAddr) -> bool) -> bool {
-        self.vips.iter().flat_map(|vip| &vip.reals).any(|real| family(&real.address))
+    /// Whether a real of the family needs a plain source: that of GUE always does, that of IPIP if none are crafted. (Probes
+    /// of health checks are never crafted.)
+    fn any_plain(&self, family: impl Fn(&IpAddr) -> bool, crafted: bool) -> bool {
+        let plain = |encap| encap == Encap::Gue || !crafted;
+        self.vips.iter().flat_map(|vip| &vip.reals).any(|real| family(&real.address) && plain(real.encap))
+            || self.unowned_reals().any(|address| family(&address) && plain(self.encap))
+            || self.health_encaps.iter().any(|probe| family(&probe.real))
+    }
+
+    /// The reals that server ids, source routes and probes name, which need not belong to a VIP; addresses may repeat.
+    pub fn unowned_reals(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let ids = self.server_ids.iter().map(|(_, real)| *real);
+        let routes = self.source_routes.iter().map(|(_, real)| *real);
+        ids.chain(routes).chain(self.health_encaps.iter().map(|probe| probe.real))
+    }
+
+    /// The addresses of all reals, in order, each once.
+    #[must_use]
+    pub fn reals(&self) -> Vec<IpAddr> {
+        let of_vips = self.vips.iter().flat_map(|vip| &vip.reals).map(|real| real.address);
+        let distinct: BTreeSet<IpAddr> = of_vips.chain(self.unowned_reals()).collect();
+        distinct.into_iter().collect()
+    }
+
+    /// The reals of `vip` that take new flows. In profile katran their weight alone decides.
+    pub fn in_ring<'p>(&'p self, vip: &'p Vip) -> impl Iterator<Item = &'p Real> {
+        vip.reals.iter().filter(|real| self.profile.is_in_ring(real))
+    }
+
+    /// The reals of `vip` that keep the flows they have. In profile katran those are all.
+    pub fn kept<'p>(&'p self, vip: &'p Vip) -> impl Iterator<Item = &'p Real> {
+        vip.reals.iter().filter(|real| self.profile.keeps(real))
     }
 }
 
@@ -102,100 +170,73 @@ pub enum Attach {
 pub enum Profile {
     /// Tandem's own behaviour.
     Standard,
+    /// Katran's, byte by byte.
+    Katran,
 }
 
-/// Transport protocol of a VIP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-impl Protocol {
-    /// The number in the IP header.
+impl Profile {
+    /// Whether `real` takes new flows.
     #[must_use]
-    pub fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-        }
+    pub fn is_in_ring(self, real: &Real) -> bool {
+        real.weight > 0 && (self == Self::Katran || real.state == RealState::Up)
     }
-}
 
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        })
-    }
-}
-
-/// How weights shape the Maglev ring: the two ways of Katran.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weighting {
-    /// A real takes as many turns in a row as its weight.
-    V1,
-    /// Turns are spread over the rounds in proportion to the weight.
-    V2,
-}
-
-/// One virtual service. Its text is `10.200.1.1:80/udp` or `[fc00:1::1]:80/tcp`; port 0 stands for every port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Vip {
-    /// A unicast address.
-    pub address: IpAddr,
-    /// 0: every port.
-    pub port: u16,
-    /// Its transport.
-    pub protocol: Protocol,
-    /// How weights shape its ring.
-    pub weighting: Weighting,
-    /// Slots of its ring: a prime, at least the number of reals.
-    pub ring_size: u32,
-    /// The source port takes no part in the choice: all flows of one client reach one real.
-    pub no_source_port: bool,
-    /// The ring alone decides, flows are not remembered.
-    pub bypass_flow_table: bool,
-    /// In the order of the file, distinct in their address; may be empty.
-    pub reals: Vec<Real>,
-}
-
-impl fmt::Display for Vip {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let socket = SocketAddr::new(self.address, self.port);
-        write!(f, "{socket}/{}", self.protocol)
-    }
-}
-
-/// One server of a VIP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Real {
-    /// A unicast address of either family.
-    pub address: IpAddr,
-    /// Share of the ring relative to the other reals; 0: no share.
-    pub weight: u32,
-    /// Whether it is in the ring.
-    pub state: RealState,
-}
-
-impl Real {
-    /// Whether it can get new flows.
+    /// Whether `real` keeps the flows it has.
     #[must_use]
-    pub fn is_in_ring(&self) -> bool {
-        self.state == RealState::Up && self.weight > 0
+    pub fn keeps(self, real: &Real) -> bool {
+        self == Self::Katran || real.state != RealState::Down
     }
 }
 
-/// `vip.real.state`.
+/// `tunnel.decap`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DecapKinds {
+    /// IP in IP, of both families in both.
+    pub ipip: bool,
+    /// GUE of version 1, at `tunnel.gue_port`.
+    pub gue: bool,
+}
+
+impl DecapKinds {
+    /// Whether any tunnel is opened.
+    #[must_use]
+    pub fn any(self) -> bool {
+        self.ipip || self.gue
+    }
+}
+
+/// `tunnel.too_big`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RealState {
-    /// In the ring.
-    Up,
-    /// Not in the ring; keeps the flows it has.
-    Drain,
-    /// Not in the ring; its flows follow the removal policy.
-    Down,
+pub enum TooBig {
+    /// The sender is told, by ICMP.
+    Icmp,
+    /// Nobody is.
+    Drop,
+}
+
+/// `[[decap]]`: an address at which tunnels end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decap {
+    /// The outer destination.
+    pub address: IpAddr,
+    /// What becomes of the inner packet.
+    pub then: Then,
+}
+
+/// `decap.then`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// It is looked at as any other packet: a VIP's goes to a real.
+    Balance,
+    /// It is sent on to where it is addressed, as a real's answer on its way out.
+    Egress,
+}
+
+/// `[[health_encap]]`: a real for probes with a socket mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthEncap {
+    /// The mark, not 0.
+    pub mark: u32,
+    /// The real that is probed.
+    pub real: IpAddr,
 }

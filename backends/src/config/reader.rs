@@ -8,6 +8,7 @@ use toml::de::DeValue;
 use super::finding::{Finding, Kind, Source};
 use super::keys::Key;
 use super::nearest::nearest;
+use super::plan::Profile;
 use super::tables::Table;
 use super::values::Wrong;
 
@@ -56,6 +57,14 @@ impl<'s> Reader<'s> {
     pub(super) fn warn(&mut self, place: &Place, problem: String, cure: String) {
         let at = (place.key.as_str(), place.span.start);
         self.warnings.push(self.source.finding(Kind::Warning, at, problem, cure));
+    }
+
+    /// Notes what Katran accepts: a mistake, but a warning in profile katran.
+    pub(super) fn unless_katran(&mut self, profile: Profile, place: &Place, problem: String, cure: String) {
+        match profile {
+            Profile::Standard => self.mistake(Kind::Conflict, place, problem, cure),
+            Profile::Katran => self.warn(place, format!("{problem}; Katran accepts it, so does profile katran"), cure),
+        }
     }
 
     pub(super) fn wrong(&mut self, place: &Place, problem: &str, found: &str, accepted: &str) {
@@ -173,6 +182,32 @@ impl<'s> Reader<'s> {
                 None
             }
         }
+    }
+
+    /// `true` or `false`.
+    pub(super) fn truth(&mut self, table: &Table<'_>, name: &str) -> Option<bool> {
+        let item = self.any(table, name)?;
+        match item.value {
+            DeValue::Boolean(truth) => Some(*truth),
+            _ => self.wrong_type(table, name, &item),
+        }
+    }
+
+    /// The distinct values of an array of choices; none if the key is not there.
+    pub(super) fn set<T: Copy + PartialEq>(&mut self, table: &Table<'_>, name: &str, meanings: &[(&str, T)]) -> Vec<T> {
+        let mut set = Vec::new();
+        let items = self.array(table, name).map(|array| array.value).unwrap_or_default();
+        for item in &items {
+            match self.choice_of(table, name, meanings, item) {
+                Some(value) if set.contains(&value) => {
+                    let problem = format!("the same value twice (found {})", describe(item.value));
+                    self.mistake(Kind::Conflict, &item.place, problem, "remove one of them".to_owned());
+                }
+                Some(value) => set.push(value),
+                None => {}
+            }
+        }
+        set
     }
 
     /// The elements of an array; `None` if the key is not there or is no array.

@@ -40,9 +40,10 @@ Rules:
 - A key without a default is required.
 - Addresses are unicast: no unspecified, loopback, multicast, broadcast or IPv4-mapped one.
 - A duration is a whole number and a unit: `ms`, `s`, `m` or `h`.
-- No VIP, a VIP without reals, only weights of 0, every real drained or down, no interface, an outer source that only the host
-  can supply: a warning.
-- A file is at most 16 MiB long.
+- What is allowed but probably not meant is a warning: no VIP, a VIP without reals, only weights of 0, every real drained or
+  down, no interface, an outer source that only the host can supply. Profile katran accepts what Katran accepts, and warns of
+  what would be a mistake in profile standard.
+- A file is at most 512 MiB long.
 ";
 
 /// The whole text of `docs/configuration.md`.

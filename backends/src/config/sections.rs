@@ -1,4 +1,4 @@
-//! The document as a whole, and its sections that are there once: `[node]`, `[tunnel]`, `[flows]`.
+//! The document as a whole, and `[node]`, `[tunnel]`, `[flows]`.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -7,34 +7,19 @@ use toml::de::{DeTable, DeValue};
 
 use super::finding::Kind;
 use super::keys::{self, Section};
-use super::plan::{self, Attach, ModeWish, Plan, Profile};
+use super::plan::{self, Attach, DecapKinds, ModeWish, Plan, Profile, TooBig};
 use super::reader::{Place, Reader};
+use super::service::Encap;
 use super::tables::Table;
-use super::{values, vips};
+use super::{named, values, vips};
 
-/// The only forwarding method so far: checked, and not part of the plan.
-pub(super) const ENCAPS: &[(&str, ())] = &[("ipip", ())];
+/// The forwarding methods of now.
+pub(super) const ENCAPS: &[(&str, Encap)] = &[("ipip", Encap::Ipip), ("gue", Encap::Gue)];
 
 /// The whole document; what is missing or wrong has its default, and a wrong one its finding.
 pub(super) fn read<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>) -> Plan {
     reader.check_sections(document);
-    let mut plan = Plan {
-        interfaces: Vec::new(),
-        mode: ModeWish::Auto,
-        attach: Attach::Native,
-        next_hop_mac: None,
-        local_mac: None,
-        profile: Profile::Standard,
-        cores: None,
-        source_v4: None,
-        source_v6: None,
-        source_prefix_v4: None,
-        source_prefix_v6: None,
-        max_frame: plan::MAX_FRAME,
-        flow_capacity: plan::FLOW_CAPACITY,
-        udp_idle: plan::UDP_IDLE,
-        vips: Vec::new(),
-    };
+    let mut plan = defaults();
     let mut once = |section| reader.tables(section, document, "").into_iter().next();
     let (node, tunnel, flows) = (once(&keys::NODE), once(&keys::TUNNEL), once(&keys::FLOWS));
     if let Some(table) = &node {
@@ -46,13 +31,47 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>) -> Pl
     if let Some(table) = &flows {
         read_flows(reader, table, &mut plan);
     }
-    for section in keys::SECTIONS.iter().filter(|section| !section.since.is_now()) {
-        // Only for the findings.
-        reader.tables(section, document, "");
+    if plan.profile == Profile::Katran {
+        plan.source_prefix_v4.get_or_insert(plan::KATRAN_SOURCES_V4);
+        plan.source_prefix_v6.get_or_insert(plan::KATRAN_SOURCES_V6);
     }
-    plan.vips = vips::read(reader, document);
+    let mut addresses = named::Addresses::default();
+    plan.vips = vips::read(reader, document, &plan, &mut addresses);
+    named::read(reader, document, &mut plan, &mut addresses);
     warn_of_host_addresses(reader, &plan, (node.as_ref(), tunnel.as_ref()));
     plan
+}
+
+/// What a file says that says nothing.
+fn defaults() -> Plan {
+    Plan {
+        interfaces: Vec::new(),
+        mode: ModeWish::Auto,
+        attach: Attach::Native,
+        next_hop_mac: None,
+        local_mac: None,
+        profile: Profile::Standard,
+        cores: None,
+        encap: Encap::Ipip,
+        source_v4: None,
+        source_v6: None,
+        source_prefix_v4: None,
+        source_prefix_v6: None,
+        gue_port: plan::GUE_PORT,
+        decap: DecapKinds::default(),
+        decap_strict: true,
+        tcp_server_id: false,
+        max_frame: plan::MAX_FRAME,
+        too_big: TooBig::Icmp,
+        flow_capacity: plan::FLOW_CAPACITY,
+        udp_idle: plan::UDP_IDLE,
+        new_flows_per_core: plan::NEW_FLOWS_PER_CORE,
+        server_ids: Vec::new(),
+        source_routes: Vec::new(),
+        decaps: Vec::new(),
+        health_encaps: Vec::new(),
+        vips: Vec::new(),
+    }
 }
 
 fn read_node(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
@@ -63,7 +82,7 @@ fn read_node(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
     plan.attach = reader.choice(table, "attach", &attaches).unwrap_or(plan.attach);
     plan.next_hop_mac = reader.text(table, "next_hop_mac", values::station);
     plan.local_mac = reader.text(table, "local_mac", values::station);
-    let profiles = [("standard", Profile::Standard)];
+    let profiles = [("standard", Profile::Standard), ("katran", Profile::Katran)];
     plan.profile = reader.choice(table, "profile", &profiles).unwrap_or(plan.profile);
     plan.cores = cores(reader, table);
 }
@@ -116,17 +135,32 @@ fn cores(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Vec<usize>> {
     Some(cores)
 }
 
+/// A kind of `tunnel.decap`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tunnel {
+    Ipip,
+    Gue,
+}
+
 fn read_tunnel(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
-    reader.choice(table, "encap", ENCAPS);
+    plan.encap = reader.choice(table, "encap", ENCAPS).unwrap_or(plan.encap);
     plan.source_v4 = reader.text(table, "source_v4", values::address_v4);
     plan.source_v6 = reader.text(table, "source_v6", values::address_v6);
     plan.source_prefix_v4 = reader.text(table, "source_prefix_v4", values::prefix_v4);
     plan.source_prefix_v6 = reader.text(table, "source_prefix_v6", values::prefix_v6);
+    if let Some(port) = narrow(reader.number(table, "gue_port", 1..65_536)) {
+        plan.gue_port = port;
+    }
+    let kinds = reader.set(table, "decap", &[("ipip", Tunnel::Ipip), ("gue", Tunnel::Gue)]);
+    plan.decap = DecapKinds { ipip: kinds.contains(&Tunnel::Ipip), gue: kinds.contains(&Tunnel::Gue) };
+    plan.decap_strict = reader.truth(table, "decap_strict").unwrap_or(plan.decap_strict);
+    plan.tcp_server_id = reader.truth(table, "tcp_server_id").unwrap_or(plan.tcp_server_id);
     // 60: the smallest Ethernet frame. 3520: a page less XDP's headroom (256) and skb_shared_info (320).
     if let Some(size) = narrow(reader.number(table, "max_frame", 60..3521)) {
         plan.max_frame = size;
     }
-    reader.choice(table, "too_big", &[("drop", ())]);
+    let answers = [("icmp", TooBig::Icmp), ("drop", TooBig::Drop)];
+    plan.too_big = reader.choice(table, "too_big", &answers).unwrap_or(plan.too_big);
 }
 
 fn read_flows(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
@@ -135,6 +169,9 @@ fn read_flows(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
     }
     let idle: Option<Duration> = reader.text(table, "udp_idle", values::udp_idle);
     plan.udp_idle = idle.unwrap_or(plan.udp_idle);
+    if let Some(most) = narrow(reader.number(table, "new_flows_per_core", 1..1 << 32)) {
+        plan.new_flows_per_core = most;
+    }
 }
 
 /// A number whose range was checked to fit.

@@ -24,6 +24,11 @@ impl<'t> Table<'t> {
         let value = self.entries.get(name)?;
         Some(Item { value: value.get_ref(), place: Place { key: format!("{}.{name}", self.place.key), span: value.span() } })
     }
+
+    /// Its keys, with their places in the file.
+    pub(super) fn names(&self) -> impl Iterator<Item = (&'t str, Range<usize>)> {
+        self.entries.keys().map(|key| (key.get_ref().as_ref(), key.span()))
+    }
 }
 
 impl Reader<'_> {
@@ -100,15 +105,15 @@ impl Reader<'_> {
     fn check_keys(&mut self, section: &'static Section, place: &Place, entries: &DeTable<'_>) {
         for key in entries.keys() {
             let name = key.get_ref().as_ref();
-            let above = format!("{}.", place.key);
             match section.key(name) {
                 Some(known) if known.since.is_now() => {}
                 Some(_) => {
-                    let place = Place { key: format!("{above}{name}"), span: key.span() };
+                    let place = Place { key: format!("{}.{name}", place.key), span: key.span() };
                     self.not_yet(&place, "a key", "remove it".to_owned());
                 }
                 None if children(section).any(|child| child == name) => {}
                 None => {
+                    let above = format!("{}.", place.key);
                     let now = section.keys.iter().filter(|key| key.since.is_now());
                     let now = now.map(|key| key.name).chain(children(section));
                     let accepted = now.collect::<Vec<_>>().join(", ");

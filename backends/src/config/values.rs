@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::finding::Kind;
 use super::mac::Mac;
+use super::prefix::Prefix;
 
 /// What is wrong with a value.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,13 +16,6 @@ pub(super) struct Wrong {
     pub(super) kind: Kind,
     /// In a few words.
     pub(super) problem: String,
-}
-
-impl Wrong {
-    /// A good value, of a later version.
-    fn not_yet(what: &str) -> Self {
-        Self { kind: Kind::NotYet, problem: format!("{what} are of a later version, not available yet") }
-    }
 }
 
 impl<T: Into<String>> From<T> for Wrong {
@@ -44,13 +38,29 @@ pub(super) fn address(text: &str) -> Result<IpAddr, Wrong> {
     Ok(address)
 }
 
-/// As [`address`]; a prefix in its place is a value of a later version.
-pub(super) fn vip_address(text: &str) -> Result<IpAddr, Wrong> {
-    let prefix = prefix_v4(text).is_ok() || prefix_v6(text).is_ok();
-    if prefix {
-        return Err(Wrong::not_yet("prefixes"));
+/// As [`address`], or a prefix of such addresses with its length.
+pub(super) fn vip_address(text: &str) -> Result<(IpAddr, Option<u8>), Wrong> {
+    if !text.contains('/') {
+        return Ok((address(text)?, None));
     }
-    address(text)
+    let prefix = network(text)?;
+    if !prefix.network().is_unspecified() {
+        unicast(prefix.network())?;
+    }
+    Ok((prefix.network(), Some(prefix.bits())))
+}
+
+/// A network of either family, also the whole of it (length 0).
+pub(super) fn network(text: &str) -> Result<Prefix, Wrong> {
+    let (address, length) = text.split_once('/').ok_or("not a prefix: no `/`")?;
+    let address: IpAddr = address.parse().map_err(|_| "not an IP address before the `/`")?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let covering = digits(length).and_then(|length| Prefix::covering(address, u8::try_from(length).ok()?));
+    match covering {
+        Some(prefix) if prefix.network() == address => Ok(prefix),
+        Some(prefix) => Err(format!("bits behind the prefix are set, the network is {prefix}").into()),
+        None => Err(format!("the length of the prefix is not 0 to {most}").into()),
+    }
 }
 
 /// As [`address`], of IPv4.
@@ -140,7 +150,7 @@ fn duration(text: &str) -> Result<Duration, Wrong> {
 }
 
 /// Decimal digits and nothing else (`parse` alone would take a sign).
-fn digits(text: &str) -> Option<u64> {
+pub(super) fn digits(text: &str) -> Option<u64> {
     text.bytes().all(|digit| digit.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 

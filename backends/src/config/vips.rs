@@ -1,27 +1,39 @@
-//! `[[vip]]` and `[[vip.real]]`.
+//! `[[vip]]`.
 
-use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::HashMap;
+use std::net::IpAddr;
 
 use toml::de::DeTable;
 
 use super::finding::Kind;
 use super::keys;
-use super::plan::{MAX_REALS, MAX_RING_SIZE, MAX_VIPS, Protocol, RING_SIZE, Real, RealState, Vip, Weighting};
+use super::named::Addresses;
+use super::plan::{MAX_PREFIX_VIPS, MAX_RING_SIZE, MAX_VIPS, Plan, Profile, RING_SIZE};
 use super::reader::{Place, Reader};
+use super::reals;
 use super::sections::{ENCAPS, narrow};
+use super::service::{Protocol, Vip, VipFlags, Weighting};
 use super::tables::Table;
 use super::values;
 
-/// A flag that works now.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Flag {
-    NoSourcePort,
-    BypassFlowTable,
-}
+const FLAGS: &[(&str, VipFlags)] = &[
+    ("no-source-port", VipFlags::NO_SOURCE_PORT),
+    ("bypass-flow-table", VipFlags::BYPASS_FLOW_TABLE),
+    ("quic", VipFlags::QUIC),
+    ("hash-dport-only", VipFlags::HASH_DPORT_ONLY),
+    ("source-routing", VipFlags::SOURCE_ROUTING),
+    ("local", VipFlags::LOCAL),
+    ("global-flow-table", VipFlags::GLOBAL_FLOW_TABLE),
+    ("hash-src-dst-port", VipFlags::HASH_SRC_DST_PORT),
+    ("udp-stable-routing", VipFlags::UDP_STABLE_ROUTING),
+    ("udp-flow-migration", VipFlags::UDP_FLOW_MIGRATION),
+];
 
-/// Every VIP of the document that could be understood.
-pub(super) fn read<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>) -> Vec<Vip> {
+/// The flags that ask for something that only UDP has.
+const OF_UDP: VipFlags = VipFlags::QUIC.union(VipFlags::UDP_STABLE_ROUTING).union(VipFlags::UDP_FLOW_MIGRATION);
+
+/// Every VIP of the document that could be understood; `plan` has what the sections before say.
+pub(super) fn read<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>, plan: &Plan, addresses: &mut Addresses) -> Vec<Vip> {
     let tables = reader.tables(&keys::VIP, document, "");
     if tables.is_empty() {
         let place = Place { key: "vip".to_owned(), span: 0..0 };
@@ -36,75 +48,65 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>) -> Ve
             format!("accepted: up to {MAX_VIPS}"),
         );
     }
-    let mut seen = Seen::default();
-    tables.iter().filter_map(|table| read_vip(reader, table, &mut seen)).collect()
+    let mut seen = HashMap::new();
+    let vips: Vec<(&Table<'_>, Vip)> =
+        tables.iter().filter_map(|table| Some((table, read_vip(reader, table, plan, addresses, &mut seen)?))).collect();
+    let mut prefixes = vips.iter().filter(|(_, vip)| vip.prefix_len.is_some());
+    if let (Profile::Katran, Some((beyond, _))) = (plan.profile, prefixes.nth(MAX_PREFIX_VIPS)) {
+        let found = MAX_PREFIX_VIPS + 1 + prefixes.count();
+        let problem = format!("too many VIPs that are prefixes (found {found})");
+        let cure = format!("accepted in profile katran: up to {MAX_PREFIX_VIPS}");
+        reader.mistake(Kind::Value, &beyond.place, problem, cure);
+    }
+    vips.into_iter().map(|(_, vip)| vip).collect()
 }
 
 /// What tells VIPs apart.
-type Key = (IpAddr, u16, Protocol);
+type Key = (IpAddr, Option<u8>, u16, Protocol);
 
-/// What the VIPs so far have taken.
-#[derive(Default)]
-struct Seen {
-    vips: HashMap<Key, Place>,
-    reals: HashSet<IpAddr>,
-    /// Whether the excess of reals has been noted.
-    excess: bool,
-}
-
-fn read_vip(reader: &mut Reader<'_>, table: &Table<'_>, seen: &mut Seen) -> Option<Vip> {
+fn read_vip(
+    reader: &mut Reader<'_>,
+    table: &Table<'_>,
+    plan: &Plan,
+    addresses: &mut Addresses,
+    seen: &mut HashMap<Key, Place>,
+) -> Option<Vip> {
     let address = reader.text(table, "address", values::vip_address);
     let port: Option<u16> = narrow(reader.number(table, "port", 0..65_536));
     let protocols = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
     let protocol = reader.choice(table, "protocol", &protocols);
     let rings = [("maglev-v1", Weighting::V1), ("maglev-v2", Weighting::V2)];
     let weighting = reader.choice(table, "ring", &rings).unwrap_or(Weighting::V2);
-    reader.choice(table, "encap", ENCAPS);
-    let flags = flags(reader, table);
+    let encap = reader.choice(table, "encap", ENCAPS).unwrap_or(plan.encap);
+    let flags = reader.set(table, "flags", FLAGS).into_iter().fold(VipFlags::empty(), VipFlags::union);
     let tables = reader.inner(&keys::REAL, table);
-    let ring_size = ring_size(reader, table, tables.len());
-    let mut places = HashMap::new();
-    let reals: Vec<Option<Real>> = tables.iter().map(|real| read_real(reader, real, address, &mut places, seen)).collect();
-    let (address, port, protocol) = (address?, port?, protocol?);
-    note_duplicate(reader, table, (address, port, protocol), seen);
-    let vip = Vip {
-        address,
-        port,
-        protocol,
-        weighting,
-        ring_size: ring_size?,
-        no_source_port: flags.contains(&Flag::NoSourcePort),
-        bypass_flow_table: flags.contains(&Flag::BypassFlowTable),
-        // Without those that could not be understood the VIP would be another one.
-        reals: reals.into_iter().collect::<Option<_>>()?,
-    };
-    warn_of_drops(reader, table, &vip);
+    let ring_size = ring_size(reader, table, tables.len(), plan.profile);
+    let vip = reals::Of { profile: plan.profile, address, encap, flags };
+    let reals = reals::read(reader, &tables, &vip, addresses);
+    let ((address, prefix_len), port, protocol) = (address?, port?, protocol?);
+    let vip = Vip { address, prefix_len, port, protocol, weighting, ring_size: RING_SIZE, encap, flags, reals: Vec::new() };
+    note_duplicate(reader, table, &vip, seen);
+    let vip = Vip { ring_size: ring_size?, reals: reals?, ..vip };
+    note_flags(reader, table, &vip, plan.profile);
+    warn_of_drops(reader, table, &vip, plan);
     Some(vip)
 }
 
-fn flags(reader: &mut Reader<'_>, table: &Table<'_>) -> HashSet<Flag> {
-    let known = [("no-source-port", Flag::NoSourcePort), ("bypass-flow-table", Flag::BypassFlowTable)];
-    let mut flags = HashSet::new();
-    let Some(array) = reader.array(table, "flags") else {
-        return flags;
-    };
-    for item in &array.value {
-        let flag = reader.choice_of(table, "flags", &known, item);
-        if flag.is_some_and(|flag| !flags.insert(flag)) {
-            let problem = "the same flag twice".to_owned();
-            reader.mistake(Kind::Conflict, &item.place, problem, "remove one of them".to_owned());
-        }
-    }
-    flags
-}
-
 /// A prime that has a slot for each real.
-fn ring_size(reader: &mut Reader<'_>, table: &Table<'_>, reals: usize) -> Option<u32> {
+fn ring_size(reader: &mut Reader<'_>, table: &Table<'_>, reals: usize, profile: Profile) -> Option<u32> {
     let Some(item) = reader.any(table, "ring_size") else {
         return Some(RING_SIZE);
     };
     let range = 0..u64::from(MAX_RING_SIZE) + 1;
     let size: u32 = narrow(reader.number_of(table, "ring_size", range, &item))?;
+    if profile == Profile::Katran {
+        let problem = format!("not the ring size of Katran (found {size})");
+        let fits = size == RING_SIZE;
+        if !fits {
+            reader.mistake(Kind::Value, &item.place, problem, format!("accepted in profile katran: {RING_SIZE}, the default"));
+        }
+        return fits.then_some(size);
+    }
     let enough = usize::try_from(size).is_ok_and(|size| size >= reals);
     if values::is_prime(size) && enough {
         return Some(size);
@@ -123,87 +125,41 @@ fn ring_size(reader: &mut Reader<'_>, table: &Table<'_>, reals: usize) -> Option
     None
 }
 
-fn read_real(
-    reader: &mut Reader<'_>,
-    table: &Table<'_>,
-    vip: Option<IpAddr>,
-    places: &mut HashMap<IpAddr, Place>,
-    seen: &mut Seen,
-) -> Option<Real> {
-    let address = reader.text(table, "address", values::address);
-    let weight = match reader.any(table, "weight") {
-        Some(item) => narrow(reader.number_of(table, "weight", 0..65_536, &item)),
-        None => Some(1),
-    };
-    let states = [("up", RealState::Up), ("drain", RealState::Drain), ("down", RealState::Down)];
-    let state = reader.choice(table, "state", &states).unwrap_or(RealState::Up);
-    reader.choice(table, "encap", ENCAPS);
-    let address = address?;
-    let place = reader.any(table, "address")?.place;
-    if vip == Some(address) {
-        reader.mistake(
-            Kind::Conflict,
-            &place,
-            format!("the address of its own VIP (found \"{address}\")"),
-            "use the address of the server itself, packets would come back for ever".to_owned(),
-        );
-    }
-    note_excess(reader, &place, address, seen);
-    match places.get(&address) {
+fn note_duplicate(reader: &mut Reader<'_>, table: &Table<'_>, vip: &Vip, seen: &mut HashMap<Key, Place>) {
+    let key = (vip.address, vip.prefix_len, vip.port, vip.protocol);
+    match seen.get(&key) {
         Some(first) => {
-            let problem = format!("the same real as `{}` on line {} (found \"{address}\")", first.key, reader.line(first));
-            let cure = "remove one of them, a larger `weight` gives a larger share".to_owned();
-            reader.mistake(Kind::Conflict, &place, problem, cure);
-        }
-        None => {
-            places.insert(address, place);
-        }
-    }
-    Some(Real { address, weight: weight?, state })
-}
-
-/// Notes, once, the first real that has no id left.
-fn note_excess(reader: &mut Reader<'_>, place: &Place, address: IpAddr, seen: &mut Seen) {
-    seen.reals.insert(address);
-    if seen.reals.len() > MAX_REALS && !seen.excess {
-        seen.excess = true;
-        reader.mistake(
-            Kind::Value,
-            place,
-            format!("too many distinct reals over all VIPs (found \"{address}\" after {MAX_REALS} others)"),
-            format!("accepted: up to {MAX_REALS}"),
-        );
-    }
-}
-
-fn note_duplicate(reader: &mut Reader<'_>, table: &Table<'_>, key: Key, seen: &mut Seen) {
-    match seen.vips.get(&key) {
-        Some(first) => {
-            let (address, port, protocol) = key;
-            let problem = format!(
-                "the same VIP as `{}` on line {} (found {}/{protocol})",
-                first.key,
-                reader.line(first),
-                SocketAddr::new(address, port),
-            );
+            let problem = format!("the same VIP as `{}` on line {} (found {vip})", first.key, reader.line(first));
             let cure = "remove one of them, or change its address, port or protocol".to_owned();
             reader.mistake(Kind::Conflict, &table.place, problem, cure);
         }
         None => {
-            seen.vips.insert(key, table.place.clone());
+            seen.insert(key, table.place.clone());
         }
     }
 }
 
-fn warn_of_drops(reader: &mut Reader<'_>, table: &Table<'_>, vip: &Vip) {
-    if vip.reals.iter().any(Real::is_in_ring) {
+/// Notes the flags that can do nothing for the VIP.
+fn note_flags(reader: &mut Reader<'_>, table: &Table<'_>, vip: &Vip, profile: Profile) {
+    let Some(array) = (vip.protocol == Protocol::Tcp).then(|| reader.array(table, "flags")).flatten() else {
+        return;
+    };
+    for (name, _) in FLAGS.iter().filter(|(_, flag)| (vip.flags & OF_UDP).contains(*flag)) {
+        let place = array.value.iter().find(|item| item.value.as_str() == Some(name)).map_or(&array.place, |item| &item.place);
+        let problem = format!("a flag for UDP at a VIP of TCP (found \"{name}\")");
+        reader.unless_katran(profile, place, problem, "remove it, or change the protocol".to_owned());
+    }
+}
+
+fn warn_of_drops(reader: &mut Reader<'_>, table: &Table<'_>, vip: &Vip, plan: &Plan) {
+    if plan.in_ring(vip).next().is_some() {
         return;
     }
     let why = if vip.reals.is_empty() {
         "no reals"
     } else if vip.reals.iter().all(|real| real.weight == 0) {
         "only weights of 0"
-    } else if vip.reals.iter().all(|real| real.state != RealState::Up) {
+    } else if vip.reals.iter().all(|real| real.state != super::RealState::Up) {
         "every real is drained or down"
     } else {
         "no real is both up and of a weight above 0"

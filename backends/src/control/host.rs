@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use tandem_engine::memory::Root;
 use tandem_engine::wire::mac_word;
 
-use crate::config::{Mac, Plan};
+use crate::config::{Mac, Plan, Profile};
 
 /// The next hop's MAC of each real; `None`, or not in it: not known.
 pub type Hops = HashMap<IpAddr, Option<Mac>>;
@@ -17,12 +17,14 @@ pub type Hops = HashMap<IpAddr, Option<Mac>>;
 pub struct Facts {
     /// Source MAC of what is sent.
     pub local_mac: Mac,
-    /// Source of outer IPv4 headers, unless a prefix is configured.
+    /// Source of outer IPv4 headers: that of GUE, and of IPIP unless a prefix is configured.
     pub source_v4: Option<Ipv4Addr>,
-    /// Source of outer IPv6 headers, unless a prefix is configured.
+    /// Source of outer IPv6 headers: that of GUE, and of IPIP unless a prefix is configured.
     pub source_v6: Option<Ipv6Addr>,
     /// Ticks that `flows.udp_idle` takes.
     pub udp_idle_ticks: u32,
+    /// Ticks of a second.
+    pub second_ticks: u32,
     /// Key of the flow table's hash: used only if the tables are new.
     pub key: [u32; 16],
     /// Where each real is reached.
@@ -39,37 +41,50 @@ impl Facts {
         let lacks = |key: &str| format!("{key} is not set; without an interface it has to come from the configuration");
         let next_hop = plan.next_hop_mac.ok_or_else(|| lacks("node.next_hop_mac"))?;
         let local_mac = plan.local_mac.ok_or_else(|| lacks("node.local_mac"))?;
-        if plan.needs_source_v4() {
+        // Katran starts without a source and drops what needs one.
+        let strict = plan.profile == Profile::Standard;
+        if strict && plan.needs_source_v4() {
             return Err(lacks("tunnel.source_v4"));
         }
-        if plan.needs_source_v6() {
+        if strict && plan.needs_source_v6() {
             return Err(lacks("tunnel.source_v6"));
         }
-        let hops = plan.vips.iter().flat_map(|vip| &vip.reals).map(|real| (real.address, Some(next_hop))).collect();
+        let hops = plan.reals().into_iter().map(|real| (real, Some(next_hop))).collect();
         Ok(Self {
             local_mac,
             source_v4: plan.source_v4,
             source_v6: plan.source_v6,
             udp_idle_ticks: replay_ticks(plan.udp_idle),
+            second_ticks: replay_ticks(Duration::from_secs(1)),
             key: key_of_seed(seed),
             hops,
         })
     }
 
-    /// Writes what every frame needs, but for the VIP table, the layout and the mode.
+    /// Writes what every frame needs, but for the tables, the features, the layout and the mode.
     pub(super) fn write(&self, plan: &Plan, root: &Root) {
         root.local_mac.set(mac_word(self.local_mac.0));
         root.max_frame.set(plan.max_frame);
         root.udp_idle.set(self.udp_idle_ticks);
+        root.gue_port.set(u32::from(plan.gue_port.to_be()));
+        root.guard_limit.set(plan.new_flows_per_core);
+        // A window ends with the first tick that is more than this many after its first.
+        root.guard_window.set(self.second_ticks.saturating_sub(1));
+        let plain_v4 = self.source_v4.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        root.source_v4.set(u32::from_ne_bytes(plain_v4.octets()));
+        let plain_v6 = self.source_v6.unwrap_or(Ipv6Addr::UNSPECIFIED);
+        for (cell, word) in root.source_v6.iter().zip(super::addr_words(plain_v6.into())) {
+            cell.set(word);
+        }
         let (base, vary) = match plan.source_prefix_v4 {
             Some((network, length)) => (network, host_bits(length, 32)),
-            None => (self.source_v4.unwrap_or(Ipv4Addr::UNSPECIFIED), 0),
+            None => (plain_v4, 0),
         };
         root.craft_v4.set(u32::from_ne_bytes(base.octets()));
         root.vary_v4.set(vary.to_be());
         let (base, vary) = match plan.source_prefix_v6 {
             Some((network, length)) => (network, host_bits(length, 128)),
-            None => (self.source_v6.unwrap_or(Ipv6Addr::UNSPECIFIED), 0),
+            None => (plain_v6, 0),
         };
         for (cell, word) in root.craft_v6.iter().zip(super::addr_words(base.into())) {
             cell.set(word);

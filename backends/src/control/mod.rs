@@ -7,19 +7,31 @@
 //! The tables themselves are the only state: a new process reads from pinned tables what the old one had done.
 
 mod apply;
+mod error;
+mod features;
+mod grace;
 mod host;
+mod ids;
+pub mod prefixes;
+mod reals;
 mod report;
 mod rings;
 mod vip_table;
+mod vips;
 
-pub use apply::{Changes, Control, ControlError, Grace, KernelGrace, NoGrace};
+pub use apply::{Changes, Control};
+pub use error::ControlError;
+pub use features::features;
+pub use grace::{Grace, KernelGrace, NoGrace};
 pub use host::{Facts, Hops};
+pub use ids::lines as id_lines;
 pub use report::{Counters, RealRow, SeatRow, VipRow};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tandem_engine::Addr;
 use tandem_engine::memory::VipKey;
+use tandem_engine::memory::prefixes::V4;
 
 use crate::config::Vip;
 
@@ -47,15 +59,28 @@ pub fn words_addr(words: Addr, is_v6: bool) -> IpAddr {
 
 /// What the VIP is found by in the tables.
 pub fn vip_key(vip: &Vip) -> VipKey {
-    VipKey::new(addr_words(vip.address), vip.port.to_be(), vip.protocol.number())
+    let (addr, port_be, protocol) = (addr_words(vip.address), vip.port.to_be(), vip.protocol.number());
+    match vip.prefix() {
+        Some(prefix) => VipKey::prefix(addr, prefixes::key_len(&prefix), port_be, protocol),
+        None => VipKey::new(addr, port_be, protocol),
+    }
 }
 
-/// A VIP's key as text: `10.200.1.1:80/udp`.
+/// A VIP's key as text: `10.200.1.1:80/udp`, `[fc00:1::/96]:80/tcp`; that of an address: `10.200.1.1`.
 ///
-/// An IPv4 address fills only the first half of the first word; no IPv6 unicast address that a plan accepts looks like it.
+/// An IPv4 address fills only the first half of the first word; no IPv6 unicast address that a plan accepts looks like it. The
+/// lengths of prefixes say which family they are of.
 pub fn key_name(key: &VipKey) -> String {
     let [a, b] = key.addr;
-    let address = words_addr(key.addr, b != 0 || a >> 32 != 0);
-    let protocol = if key.protocol() == tandem_engine::wire::IPPROTO_TCP { "tcp" } else { "udp" };
-    format!("{}/{protocol}", SocketAddr::new(address, u16::from_be(key.port_be())))
+    let port = u16::from_be(key.port_be());
+    let protocol = match key.protocol() {
+        tandem_engine::wire::IPPROTO_TCP => "tcp",
+        tandem_engine::wire::IPPROTO_UDP => "udp",
+        _ => return words_addr(key.addr, b != 0 || a >> 32 != 0).to_string(),
+    };
+    match key.prefix_len() {
+        Some(len) if len >= V4 => format!("{}/{}:{port}/{protocol}", words_addr(key.addr, false), len - V4),
+        Some(len) => format!("[{}/{len}]:{port}/{protocol}", words_addr(key.addr, true)),
+        None => format!("{}/{protocol}", SocketAddr::new(words_addr(key.addr, b != 0 || a >> 32 != 0), port)),
+    }
 }

@@ -83,10 +83,10 @@ impl Counters {
             blocks.clone().filter_map(|block| Some(tables.block(block).get(line as usize)?.get(index))).fold(0, u64::wrapping_add)
         };
         let reasons = Reason::ALL.iter().map(|reason| {
-            let (line, index) = reason_at(*reason);
+            let (line, index) = reason_at(*reason as u32);
             (reason.name(), sum(line, index))
         });
-        let entries = vip_table::entries(tables);
+        let entries: Vec<_> = vip_table::vips(tables).collect();
         let row = |id: u32| VipCounter::ALL.iter().map(|(counter, name)| (*name, sum(vip_at(id), *counter as usize))).collect();
         let vips = entries.iter().map(|(key, vip)| (key_name(key), row(vip.id))).collect();
         let names: BTreeMap<u32, String> = entries.iter().map(|(key, vip)| (vip.id, key_name(key))).collect();

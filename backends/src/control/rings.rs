@@ -4,7 +4,7 @@ use tandem_engine::maglev::{Endpoint, Recipe, fill};
 use tandem_engine::memory::RingLine;
 use tandem_engine::memory::rings::SLOTS_PER_LINE;
 
-use crate::config::Vip;
+use crate::config::{Profile, Vip};
 use crate::memory::Tables;
 
 /// A run of ring lines: first and number.
@@ -24,12 +24,12 @@ pub(super) fn find_free(taken: &mut [Lines], need: u32, total: u32) -> Option<u3
 }
 
 /// The ring of a VIP, slot by slot; `None` if none of its reals takes new flows. `id` names a real.
-pub(super) fn build(vip: &Vip, id: impl Fn(std::net::IpAddr) -> Option<u16>) -> Option<Vec<u16>> {
+pub(super) fn build(vip: &Vip, profile: Profile, id: impl Fn(std::net::IpAddr) -> Option<u16>) -> Option<Vec<u16>> {
     let mut endpoints: Vec<Endpoint> = vip
         .reals
         .iter()
-        .filter(|real| real.is_in_ring())
-        .filter_map(|real| Some(Endpoint::new(Recipe::Standard, id(real.address)?, real.address, real.weight)))
+        .filter(|real| profile.is_in_ring(real))
+        .filter_map(|real| Some(Endpoint::new(recipe(profile), id(real.address)?, real.address, real.weight)))
         .collect();
     if endpoints.is_empty() {
         return None;
@@ -37,6 +37,13 @@ pub(super) fn build(vip: &Vip, id: impl Fn(std::net::IpAddr) -> Option<u16>) -> 
     let mut ring = vec![0; vip.ring_size as usize];
     fill(&mut ring, &mut endpoints, vip.weighting.into());
     Some(ring)
+}
+
+fn recipe(profile: Profile) -> Recipe {
+    match profile {
+        Profile::Standard => Recipe::Standard,
+        Profile::Katran => Recipe::Katran,
+    }
 }
 
 /// Writes a ring into lines that nobody reads.

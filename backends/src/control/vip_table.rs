@@ -8,9 +8,19 @@ use crate::memory::Tables;
 /// Seeds tried before giving up; at a quarter full even two in a row never failed.
 const SEEDS: u32 = 1000;
 
-/// All VIPs in force.
-pub(super) fn entries(tables: &Tables) -> Vec<(VipKey, Vip)> {
+/// All entries in force: VIPs, and what is known of addresses.
+fn entries(tables: &Tables) -> Vec<(VipKey, Vip)> {
     half(tables, tables.root().vips_in_force().0).iter().filter_map(VipSlot::entry).collect()
+}
+
+/// All VIPs in force.
+pub(super) fn vips(tables: &Tables) -> impl Iterator<Item = (VipKey, Vip)> {
+    entries(tables).into_iter().filter(|(key, _)| key.protocol() != 0)
+}
+
+/// What is known of addresses.
+pub(super) fn addresses(tables: &Tables) -> impl Iterator<Item = (VipKey, Vip)> {
+    entries(tables).into_iter().filter(|(key, _)| key.protocol() == 0)
 }
 
 fn half(tables: &Tables, first: u32) -> &[VipSlot] {

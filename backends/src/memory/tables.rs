@@ -11,6 +11,7 @@ use tandem_engine::memory::{FlowSet, IdLine, Line, PrefixSlot, Real, RingLine, R
 
 use super::area::{Area, MapError, Shared};
 use crate::config::Plan;
+use crate::control;
 
 /// Numbers of entries that depend on the configuration and the host, and what the program is loaded for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,9 +41,9 @@ impl Sizes {
             ring_lines: (2 * rings + 1).max(Self::RING_LINES),
             flow_sets: Self::sets_for(plan.flow_capacity),
             blocks: blocks.max(1),
-            id_lines: 1,
-            prefix_slots: 2,
-            features: 0,
+            id_lines: control::id_lines(plan),
+            prefix_slots: control::prefixes::slots(plan),
+            features: control::features(plan),
         }
     }
 

@@ -213,7 +213,7 @@ impl Instance {
 }
 
 fn count_too_short(tables: &Tables) {
-    let (line, index) = reason_at(Reason::FrameTooShort);
+    let (line, index) = reason_at(Reason::FrameTooShort as u32);
     if let Some(line) = tables.block(0).get(line as usize) {
         line.add(index, 1);
     }

@@ -1,6 +1,5 @@
 //! The running balancer: both seats over one memory, and the loop that looks after them.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -210,7 +209,7 @@ impl Running {
             _ => return Err(RunError::Vanished(self.interface.name.clone())),
         }
         if self.plan.next_hop_mac.is_none() {
-            let hops = self.netlink.next_hops(self.interface.index, &reals(&self.plan))?;
+            let hops = self.netlink.next_hops(self.interface.index, &self.plan.reals())?;
             let changed = self.control.set_hops(&macs(&hops));
             if changed > 0 {
                 log::info!("{}: the next hops of {changed} reals changed", self.interface.name);
@@ -305,7 +304,7 @@ fn facts(plan: &Plan, interface: &Interface, netlink: &Netlink, balancer: &Balan
     if plan.needs_source_v6() && source_v6.is_none() {
         return Err(lacks("IPv6 address", "tunnel.source_v6"));
     }
-    let reals = reals(plan);
+    let reals = plan.reals();
     let hops = match plan.next_hop_mac {
         Some(mac) => reals.iter().map(|real| (*real, Some(mac))).collect(),
         None => {
@@ -317,14 +316,8 @@ fn facts(plan: &Plan, interface: &Interface, netlink: &Netlink, balancer: &Balan
         }
     };
     let udp_idle_ticks = balancer.clock().ticks(plan.udp_idle);
-    Ok(Facts { local_mac, source_v4, source_v6, udp_idle_ticks, key: random_key()?, hops })
-}
-
-fn reals(plan: &Plan) -> Vec<IpAddr> {
-    let mut reals: Vec<IpAddr> = plan.vips.iter().flat_map(|vip| &vip.reals).map(|real| real.address).collect();
-    reals.sort_unstable();
-    reals.dedup();
-    reals
+    let second_ticks = balancer.clock().ticks(Duration::from_secs(1));
+    Ok(Facts { local_mac, source_v4, source_v6, udp_idle_ticks, second_ticks, key: random_key()?, hops })
 }
 
 fn random_key() -> Result<[u32; 16], RunError> {

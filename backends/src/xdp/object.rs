@@ -56,6 +56,7 @@ pub(super) fn load(role: &Role, sizes: Sizes) -> Result<(Ebpf, Arc<Tables>), Xdp
         .map_max_entries("RINGS", sizes.ring_lines)
         .map_max_entries("FLOWS", sizes.flow_sets)
         .map_max_entries("COUNTS", sizes.blocks * BLOCK)
+        .map_max_entries("FLOW", aya::util::nr_cpus().map_or(1, |cpus| cpus as u32))
         .map_max_entries("IDS", sizes.id_lines)
         .map_max_entries("PREFIXES", 2 * sizes.prefix_slots);
     let ebpf = loader.load(OBJECT).map_err(|source| {

@@ -83,7 +83,7 @@ pub fn seat(tables: &Tables, counter: SeatCounter) -> u64 {
 
 /// A reason's counter, over all workers.
 pub fn reason(tables: &Tables, reason: Reason) -> u64 {
-    let (line, index) = counters::reason_at(reason);
+    let (line, index) = counters::reason_at(reason as u32);
     sum(tables, line, index)
 }
 

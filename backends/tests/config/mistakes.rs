@@ -11,25 +11,21 @@ fn unknown_keys() {
         "1:1: key `colour`: unknown key; accepted: [node], [tunnel], [flows], [server_ids], [[source_route]], [[decap]], [[health_encap]], [[vip]]
 2:1: key `nod`: unknown key, perhaps `node` is meant; accepted: [node], [tunnel], [flows], [server_ids], [[source_route]], [[decap]], [[health_encap]], [[vip]]
 3:1: key `gue_port`: unknown key, perhaps `tunnel.gue_port` is meant; accepted: [node], [tunnel], [flows], [server_ids], [[source_route]], [[decap]], [[health_encap]], [[vip]]
-5:1: key `tunnel.maxframe`: unknown key, perhaps `max_frame` is meant; accepted: encap, source_v4, source_v6, source_prefix_v4, source_prefix_v6, max_frame, too_big
-6:1: key `tunnel.port`: unknown key, perhaps `vip.port` is meant; accepted: encap, source_v4, source_v6, source_prefix_v4, source_prefix_v6, max_frame, too_big
+5:1: key `tunnel.maxframe`: unknown key, perhaps `max_frame` is meant; accepted: encap, source_v4, source_v6, source_prefix_v4, source_prefix_v6, gue_port, decap, decap_strict, tcp_server_id, max_frame, too_big
+6:1: key `tunnel.port`: unknown key, perhaps `vip.port` is meant; accepted: encap, source_v4, source_v6, source_prefix_v4, source_prefix_v6, gue_port, decap, decap_strict, tcp_server_id, max_frame, too_big
 11:1: key `vip[0].\\u{1b}[2J`: unknown key; accepted: address, port, protocol, ring, ring_size, encap, flags, real
 12:7: key `vip[0].reals`: unknown key, perhaps `real` is meant; accepted: address, port, protocol, ring, ring_size, encap, flags, real",
     );
 }
 
 #[test]
-fn keys_and_values_of_a_later_version() {
+fn values_of_a_later_version() {
     refuses(
-        "[node]\ninterface = [\"eth0\", \"eth1\"]\nprofile = \"katran\"\n[tunnel]\ngue_port = 6080\ntoo_big = \"icmp\"\n[server_ids]\n1 = \"10.0.0.1\"\n[[vip]]\naddress = \"fc00:1::/96\"\nport = 1\nprotocol = \"udp\"\nflags = [\"quic\"]\n[[decap]]\n",
+        "[node]\ninterface = [\"eth0\", \"eth1\"]\n[tunnel]\nencap = \"gue0\"\n[[vip]]\naddress = \"fc00:1::/96\"\nport = 1\nprotocol = \"udp\"\nencap = \"l2\"\n[[vip.real]]\naddress = \"10.0.0.1\"\nencap = \"nat\"\n",
         "2:13: key `node.interface`: several interfaces are of a later version, not available yet (found 2); accepted now: one name
-3:11: key `node.profile`: a value of a later version, not available yet (found \"katran\"); accepted now: standard
-5:1: key `tunnel.gue_port`: a key of a later version, not available yet; remove it
-6:11: key `tunnel.too_big`: a value of a later version, not available yet (found \"icmp\"); accepted now: drop
-7:1: key `server_ids`: a section of a later version, not available yet; remove this `[server_ids]`
-10:11: key `vip[0].address`: prefixes are of a later version, not available yet (found \"fc00:1::/96\"); accepted now: address, unicast, for example \"10.200.1.1\"
-13:10: key `vip[0].flags[0]`: a value of a later version, not available yet (found \"quic\"); accepted now: no-source-port, bypass-flow-table
-14:1: key `decap[0]`: a section of a later version, not available yet; remove this `[[decap]]`",
+4:9: key `tunnel.encap`: a value of a later version, not available yet (found \"gue0\"); accepted now: ipip, gue
+9:9: key `vip[0].encap`: a value of a later version, not available yet (found \"l2\"); accepted now: ipip, gue
+12:9: key `vip[0].real[0].encap`: a value of a later version, not available yet (found \"nat\"); accepted now: ipip, gue",
     );
 }
 
@@ -53,7 +49,7 @@ fn wrong_values_of_the_node() {
 4:10: key `node.attach`: wrong type (found 3); accepted: one of native, generic
 5:16: key `node.next_hop_mac`: not an Ethernet address (found \"00:00:de:ad:be\"); accepted: Ethernet address, for example \"00:00:de:ad:be:af\"
 6:13: key `node.local_mac`: a group address or all zero (found \"ff:ff:ff:ff:ff:ff\"); accepted: Ethernet address, for example \"00:ff:de:ad:be:af\"
-7:11: key `node.profile`: unknown value, perhaps \"standard\" is meant (found \"standart\"); accepted: standard
+7:11: key `node.profile`: unknown value, perhaps \"standard\" is meant (found \"standart\"); accepted: standard, katran
 8:16: key `node.cores[2]`: the same core twice (found 0); remove one of them
 8:19: key `node.cores[3]`: out of range (found -1); accepted: array of distinct numbers, each 0 to 1023, for example [0, 1]
 8:23: key `node.cores[4]`: wrong type (found \"x\"); accepted: array of distinct numbers, each 0 to 1023, for example [0, 1]",
@@ -86,24 +82,26 @@ fn wrong_values_of_tunnel_and_flows() {
     for beyond in ["capacity = 2147483649", "udp_idle = \"16m\"", "udp_idle = \"999ms\""] {
         assert_eq!(findings(&format!("flows.{beyond}")).len(), 1);
     }
-    assert_eq!(findings("tunnel.max_frame = 59").len(), 1);
+    for bad in ["tunnel.max_frame = 59", "tunnel.gue_port = 0", "tunnel.gue_port = 65536", "flows.new_flows_per_core = 0"] {
+        assert_eq!(findings(bad).len(), 1);
+    }
 }
 
 #[test]
 fn wrong_values_of_vips_and_reals() {
     refuses(
         "[[vip]]\naddress = \"10.200.1.256\"\nport = 65536\nprotocol = \"sctp\"\nring = \"maglev-v3\"\nring_size = 65538\nflags = [\"no-source-port\", \"no-source-port\", \"no_source_port\"]\n[[vip.real]]\naddress = \"localhost\"\nweight = 65536\nstate = \"dran\"\nencap = \"ipsec\"\n",
-        "2:11: key `vip[0].address`: not an IP address (found \"10.200.1.256\"); accepted: address, unicast, for example \"10.200.1.1\"
+        "2:11: key `vip[0].address`: not an IP address (found \"10.200.1.256\"); accepted: address, unicast, or prefix, host bits zero, for example \"10.200.1.1\"
 3:8: key `vip[0].port`: out of range (found 65536); accepted: number, 0 to 65535, for example 80
 4:12: key `vip[0].protocol`: unknown value (found \"sctp\"); accepted: tcp, udp
 5:8: key `vip[0].ring`: unknown value, perhaps \"maglev-v1\" is meant (found \"maglev-v3\"); accepted: maglev-v1, maglev-v2
 6:13: key `vip[0].ring_size`: not prime (found 65538); accepted: primes from the number of reals to 1048576, for example 65539
-7:28: key `vip[0].flags[1]`: the same flag twice; remove one of them
-7:46: key `vip[0].flags[2]`: unknown value, perhaps \"no-source-port\" is meant (found \"no_source_port\"); accepted: no-source-port, bypass-flow-table
+7:28: key `vip[0].flags[1]`: the same value twice (found \"no-source-port\"); remove one of them
+7:46: key `vip[0].flags[2]`: unknown value, perhaps \"no-source-port\" is meant (found \"no_source_port\"); accepted: no-source-port, bypass-flow-table, quic, hash-dport-only, source-routing, local, global-flow-table, hash-src-dst-port, udp-stable-routing, udp-flow-migration
 9:11: key `vip[0].real[0].address`: not an IP address (found \"localhost\"); accepted: address, unicast, of either family, for example \"10.0.0.1\"
 10:10: key `vip[0].real[0].weight`: out of range (found 65536); accepted: number, 0 to 65535, for example 1
 11:9: key `vip[0].real[0].state`: unknown value, perhaps \"drain\" is meant (found \"dran\"); accepted: up, drain, down
-12:9: key `vip[0].real[0].encap`: unknown value (found \"ipsec\"); accepted: ipip",
+12:9: key `vip[0].real[0].encap`: unknown value (found \"ipsec\"); accepted: ipip, gue",
     );
 }
 
@@ -122,7 +120,7 @@ fn addresses_that_no_packet_can_be_sent_to() {
         refuses(
             &SMALL.replace("10.200.1.1", address),
             &format!(
-                "6:11: key `vip[0].address`: {problem} (found \"{address}\"); accepted: address, unicast, for example \"10.200.1.1\""
+                "6:11: key `vip[0].address`: {problem} (found \"{address}\"); accepted: address, unicast, or prefix, host bits zero, for example \"10.200.1.1\""
             ),
         );
         refuses(

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use etherparse::{LaxNetSlice, LaxSlicedPacket};
-use tandem_backends::config::{Plan, RealState, Vip};
+use tandem_backends::config::{Plan, Profile, RealState, Vip, VipFlags};
 use tandem_backends::replay::{Action, Decision};
 use tandem_engine::From;
 use tandem_engine::maglev::{Endpoint, Recipe, fill};
@@ -62,7 +62,7 @@ impl Oracle {
 
     fn ring(&mut self, vip: &Vip) -> &Option<Vec<IpAddr>> {
         self.rings.entry(vip.to_string()).or_insert_with(|| {
-            let up: Vec<_> = vip.reals.iter().filter(|r| r.is_in_ring()).collect();
+            let up: Vec<_> = vip.reals.iter().filter(|r| Profile::Standard.is_in_ring(r)).collect();
             let endpoints = up.iter().enumerate().map(|(i, r)| Endpoint::new(Recipe::Standard, i as u16 + 1, r.address, r.weight));
             let mut ring = vec![0; vip.ring_size as usize];
             fill(&mut ring, &mut endpoints.collect::<Vec<_>>(), vip.weighting.into());
@@ -82,5 +82,5 @@ fn ends(frame: &[u8], vip: &Vip) -> (IpAddr, u16, u16) {
     };
     let port = |at: usize| u16::from_be_bytes([payload[at], payload[at + 1]]);
     let (sport, dport) = (port(0), port(2));
-    (source, if vip.port == 0 { 0 } else { dport }, if vip.no_source_port { 0 } else { sport })
+    (source, if vip.port == 0 { 0 } else { dport }, if vip.flags.contains(VipFlags::NO_SOURCE_PORT) { 0 } else { sport })
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use tandem_backends::config::{Plan, Protocol, Real, RealState, Vip, Weighting, parse};
+use tandem_backends::config::{Encap, Plan, Protocol, Real, RealState, Vip, VipFlags, Weighting, parse};
 
 use crate::frames::Rng;
 
@@ -30,8 +30,14 @@ fn all_vips() -> Vec<Vip> {
                 protocol,
                 weighting: if n % 2 == 0 { Weighting::V2 } else { Weighting::V1 },
                 ring_size: [31, 127, 1021][n % 3],
-                no_source_port: n % 3 == 1 && protocol == Protocol::Udp,
-                bypass_flow_table: n == 4,
+                prefix_len: None,
+                encap: Encap::Ipip,
+                flags: match n {
+                    4 if protocol == Protocol::Udp => VipFlags::NO_SOURCE_PORT | VipFlags::BYPASS_FLOW_TABLE,
+                    4 => VipFlags::BYPASS_FLOW_TABLE,
+                    1 if protocol == Protocol::Udp => VipFlags::NO_SOURCE_PORT,
+                    _ => VipFlags::empty(),
+                },
                 reals: Vec::new(),
             });
         }
@@ -50,7 +56,7 @@ fn real(rng: &mut Rng) -> Real {
         1 => RealState::Down,
         _ => RealState::Up,
     };
-    Real { address, weight: rng.below(4) as u32, state }
+    Real { address, weight: rng.below(4) as u32, state, local: false, encap: Encap::Ipip }
 }
 
 fn reals(rng: &mut Rng) -> Vec<Real> {

@@ -2,8 +2,8 @@
 //! programs of this kind usually have them. Parsing, ring, reals, encapsulation and counters are the engine's.
 
 use crate::frame::Frame;
-use crate::tables::Kernel;
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use crate::tables::{Kernel, flow};
+use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{HashMap, LruHashMap};
 use aya_ebpf::programs::XdpContext;
@@ -11,7 +11,7 @@ use tandem_engine::memory::rings::{SLOTS_PER_LINE, slot_of};
 use tandem_engine::memory::vips::{BYPASS_FLOW_TABLE, MAX_VIPS, NO_SOURCE_PORT};
 use tandem_engine::memory::{Memory, Root, Vip, VipCounter, counters};
 use tandem_engine::wire::IPPROTO_UDP;
-use tandem_engine::{Flow, From, Reason, Verdict, account, hash, steps};
+use tandem_engine::{Action, Flow, From, Reason, Stop, Verdict, account, hash, steps};
 
 /// Address, then `protocol << 16 | port`: id and flags, then the ring's line and length.
 #[map]
@@ -23,23 +23,21 @@ static FLOW_HASH: LruHashMap<[u64; 5], u64> = LruHashMap::with_max_entries(1, 0)
 /// The same core on hash maps.
 #[xdp]
 pub fn hashed(ctx: XdpContext) -> u32 {
-    let mut flow = Flow::default();
-    let verdict = match process(&mut Frame::new(ctx.ctx), &mut flow) {
-        Ok(verdict) | Err(verdict) => verdict,
-    };
-    account(&verdict, &flow, &Kernel);
-    match verdict {
-        Verdict::Forward { .. } | Verdict::Answer(_) => XDP_TX,
-        Verdict::Local { .. } | Verdict::Pass(_) | Verdict::Again => XDP_PASS,
-        Verdict::Drop(_) => XDP_DROP,
+    let Some(flow) = flow() else { return XDP_ABORTED };
+    let verdict = process(&mut Frame::new(ctx.ctx), flow).unwrap_or_else(Verdict::Stop);
+    account(&verdict, flow, &Kernel);
+    match verdict.action() {
+        Action::Tx => XDP_TX,
+        Action::Pass => XDP_PASS,
+        Action::Drop => XDP_DROP,
     }
 }
 
 #[inline(always)]
-fn process(frame: &mut Frame, flow: &mut Flow) -> Result<Verdict, Verdict> {
+fn process(frame: &mut Frame, flow: &mut Flow) -> Result<Verdict, Stop> {
     steps::parse(frame, flow)?;
-    let root = Kernel.root().ok_or(Verdict::Pass(Reason::NotConfigured))?;
-    flow.vip = vip(root, flow).ok_or(Verdict::Pass(Reason::NotAVip))?;
+    let root = Kernel.root().ok_or(Stop::of(Reason::NotConfigured))?;
+    flow.vip = vip(root, flow).ok_or(Stop::of(Reason::NotAVip))?;
     steps::fits(frame, root, flow)?;
     if flow.vip.flags & NO_SOURCE_PORT != 0 {
         flow.ports &= 0xffff_0000;
@@ -106,11 +104,11 @@ fn lookup(key: &[u64; 5], root: &Root, flow: &Flow, now: u32) -> Option<u32> {
 }
 
 #[inline(always)]
-fn ring(flow: &Flow) -> Result<u32, Verdict> {
+fn ring(flow: &Flow) -> Result<u32, Stop> {
     let slot = slot_of(hash::packet(flow), flow.vip.ring_len);
     let line = Kernel.ring(flow.vip.ring.wrapping_add(slot / SLOTS_PER_LINE));
     match line.map_or(0, |line| line.get(slot)) {
-        0 => Err(Verdict::Drop(Reason::NoRing)),
+        0 => Err(Stop::of(Reason::NoRing)),
         real => Ok(real),
     }
 }

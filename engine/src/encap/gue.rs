@@ -127,7 +127,7 @@ fn is_known<P: Packet>(packet: &P, flow: &Flow, katran: bool) -> bool {
     if flow.quoted || flow.part != Part::Whole || flow.l4 != usual {
         return false;
     }
-    flow.protocol == IPPROTO_TCP || Udp::view(packet, flow.l4 as usize).is_some_and(|udp| udp.checksum.get() != 0)
+    flow.protocol == IPPROTO_TCP || Udp::view(packet, flow.l4()).is_some_and(|udp| udp.checksum.get() != 0)
 }
 
 /// Takes one hop off the client's packet.

@@ -8,7 +8,7 @@ use crate::memory::reals::Hop;
 use crate::memory::{Addr, Memory, Root, features};
 use crate::packet::Packet;
 use crate::parse::Flow;
-use crate::verdict::{Reason, Verdict};
+use crate::verdict::{Reason, Stop};
 use crate::wire::{Ethernet, Header, Ipv6, Udp};
 
 /// The most bytes that any method puts in front of the client's packet.
@@ -59,11 +59,11 @@ pub fn deliver<P: Packet, M: Memory>(
     flow: &Flow,
     real: u32,
     port: u32,
-) -> Result<(), Verdict> {
-    let real = memory.real(real).ok_or(Verdict::Drop(Reason::NoReal))?;
+) -> Result<(), Stop> {
+    let real = memory.real(real).ok_or(Stop::of(Reason::NoReal))?;
     let hop = real.hop();
     if !hop.is_present() {
-        return Err(Verdict::Drop(Reason::NoReal));
+        return Err(Stop::of(Reason::NoReal));
     }
     let katran = memory.has(root, features::KATRAN);
     let done = if hop.is_resolved() {
@@ -81,6 +81,6 @@ pub fn deliver<P: Packet, M: Memory>(
     };
     done.map_err(|reason| {
         count_event(memory, if hop.is_v6() { Event::EncapFailedV6 } else { Event::EncapFailedV4 });
-        Verdict::Drop(reason)
+        Stop::of(reason)
     })
 }

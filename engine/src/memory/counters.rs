@@ -241,10 +241,10 @@ impl SeatCounter {
     ];
 }
 
-/// Line and index of a reason's counter.
+/// Line and index of the counter of the reason with this index.
 #[inline(always)]
-pub fn reason_at(reason: Reason) -> (u32, usize) {
-    at((reason as u32).wrapping_add(BYTES))
+pub fn reason_at(index: u32) -> (u32, usize) {
+    at(index.wrapping_add(BYTES))
 }
 
 /// Line and index of a counter of bytes.

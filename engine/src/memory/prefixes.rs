@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! slot: address, 16 B | word: used, space, tag, length | value     = 32 B; two slots a bucket, two buckets for each key
-//! tree: lengths as a heap, 127 B | value of length 0
+//! tree: lengths as a heap, 255 B | value of length 0
 //! ```
 //!
 //! Two halves, as the VIP table has: the builder fills the one that is not in force, and one store to [`Root::prefixes`]
@@ -24,12 +24,15 @@ pub enum Space {
     SourceV4 = 0,
     /// Client networks, IPv6.
     SourceV6 = 1,
-    /// VIPs, IPv4; the tag is `protocol << 16 | port as on the wire`, the value the prefix's length plus one.
+    /// VIPs, IPv4; the tag is `protocol << 16 | port as on the wire`, the value [`V4`] and the prefix's length, plus one.
     VipV4 = 2,
-    /// VIPs, IPv6.
+    /// VIPs, IPv6; the same without [`V4`].
     VipV6 = 3,
 }
 
+/// What the lengths of IPv4 prefixes have on top where both families meet, in the keys of VIPs: `10.0.0.0/8` and `a00::/8`
+/// have the same words.
+pub const V4: u32 = 129;
 /// Spaces, and trees of a half.
 pub const SPACES: u32 = 4;
 /// Steps of a search at most: 128 lengths.
@@ -59,7 +62,11 @@ impl PrefixKey {
     #[inline(always)]
     pub fn buckets(&self, first: u32, slots: u32) -> [u32; 2] {
         let [a, b] = self.addr;
-        let h = (a ^ b.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.word.wrapping_mul(0xd6e8_feb8_6659_fd93);
+        // One factor for each word, so that networks whose words differ in the same way do not meet.
+        let h = a
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .wrapping_add(b.wrapping_mul(0xc2b2_ae3d_27d4_eb4f))
+            .wrapping_add(self.word.wrapping_mul(0xd6e8_feb8_6659_fd93));
         let h = (h ^ h >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let h = h ^ h >> 29;
         let mask = slots.wrapping_sub(PER_BUCKET);
@@ -67,9 +74,10 @@ impl PrefixKey {
     }
 }
 
-/// The first `len` bits of an address, the others 0.
+/// The first `len` bits of an address, the others 0. ([`V4`] on top of the length changes nothing.)
 #[inline(always)]
 pub fn mask(addr: Addr, len: u32) -> Addr {
+    let len = if len >= V4 { len.wrapping_sub(V4) } else { len };
     let [a, b] = addr;
     let cut = |word: u64, len: u32| match len {
         0 => 0,
@@ -98,35 +106,38 @@ impl PrefixSlot {
     }
 }
 
-/// The lengths that a search tries, 192 bytes.
+/// Nodes of a tree: [`STEPS`] levels.
+pub const NODES: usize = 255;
+
+/// The lengths that a search tries, 320 bytes.
 #[repr(C, align(64))]
 #[cfg_attr(not(target_arch = "bpf"), derive(Default, Debug))]
 pub struct Tree {
     /// Eight lengths a word, lowest byte first: a binary heap whose node `n` leads to `2n + 1` (shorter) and `2n + 2`
     /// (longer). 0: the end.
-    lengths: [S64; 16],
+    lengths: [S64; 32],
     /// The value of the prefix of length 0; 0: there is none.
     default: S64,
     spare: [S64; 7],
 }
 
-const _: () = assert!(size_of::<Tree>() == 192);
+const _: () = assert!(size_of::<Tree>() == 320);
 
 impl Tree {
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "the mask bounds it")]
     fn length(&self, node: u32) -> u32 {
-        let word = self.lengths[(node >> 3) as usize & 15].get();
+        let word = self.lengths[(node >> 3) as usize & 31].get();
         (word >> ((node & 7) << 3)) as u32 & 0xff
     }
 }
 
-/// The value of the longest prefix that covers `addr`; `None` if none does.
+/// The value of the longest prefix that covers `addr`; 0 if none does.
 #[inline(never)]
-pub fn find<M: Memory>(memory: &M, root: &Root, space: Space, tag: u32, addr: Addr) -> Option<u32> {
+pub fn find<M: Memory>(memory: &M, root: &Root, space: Space, tag: u32, addr: Addr) -> u32 {
     let (first, slots) = root.prefixes_in_force();
     let half = if first == 0 { 0 } else { SPACES };
-    let tree = memory.tree(half.wrapping_add(space as u32))?;
+    let Some(tree) = memory.tree(half.wrapping_add(space as u32)) else { return 0 };
     let mut best = tree.default.get() as u32;
     let mut node = 0_u32;
     for _ in 0..STEPS {
@@ -142,7 +153,7 @@ pub fn find<M: Memory>(memory: &M, root: &Root, space: Space, tag: u32, addr: Ad
             best = value;
         }
     }
-    (best != 0).then_some(best)
+    best
 }
 
 #[inline(always)]
@@ -184,7 +195,12 @@ impl PrefixSlot {
 
 #[cfg(not(target_arch = "bpf"))]
 impl Tree {
-    /// Sets the lengths (in heap order, at most 127, 0 where a node is missing) and the value of length 0.
+    /// The lengths in heap order (0 where a node is missing), and the value of length 0.
+    pub fn read(&self) -> ([u8; NODES], u32) {
+        (core::array::from_fn(|node| self.length(node as u32) as u8), self.default.get() as u32)
+    }
+
+    /// Sets the lengths (in heap order, at most [`NODES`], 0 where a node is missing) and the value of length 0.
     pub fn fill(&self, heap: &[u8], default: u32) {
         for (cell, at) in self.lengths.iter().zip((0_usize..).step_by(8)) {
             let byte = |i: usize| u64::from(heap.get(at.wrapping_add(i)).copied().unwrap_or(0));

@@ -10,8 +10,8 @@ use super::{Addr, Memory, Root};
 pub const PROBES: u32 = 4;
 /// VIPs at most; their ids are below it.
 pub const MAX_VIPS: u32 = 512;
-/// Slots of one half of the table.
-pub const SLOTS: u32 = 2048;
+/// Slots of one half of the table: a fifth full with all VIPs, and an entry for each of their addresses and those of tunnels.
+pub const SLOTS: u32 = 8192;
 
 /// VIP flag: the source port takes no part in anything.
 pub const NO_SOURCE_PORT: u32 = 1;

@@ -5,7 +5,7 @@ use super::{Flow, Seen, quote, transport};
 use crate::answer;
 use crate::packet::Packet;
 use crate::verdict::Reason::{FragmentDropped, FrameTooShort, Icmp, Ipv4OptionsDropped, NotIp, NotTcpUdp, TruncatedDropped};
-use crate::verdict::Verdict::{self, Drop, Pass};
+use crate::verdict::Stop;
 use crate::wire::{self, Ethernet, Header, Icmp as IcmpHeader, Ipv4, Ipv6};
 
 const L4_V4: usize = const { Ethernet::LEN + Ipv4::LEN };
@@ -13,35 +13,35 @@ const L4_V6: usize = const { Ethernet::LEN + Ipv6::LEN };
 
 /// Fills the flow, or answers a ping.
 #[inline(always)]
-pub(crate) fn parse<P: Packet>(packet: &mut P, flow: &mut Flow) -> Result<(), Verdict> {
-    let eth = Ethernet::view(packet, 0).ok_or(Drop(FrameTooShort))?;
+pub(crate) fn parse<P: Packet>(packet: &mut P, flow: &mut Flow) -> Result<(), Stop> {
+    let eth = Ethernet::view(packet, 0).ok_or(Stop::of(FrameTooShort))?;
     let l4 = match eth.ethertype.get() {
         wire::ETHERTYPE_IPV4 => {
-            let ip = Ipv4::view(packet, Ethernet::LEN).ok_or(Drop(TruncatedDropped))?;
+            let ip = Ipv4::view(packet, Ethernet::LEN).ok_or(Stop::of(TruncatedDropped))?;
             if ip.version_ihl & 0xf != 5 {
-                return Err(Drop(Ipv4OptionsDropped));
+                return Err(Stop::of(Ipv4OptionsDropped));
             }
             if ip.is_fragment() {
-                return Err(Drop(FragmentDropped));
+                return Err(Stop::of(FragmentDropped));
             }
             flow.set_ipv4(ip);
             L4_V4
         }
         wire::ETHERTYPE_IPV6 => {
-            let ip = Ipv6::view(packet, Ethernet::LEN).ok_or(Drop(TruncatedDropped))?;
+            let ip = Ipv6::view(packet, Ethernet::LEN).ok_or(Stop::of(TruncatedDropped))?;
             if ip.next_header == wire::IPPROTO_FRAGMENT {
-                return Err(Drop(FragmentDropped));
+                return Err(Stop::of(FragmentDropped));
             }
             flow.set_ipv6(ip);
             L4_V6
         }
-        _ => return Err(Pass(NotIp)),
+        _ => return Err(Stop::of(NotIp)),
     };
     // By the protocol number alone, whatever the version of IP.
     match flow.protocol {
         wire::IPPROTO_ICMP => icmp(packet, flow, l4, Family::V4),
         wire::IPPROTO_ICMPV6 => icmp(packet, flow, l4, Family::V6),
-        _ => transport(packet, l4, flow, Drop(TruncatedDropped), NotTcpUdp),
+        _ => transport(packet, l4, flow, TruncatedDropped, NotTcpUdp),
     }
 }
 
@@ -52,8 +52,8 @@ enum Family {
 }
 
 #[inline(never)]
-fn icmp<P: Packet>(packet: &mut P, flow: &mut Flow, l4: usize, family: Family) -> Result<(), Verdict> {
-    let header = IcmpHeader::view(packet, l4).ok_or(Drop(TruncatedDropped))?;
+fn icmp<P: Packet>(packet: &mut P, flow: &mut Flow, l4: usize, family: Family) -> Result<(), Stop> {
+    let header = IcmpHeader::view(packet, l4).ok_or(Stop::of(TruncatedDropped))?;
     let (kind, code, mtu) = (header.kind, header.code, header.mtu.get());
     let quoted = match family {
         Family::V4 => match kind {
@@ -64,7 +64,7 @@ fn icmp<P: Packet>(packet: &mut P, flow: &mut Flow, l4: usize, family: Family) -
                 }
                 quote::ipv4_fixed(packet, l4)
             }
-            _ => return Err(Pass(Icmp)),
+            _ => return Err(Stop::of(Icmp)),
         },
         Family::V6 => match kind {
             wire::ICMPV6_ECHO => return Err(answer::echo_v6_katran(packet)),
@@ -73,16 +73,16 @@ fn icmp<P: Packet>(packet: &mut P, flow: &mut Flow, l4: usize, family: Family) -
                 quote::ipv6_fixed(packet, l4)
             }
             wire::ICMPV6_UNREACHABLE => quote::ipv6_fixed(packet, l4),
-            _ => return Err(Pass(Icmp)),
+            _ => return Err(Stop::of(Icmp)),
         },
     };
-    let Quote { src, dst, protocol, l4 } = quoted.ok_or(Drop(TruncatedDropped))?;
+    let Quote { src, dst, protocol, l4 } = quoted.ok_or(Stop::of(TruncatedDropped))?;
     flow.quoted = true;
     flow.icmp_code = code;
     flow.src = dst;
     flow.dst = src;
     flow.protocol = protocol;
-    transport(packet, l4, flow, Drop(TruncatedDropped), NotTcpUdp)?;
+    transport(packet, l4, flow, TruncatedDropped, NotTcpUdp)?;
     flow.ports = flow.ports.rotate_left(16);
     Ok(())
 }

@@ -9,8 +9,7 @@ pub use standard::parse;
 
 use crate::memory::{Addr, Tag, Vip};
 use crate::packet::Packet;
-use crate::verdict::Reason;
-use crate::verdict::Verdict::{self, Pass};
+use crate::verdict::{Reason, Stop};
 use crate::wire::{self, Header, Ipv4, Ipv6, Tcp, Udp};
 
 /// What is known of a frame: filled by parsing and classification, read by everything after.
@@ -98,6 +97,13 @@ impl Flow {
         self.tcp_flags & Tcp::RST != 0
     }
 
+    /// Where its transport header is, in a range that the verifier sees.
+    #[inline(always)]
+    pub(crate) fn l4(&self) -> usize {
+        const MOST: u32 = 1023;
+        (self.l4 & MOST) as usize
+    }
+
     #[inline(always)]
     fn set_ipv4(&mut self, ip: &Ipv4) {
         self.src = ipv4_words(&ip.src);
@@ -128,19 +134,19 @@ fn ipv4_words(bytes: &[u8; 4]) -> Addr {
 /// Fills ports and flags from a TCP or UDP header at `at`; `short` is what becomes of a frame that ends inside it, and
 /// `other` of one with another protocol.
 #[inline(always)]
-fn transport<P: Packet>(packet: &P, at: usize, flow: &mut Flow, short: Verdict, other: Reason) -> Result<(), Verdict> {
+fn transport<P: Packet>(packet: &P, at: usize, flow: &mut Flow, short: Reason, other: Reason) -> Result<(), Stop> {
     flow.l4 = at as u32;
     match flow.protocol {
         wire::IPPROTO_TCP => {
-            let tcp = Tcp::view(packet, at).ok_or(short)?;
+            let tcp = Tcp::view(packet, at).ok_or(Stop::of(short))?;
             flow.ports = u32::from_ne_bytes(tcp.ports);
             flow.tcp_flags = tcp.flags;
         }
         wire::IPPROTO_UDP => {
-            let udp = Udp::view(packet, at).ok_or(short)?;
+            let udp = Udp::view(packet, at).ok_or(Stop::of(short))?;
             flow.ports = u32::from_ne_bytes(udp.ports);
         }
-        _ => return Err(Pass(other)),
+        _ => return Err(Stop::of(other)),
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use super::quote::{self, Quote};
 use super::{Flow, Part, Seen, transport};
 use crate::packet::Packet;
 use crate::verdict::Reason::{ExtensionHeaders, FrameTooShort, Icmp, MalformedIp, NotIp, NotTcpUdp, TruncatedIp, TruncatedL4};
-use crate::verdict::Verdict::{self, Drop, Pass};
+use crate::verdict::Stop;
 use crate::wire::{self, Ethernet, Extension, FragmentHeader, Header, Icmp as IcmpHeader, Ipv4, Ipv6};
 
 /// Extension headers that are walked at most.
@@ -17,12 +17,12 @@ const EXTENSIONS_LEN: usize = 512;
 
 /// Fills addresses, ports, protocol, TOS, TTL, flags and length. Reads only, decides nothing but "not for us".
 #[inline(always)]
-pub fn parse<P: Packet>(packet: &P, flow: &mut Flow) -> Result<(), Verdict> {
-    let eth = Ethernet::view(packet, 0).ok_or(Drop(FrameTooShort))?;
+pub fn parse<P: Packet>(packet: &P, flow: &mut Flow) -> Result<(), Stop> {
+    let eth = Ethernet::view(packet, 0).ok_or(Stop::of(FrameTooShort))?;
     let l4 = match eth.ethertype.get() {
         wire::ETHERTYPE_IPV4 => ipv4(packet, flow)?,
         wire::ETHERTYPE_IPV6 => ipv6(packet, flow)?,
-        _ => return Err(Pass(NotIp)),
+        _ => return Err(Stop::of(NotIp)),
     };
     if let Part::Later = flow.part {
         return Ok(());
@@ -30,15 +30,15 @@ pub fn parse<P: Packet>(packet: &P, flow: &mut Flow) -> Result<(), Verdict> {
     match flow.protocol {
         wire::IPPROTO_ICMP if !flow.is_v6 => icmp(packet, flow, l4),
         wire::IPPROTO_ICMPV6 if flow.is_v6 => icmpv6(packet, flow, l4),
-        _ => transport(packet, l4, flow, Pass(TruncatedL4), NotTcpUdp),
+        _ => transport(packet, l4, flow, TruncatedL4, NotTcpUdp),
     }
 }
 
 #[inline(always)]
-fn ipv4<P: Packet>(packet: &P, flow: &mut Flow) -> Result<usize, Verdict> {
-    let ip = Ipv4::view(packet, Ethernet::LEN).ok_or(Pass(TruncatedIp))?;
+fn ipv4<P: Packet>(packet: &P, flow: &mut Flow) -> Result<usize, Stop> {
+    let ip = Ipv4::view(packet, Ethernet::LEN).ok_or(Stop::of(TruncatedIp))?;
     if !(0x45..0x50).contains(&ip.version_ihl) {
-        return Err(Pass(MalformedIp));
+        return Err(Stop::of(MalformedIp));
     }
     flow.set_ipv4(ip);
     if ip.is_fragment() {
@@ -58,14 +58,18 @@ fn set_fragment(flow: &mut Flow, id: u32, first: bool) {
 }
 
 #[inline(always)]
-fn ipv6<P: Packet>(packet: &P, flow: &mut Flow) -> Result<usize, Verdict> {
-    let ip = Ipv6::view(packet, Ethernet::LEN).ok_or(Pass(TruncatedIp))?;
+fn ipv6<P: Packet>(packet: &P, flow: &mut Flow) -> Result<usize, Stop> {
+    let ip = Ipv6::view(packet, Ethernet::LEN).ok_or(Stop::of(TruncatedIp))?;
     if ip.version_class_label.get() >> 28 != 6 {
-        return Err(Pass(MalformedIp));
+        return Err(Stop::of(MalformedIp));
     }
     flow.set_ipv6(ip);
     const AT: usize = const { Ethernet::LEN + Ipv6::LEN };
-    if is_extension(flow.protocol) { extensions(packet, flow, AT) } else { Ok(AT) }
+    if !is_extension(flow.protocol) {
+        return Ok(AT);
+    }
+    extensions(packet, flow, AT)?;
+    Ok(flow.l4())
 }
 
 #[inline(always)]
@@ -76,14 +80,14 @@ fn is_extension(next_header: u8) -> bool {
     )
 }
 
-/// Walks extension headers (RFC 8200 section 4); `flow.protocol` is what comes after them.
+/// Walks extension headers (RFC 8200 section 4); `flow.protocol` is what comes after them, `flow.l4` is where.
 #[inline(never)]
-fn extensions<P: Packet>(packet: &P, flow: &mut Flow, at: usize) -> Result<usize, Verdict> {
+fn extensions<P: Packet>(packet: &P, flow: &mut Flow, at: usize) -> Result<(), Stop> {
     let mut walked = 0_usize;
     for _ in 0..EXTENSIONS {
         let here = at.wrapping_add(walked);
         if flow.protocol == wire::IPPROTO_FRAGMENT {
-            let header = FragmentHeader::view(packet, here).ok_or(Pass(TruncatedL4))?;
+            let header = FragmentHeader::view(packet, here).ok_or(Stop::of(TruncatedL4))?;
             // An atomic fragment (RFC 6946) is a whole packet.
             if header.is_fragment() {
                 set_fragment(flow, header.id.get(), header.is_first());
@@ -91,10 +95,11 @@ fn extensions<P: Packet>(packet: &P, flow: &mut Flow, at: usize) -> Result<usize
             flow.protocol = header.next_header;
             walked = walked.wrapping_add(FragmentHeader::LEN);
             if let Part::Later = flow.part {
-                return Ok(at.wrapping_add(walked));
+                flow.l4 = at.wrapping_add(walked) as u32;
+                return Ok(());
             }
         } else {
-            let header = Extension::view(packet, here).ok_or(Pass(TruncatedL4))?;
+            let header = Extension::view(packet, here).ok_or(Stop::of(TruncatedL4))?;
             // RFC 4302 section 2.2 counts in words of 4 bytes, the others in words of 8.
             let len = if flow.protocol == wire::IPPROTO_AH {
                 (header.len as usize).wrapping_add(2).wrapping_mul(4)
@@ -105,20 +110,21 @@ fn extensions<P: Packet>(packet: &P, flow: &mut Flow, at: usize) -> Result<usize
             walked = walked.wrapping_add(len);
         }
         if walked > EXTENSIONS_LEN {
-            return Err(Pass(ExtensionHeaders));
+            return Err(Stop::of(ExtensionHeaders));
         }
         if !is_extension(flow.protocol) {
-            return Ok(at.wrapping_add(walked));
+            flow.l4 = at.wrapping_add(walked) as u32;
+            return Ok(());
         }
     }
-    Err(Pass(ExtensionHeaders))
+    Err(Stop::of(ExtensionHeaders))
 }
 
 /// Errors lead to the flow that they are about; everything else is not a flow, and stays ICMP.
 #[inline(never)]
-fn icmp<P: Packet>(packet: &P, flow: &mut Flow, l4: usize) -> Result<(), Verdict> {
+fn icmp<P: Packet>(packet: &P, flow: &mut Flow, l4: usize) -> Result<(), Stop> {
     flow.l4 = l4 as u32;
-    let header = IcmpHeader::view(packet, l4).ok_or(Pass(TruncatedL4))?;
+    let header = IcmpHeader::view(packet, l4).ok_or(Stop::of(TruncatedL4))?;
     flow.icmp_code = header.code;
     match header.kind {
         wire::ICMP_ECHO => return Ok(()),
@@ -128,21 +134,21 @@ fn icmp<P: Packet>(packet: &P, flow: &mut Flow, l4: usize) -> Result<(), Verdict
             }
         }
         wire::ICMP_TIME_EXCEEDED | wire::ICMP_PARAMETER_PROBLEM => {}
-        _ => return Err(Pass(Icmp)),
+        _ => return Err(Stop::of(Icmp)),
     }
     about(packet, flow, quote::ipv4(packet, l4))
 }
 
 #[inline(never)]
-fn icmpv6<P: Packet>(packet: &P, flow: &mut Flow, l4: usize) -> Result<(), Verdict> {
+fn icmpv6<P: Packet>(packet: &P, flow: &mut Flow, l4: usize) -> Result<(), Stop> {
     flow.l4 = l4 as u32;
-    let header = IcmpHeader::view(packet, l4).ok_or(Pass(TruncatedL4))?;
+    let header = IcmpHeader::view(packet, l4).ok_or(Stop::of(TruncatedL4))?;
     flow.icmp_code = header.code;
     match header.kind {
         wire::ICMPV6_ECHO => return Ok(()),
         wire::ICMPV6_TOO_BIG => flow.seen = if header.mtu.get() < 1280 { Seen::TooBigV6Low } else { Seen::TooBigV6 },
         wire::ICMPV6_UNREACHABLE | wire::ICMPV6_TIME_EXCEEDED | wire::ICMPV6_PARAMETER_PROBLEM => {}
-        _ => return Err(Pass(Icmp)),
+        _ => return Err(Stop::of(Icmp)),
     }
     about(packet, flow, quote::ipv6_fixed(packet, l4))
 }
@@ -150,12 +156,12 @@ fn icmpv6<P: Packet>(packet: &P, flow: &mut Flow, l4: usize) -> Result<(), Verdi
 /// The quoted packet went from a real to the client; its flow is the other way round. RFC 792 promises 8 bytes of its
 /// transport header: the ports, and no flags of TCP.
 #[inline(always)]
-fn about<P: Packet>(packet: &P, flow: &mut Flow, quote: Option<Quote>) -> Result<(), Verdict> {
-    let Quote { src, dst, protocol, l4 } = quote.ok_or(Pass(Icmp))?;
+fn about<P: Packet>(packet: &P, flow: &mut Flow, quote: Option<Quote>) -> Result<(), Stop> {
+    let Quote { src, dst, protocol, l4 } = quote.ok_or(Stop::of(Icmp))?;
     if protocol != wire::IPPROTO_TCP && protocol != wire::IPPROTO_UDP {
-        return Err(Pass(Icmp));
+        return Err(Stop::of(Icmp));
     }
-    let [a, b, c, d, ..] = packet.bytes::<8>(l4).ok_or(Pass(Icmp))?;
+    let [a, b, c, d, ..] = packet.bytes::<8>(l4).ok_or(Stop::of(Icmp))?;
     flow.ports = u32::from_ne_bytes([*c, *d, *a, *b]);
     flow.quoted = true;
     flow.src = dst;

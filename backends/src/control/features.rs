@@ -1,0 +1,34 @@
+//! What a plan uses: the bits that the kernel program is loaded for.
+
+use tandem_engine::memory::features as bits;
+
+use crate::config::{Encap, Plan, Profile, TooBig, VipFlags};
+
+/// The [`features`](tandem_engine::memory::features) of a plan.
+pub fn features(plan: &Plan) -> u32 {
+    let any = |flags: VipFlags| plan.vips.iter().any(|vip| vip.flags.intersects(flags));
+    let gue_vips = plan.vips.iter().flat_map(|vip| &vip.reals).any(|real| real.encap == Encap::Gue);
+    let gue_others = plan.encap == Encap::Gue && plan.unowned_reals().next().is_some();
+    [
+        (bits::KATRAN, plan.profile == Profile::Katran),
+        (bits::QUIC, any(VipFlags::QUIC)),
+        (bits::STABLE, any(VipFlags::UDP_STABLE_ROUTING)),
+        (bits::TCP_ID, plan.tcp_server_id),
+        (bits::DECAP_IPIP, plan.decap.ipip),
+        (bits::DECAP_GUE, plan.decap.gue),
+        (bits::DECAP_STRICT, plan.decap_strict && plan.decap.any()),
+        (bits::PREFIX_VIPS, plan.vips.iter().any(|vip| vip.prefix_len.is_some())),
+        (bits::SOURCE_ROUTES, any(VipFlags::SOURCE_ROUTING)),
+        (bits::GUE, gue_vips || gue_others),
+        (bits::TOO_BIG, plan.too_big == TooBig::Icmp),
+        (bits::MIGRATE, any(VipFlags::UDP_FLOW_MIGRATION)),
+        (bits::LOCAL, any(VipFlags::LOCAL)),
+        (bits::GLOBAL, any(VipFlags::GLOBAL_FLOW_TABLE)),
+        (bits::HASH_FLAGS, any(VipFlags::HASH_DPORT_ONLY | VipFlags::HASH_SRC_DST_PORT)),
+        // A number is always in force.
+        (bits::GUARD, true),
+    ]
+    .into_iter()
+    .filter(|(_, used)| *used)
+    .fold(0, |features, (bit, _)| features | bit)
+}

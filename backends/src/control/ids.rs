@@ -1,0 +1,118 @@
+//! The id table, written: server ids, and the reals that are down for a VIP.
+
+use hashbrown::HashMap;
+use tandem_engine::memory::{IdKey, IdLine};
+
+use crate::config::{Plan, Profile, RealState, VipFlags};
+
+/// Fewest lines: room for eight thousand keys at a load where no key has to be moved.
+const LEAST: u32 = 4096;
+
+/// Lines that a plan's keys need, a power of two: at most two keys a line, so that one of two lines nearly always has a place.
+pub fn lines(plan: &Plan) -> u32 {
+    let migrating = plan.vips.iter().filter(|vip| vip.flags.contains(VipFlags::UDP_FLOW_MIGRATION));
+    // A real that is down is known by two ids: that of the VIP, and that of no VIP.
+    let keys = plan.server_ids.len() + 2 * migrating.map(|vip| vip.reals.len()).sum::<usize>();
+    u32::try_from(keys.div_ceil(2).next_power_of_two()).unwrap_or(1 << 31).max(LEAST)
+}
+
+/// The keys of a plan. `real` gives the id of an address, of a VIP by its index or of no VIP; `vip` that of a VIP.
+pub(super) fn wanted(
+    plan: &Plan,
+    vip: impl Fn(usize) -> Option<u32>,
+    real: impl Fn(Option<u32>, std::net::IpAddr) -> Option<u16>,
+) -> HashMap<IdKey, u32> {
+    let server = |(id, address): &(u32, _)| Some((IdKey::server(*id), u32::from(real(None, *address)?)));
+    let mut wanted: HashMap<IdKey, u32> = plan.server_ids.iter().filter_map(server).collect();
+    if plan.profile != Profile::Katran {
+        // The flows of a real that is down are forgotten, there is nobody to leave.
+        return wanted;
+    }
+    for (index, of) in plan.vips.iter().enumerate().filter(|(_, vip)| vip.flags.contains(VipFlags::UDP_FLOW_MIGRATION)) {
+        let Some(vip) = vip(index) else { continue };
+        for down in of.reals.iter().filter(|real| real.state == RealState::Down) {
+            let ids = [real(Some(vip), down.address), real(None, down.address)];
+            wanted.extend(ids.into_iter().flatten().map(|id| (IdKey::down(vip, u32::from(id)), 1)));
+        }
+    }
+    wanted
+}
+
+/// Puts in what is not there yet, or has another value; `false`: a key has no place.
+pub(super) fn put(table: &[IdLine], wanted: &HashMap<IdKey, u32>) -> bool {
+    wanted.iter().all(|(key, value)| put_one(table, *key, *value))
+}
+
+fn put_one(table: &[IdLine], key: IdKey, value: u32) -> bool {
+    let [Some(one), Some(two)] = pair(table, key) else { return false };
+    let known = [one, two].into_iter().find(|line| line.get(key).is_some());
+    if let Some(line) = known {
+        return line.get(key) == Some(value) || line.put(key, value);
+    }
+    let emptier = if two.used() < one.used() { two } else { one };
+    emptier.put(key, value) || make_room(table, one) && one.put(key, value)
+}
+
+fn pair(table: &[IdLine], key: IdKey) -> [Option<&IdLine>; 2] {
+    let mask = (table.len() as u32).wrapping_sub(1);
+    key.lines(mask).map(|line| table.get(line as usize))
+}
+
+/// Moves a key of a full line to its second line. Readers look at the first one first: they find it in one of them at any time.
+fn make_room(table: &[IdLine], line: &IdLine) -> bool {
+    line.entries().any(|(key, value)| match pair(table, key) {
+        [Some(one), Some(two)] if std::ptr::eq(one, line) && !std::ptr::eq(one, two) => two.put(key, value) && line.remove(key),
+        _ => false,
+    })
+}
+
+/// Takes out every other key. `true`: there were some, and their places may be used again only after a grace period.
+pub(super) fn keep_only(table: &[IdLine], wanted: &HashMap<IdKey, u32>) -> bool {
+    let mut removed = false;
+    for line in table {
+        for (key, _) in line.entries().filter(|(key, _)| !wanted.contains_key(key)) {
+            removed |= line.remove(key);
+        }
+    }
+    removed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(lines: usize) -> Vec<IdLine> {
+        (0..lines).map(|_| IdLine::default()).collect()
+    }
+
+    fn get(table: &[IdLine], key: IdKey) -> Option<u32> {
+        pair(table, key).into_iter().flatten().find_map(|line| line.get(key))
+    }
+
+    /// Far beyond the load that `lines` plans with: 3.5 keys a line of 5.
+    #[test]
+    fn every_key_is_found_until_it_goes() {
+        let table = table(1024);
+        let keys: HashMap<IdKey, u32> = (1..3000).map(|id| (IdKey::server(id), id)).collect();
+        let down: HashMap<IdKey, u32> = (0..584).map(|n| (IdKey::down(n % 512, n), 1)).collect();
+        let both: HashMap<IdKey, u32> = keys.iter().chain(&down).map(|(key, value)| (*key, *value)).collect();
+        assert!(put(&table, &both));
+        assert!(both.iter().all(|(key, value)| get(&table, *key) == Some(*value)));
+        assert_eq!(table.iter().map(IdLine::used).sum::<usize>(), both.len());
+        // Other values for the same keys.
+        let others: HashMap<IdKey, u32> = keys.iter().map(|(key, value)| (*key, value + 7)).collect();
+        assert!(put(&table, &others));
+        assert!(keep_only(&table, &others) && !keep_only(&table, &others));
+        assert!(others.iter().all(|(key, value)| get(&table, *key) == Some(*value)));
+        assert!(down.keys().all(|key| get(&table, *key).is_none()));
+        assert!(keep_only(&table, &HashMap::new()));
+        assert_eq!(table.iter().map(IdLine::used).sum::<usize>(), 0);
+    }
+
+    #[test]
+    fn a_full_table_says_so() {
+        let table = table(2);
+        let keys = |count: u32| (1..=count).map(|id| (IdKey::server(id), id)).collect::<HashMap<_, _>>();
+        assert!(!put(&table, &keys(11)));
+    }
+}

@@ -1,0 +1,129 @@
+//! The reals of a plan, each with an id of its own: one for every VIP that has it, and one for all that has no VIP.
+
+use std::net::IpAddr;
+
+use hashbrown::{HashMap, HashSet};
+use tandem_engine::memory::VipKey;
+use tandem_engine::memory::counters::{PER_REAL, real_at};
+use tandem_engine::memory::reals::Method;
+use tandem_engine::wire::mac_word;
+
+use super::apply::{Changes, Control};
+use super::error::ControlError;
+use super::grace::Grace;
+use super::host::Hops;
+use super::{addr_words, vip_key};
+use crate::config::{Encap, Plan, Vip};
+
+/// A real of a VIP, or of none.
+pub(super) type Owned = (Option<VipKey>, IpAddr);
+
+/// The reals that keep or get flows: the flows of others go to other reals.
+pub(super) fn wanted(plan: &Plan) -> HashSet<Owned> {
+    let of = |vip| plan.kept(vip).map(move |real| (Some(vip_key(vip)), real.address));
+    plan.vips.iter().flat_map(of).chain(plan.unowned_reals().map(|address| (None, address))).collect()
+}
+
+/// How packets get there, and whether it is this host.
+pub(super) type Way = (Method, bool);
+
+pub(super) fn method(encap: Encap) -> Method {
+    match encap {
+        Encap::Ipip => Method::Ipip,
+        Encap::Gue => Method::Gue,
+    }
+}
+
+impl Control {
+    /// Fills the entries of the VIP's reals that have none yet, and renews ways and next hops of the others.
+    pub(super) fn fill_reals(&mut self, vip: &Vip, plan: &Plan, owner: u32, hops: &Hops) -> u32 {
+        plan.kept(vip).map(|real| self.fill(Some(owner), real.address, (method(real.encap), real.local), hops)).sum()
+    }
+
+    /// The same for the reals that belong to no VIP.
+    pub(super) fn fill_unowned(&mut self, plan: &Plan, hops: &Hops) -> u32 {
+        let addresses: HashSet<IpAddr> = plan.unowned_reals().collect();
+        addresses.into_iter().map(|address| self.fill(None, address, (method(plan.encap), false), hops)).sum()
+    }
+
+    /// `1`: it is new.
+    fn fill(&mut self, owner: Option<u32>, address: IpAddr, way: Way, hops: &Hops) -> u32 {
+        let mac = hops.get(&address).copied().flatten().map(|mac| mac_word(mac.0));
+        if let Some(id) = self.reals.get(&(owner, address)) {
+            if let Some(real) = self.tables.reals().get(usize::from(*id)) {
+                real.set_way(way);
+                real.set_mac(mac);
+            }
+            return 0;
+        }
+        let free = self.tables.reals().iter().enumerate().skip(1).find(|(_, real)| !real.hop().is_present());
+        let Some((id, real)) = free else { return 0 };
+        let (line, first) = real_at(id as u32);
+        self.clear_counters(line, Some(first..first + PER_REAL));
+        real.fill(owner, addr_words(address), address.is_ipv6(), way, mac);
+        self.reals.insert((owner, address), id as u16);
+        1
+    }
+
+    /// Renews the next hops of all reals; gives the number of reals whose entry changed.
+    pub fn set_hops(&self, hops: &Hops) -> usize {
+        let mut changed = 0;
+        for ((_, address), id) in &self.reals {
+            let (Some(real), Some(mac)) = (self.tables.reals().get(usize::from(*id)), hops.get(address)) else { continue };
+            let word = mac.map(|mac| mac_word(mac.0));
+            let hop = real.hop();
+            if word != hop.is_resolved().then(|| hop.mac()) {
+                real.set_mac(word);
+                changed += 1;
+            }
+        }
+        changed
+    }
+
+    /// Frees what nobody names any more, in this order:
+    ///
+    /// 1. wait: no frame is under way that read an old ring, so no new flow will name a real that is gone;
+    /// 2. forget the flows that do;
+    /// 3. wait: no frame is under way that found such a flow before;
+    /// 4. free the ids.
+    pub(super) fn reclaim<G: Grace>(
+        &mut self,
+        wanted: &HashSet<Owned>,
+        grace: &G,
+        changes: &mut Changes,
+    ) -> Result<(), ControlError> {
+        let gone = self.gone(wanted);
+        if gone.is_empty() && self.pending.is_empty() && changes.vips_removed == 0 {
+            return Ok(());
+        }
+        self.wait(grace)?;
+        self.pending.clear();
+        if !gone.is_empty() {
+            changes.flows_forgotten += self.forget(|id| gone.contains_key(&id));
+            self.wait(grace)?;
+        }
+        for (id, pair) in &gone {
+            if let Some(real) = self.tables.reals().get(usize::from(*id)) {
+                real.clear();
+            }
+            self.reals.remove(pair);
+        }
+        changes.reals_removed += gone.len() as u32;
+        self.forget_removed_vips();
+        Ok(())
+    }
+
+    /// The reals that the plan does not keep, by id.
+    fn gone(&self, wanted: &HashSet<Owned>) -> HashMap<u16, (Option<u32>, IpAddr)> {
+        let keys: HashMap<u32, VipKey> = self.vips.iter().map(|(key, id)| (*id, *key)).collect();
+        let is_kept = |(owner, address): &(Option<u32>, IpAddr)| match owner {
+            Some(id) => keys.get(id).is_some_and(|key| wanted.contains(&(Some(*key), *address))),
+            None => wanted.contains(&(None, *address)),
+        };
+        self.reals.iter().filter(|(pair, _)| !is_kept(pair)).map(|(pair, id)| (*id, *pair)).collect()
+    }
+
+    fn forget(&self, gone: impl Fn(u16) -> bool) -> u64 {
+        self.tables.flows().iter().map(|set| u64::from(set.forget(&gone))).sum()
+    }
+}

@@ -1,0 +1,216 @@
+//! The VIPs of a plan, and what is known of addresses: their entries in the VIP table.
+
+use std::net::IpAddr;
+
+use hashbrown::{HashMap, HashSet};
+use tandem_engine::memory::counters::vip_at;
+use tandem_engine::memory::vips::{self as flags, MAX_VIPS};
+use tandem_engine::memory::{RingLine, Vip as Entry, VipKey};
+use tandem_engine::room_for;
+
+use super::apply::{Changes, Control};
+use super::error::ControlError;
+use super::grace::Grace;
+use super::host::Hops;
+use super::vip_table::{self, Inserted};
+use super::{addr_words, key_name, rings, vip_key};
+use crate::config::{Encap, Plan, Then, Vip, VipFlags};
+
+impl Control {
+    pub(super) fn apply_vip<G: Grace>(
+        &mut self,
+        vip: &Vip,
+        plan: &Plan,
+        hops: &Hops,
+        grace: &G,
+        changes: &mut Changes,
+    ) -> Result<(), ControlError> {
+        let key = vip_key(vip);
+        let known = self.vips.get(&key).copied();
+        let id = match known {
+            Some(id) => id,
+            None => self.new_vip_id()?,
+        };
+        changes.reals_added += self.fill_reals(vip, plan, id, hops);
+        let before = vip_table::slot(&self.tables, &key).and_then(|slot| slot.entry()).map(|(_, entry)| entry);
+        let (ring, ring_len) = self.place_ring(vip, plan, id, before, grace, changes)?;
+        self.put_entry(&key, Entry { id, flags: entry_flags(vip, plan), ring, ring_len }, before, grace)?;
+        if before.is_none() {
+            self.vips.insert(key, id);
+            changes.vips_added += 1;
+        }
+        Ok(())
+    }
+
+    /// Makes the VIP table say this; `before` is what it says now.
+    fn put_entry<G: Grace>(
+        &mut self,
+        key: &VipKey,
+        entry: Entry,
+        before: Option<Entry>,
+        grace: &G,
+    ) -> Result<(), ControlError> {
+        let Some(old) = before else {
+            return match vip_table::insert(&self.tables, key, entry) {
+                Inserted::InPlace => Ok(()),
+                // the half before may be written to only when nobody reads it any more
+                Inserted::Rebuilt => self.wait(grace),
+                Inserted::Full => Err(ControlError::VipTableFull { vip: key_name(key) }),
+            };
+        };
+        if let Some(slot) = vip_table::slot(&self.tables, key) {
+            if old.flags != entry.flags {
+                slot.set_what(entry);
+            }
+            if (old.ring, old.ring_len) != (entry.ring, entry.ring_len) {
+                slot.set_ring(entry.ring, entry.ring_len);
+                self.unlink(old);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the VIP's ring beside the one in force, unless that is the same; gives its place.
+    fn place_ring<G: Grace>(
+        &mut self,
+        vip: &Vip,
+        plan: &Plan,
+        owner: u32,
+        before: Option<Entry>,
+        grace: &G,
+        changes: &mut Changes,
+    ) -> Result<(u32, u32), ControlError> {
+        let id = |address| self.reals.get(&(Some(owner), address)).copied();
+        let Some(ring) = rings::build(vip, plan.profile, id) else { return Ok((0, 0)) };
+        if let Some(old) = before
+            && old.ring_len == vip.ring_size
+            && rings::holds(&self.tables, old.ring, &ring)
+        {
+            return Ok((old.ring, old.ring_len));
+        }
+        let need = RingLine::lines(vip.ring_size);
+        let first = match self.free_lines(need) {
+            Some(first) => first,
+            None => {
+                // what this very plan unlinked may be enough
+                self.wait(grace)?;
+                self.pending.clear();
+                self.free_lines(need).ok_or_else(|| self.rings_full(vip))?
+            }
+        };
+        rings::write(&self.tables, first, &ring);
+        changes.rings += 1;
+        Ok((first, vip.ring_size))
+    }
+
+    fn free_lines(&self, need: u32) -> Option<u32> {
+        rings::find_free(&mut self.taken_lines(), need, self.tables.sizes().ring_lines)
+    }
+
+    fn taken_lines(&self) -> Vec<rings::Lines> {
+        let linked = vip_table::vips(&self.tables).map(|(_, e)| (e.ring, RingLine::lines(e.ring_len)));
+        linked.filter(|(_, lines)| *lines != 0).chain(self.pending.iter().copied()).collect()
+    }
+
+    fn rings_full(&self, vip: &Vip) -> ControlError {
+        ControlError::RingsFull {
+            vip: vip.to_string(),
+            slots: vip.ring_size,
+            lines: self.tables.sizes().ring_lines,
+            taken: self.taken_lines().iter().map(|(_, lines)| lines).sum(),
+        }
+    }
+
+    fn unlink(&mut self, old: Entry) {
+        if old.ring_len != 0 {
+            self.pending.push((old.ring, RingLine::lines(old.ring_len)));
+        }
+    }
+
+    /// What is known of the addresses that have VIPs, or at which tunnels end.
+    pub(super) fn apply_addresses<G: Grace>(&mut self, plan: &Plan, grace: &G) -> Result<(), ControlError> {
+        let wanted = addresses(plan);
+        for (key, flags) in &wanted {
+            let before = vip_table::slot(&self.tables, key).and_then(|slot| slot.entry()).map(|(_, entry)| entry);
+            self.put_entry(key, Entry { flags: *flags, ..Entry::default() }, before, grace)?;
+        }
+        for (key, _) in vip_table::addresses(&self.tables) {
+            if let (false, Some(slot)) = (wanted.contains_key(&key), vip_table::slot(&self.tables, &key)) {
+                slot.remove();
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_vips(&mut self, plan: &Plan, changes: &mut Changes) {
+        let wanted: HashSet<VipKey> = plan.vips.iter().map(vip_key).collect();
+        let gone: Vec<VipKey> = self.vips.keys().filter(|key| !wanted.contains(*key)).copied().collect();
+        for key in gone {
+            if let Some(slot) = vip_table::slot(&self.tables, &key) {
+                let old = slot.entry().map(|(_, entry)| entry);
+                slot.remove();
+                old.into_iter().for_each(|old| self.unlink(old));
+            }
+            log::debug!("{}: removed", key_name(&key));
+            changes.vips_removed += 1;
+        }
+    }
+
+    /// Frees the ids of the VIPs that [`Control::remove_vips`] took out: no frame is under way that knows them.
+    pub(super) fn forget_removed_vips(&mut self) {
+        let Self { vips, tables, .. } = self;
+        vips.retain(|key, _| vip_table::slot(tables, key).is_some());
+    }
+
+    fn new_vip_id(&self) -> Result<u32, ControlError> {
+        let taken: HashSet<u32> = self.vips.values().copied().collect();
+        let free = (0..MAX_VIPS).find(|id| !taken.contains(id));
+        let most = ControlError::TooManyVips { found: taken.len() + 1, most: MAX_VIPS };
+        let id = free.ok_or(most)?;
+        // Nobody counts under this id: its last bearer went with a grace period.
+        self.clear_counters(vip_at(id), None);
+        Ok(id)
+    }
+}
+
+/// The entry of each address that has VIPs, or at which tunnels end.
+fn addresses(plan: &Plan) -> HashMap<VipKey, u32> {
+    let vips = plan.vips.iter().filter(|vip| vip.prefix_len.is_none()).map(|vip| (vip.address, flags::HAS_VIPS));
+    let decaps = plan.decaps.iter().map(|decap| match decap.then {
+        Then::Balance => (decap.address, flags::DECAP),
+        Then::Egress => (decap.address, flags::DECAP | flags::EGRESS),
+    });
+    let mut addresses = HashMap::new();
+    for (address, flag) in vips.chain(decaps) {
+        *addresses.entry(VipKey::address(addr_words(address))).or_default() |= flag;
+    }
+    addresses
+}
+
+/// The VIP's flags, with the room of the largest real that its packets can go to.
+fn entry_flags(vip: &Vip, plan: &Plan) -> u32 {
+    let named = VipFlags::QUIC | VipFlags::UDP_STABLE_ROUTING | VipFlags::SOURCE_ROUTING;
+    let others = vip.flags.intersects(named) || plan.tcp_server_id;
+    let room = |(address, encap): (IpAddr, Encap)| room_for(address.is_ipv6(), encap == Encap::Gue);
+    let own = plan.kept(vip).map(|real| (real.address, real.encap));
+    let others = others.then(|| plan.unowned_reals().map(|address| (address, plan.encap))).into_iter().flatten();
+    let room = own.chain(others).map(room).max().unwrap_or(room_for(false, false));
+    Entry::flags_with_room(bits(vip.flags), room)
+}
+
+fn bits(of: VipFlags) -> u32 {
+    let bit = |flag| match flag {
+        VipFlags::NO_SOURCE_PORT => flags::NO_SOURCE_PORT,
+        VipFlags::BYPASS_FLOW_TABLE => flags::BYPASS_FLOW_TABLE,
+        VipFlags::QUIC => flags::QUIC,
+        VipFlags::HASH_DPORT_ONLY => flags::HASH_DPORT_ONLY,
+        VipFlags::SOURCE_ROUTING => flags::SOURCE_ROUTING,
+        VipFlags::LOCAL => flags::LOCAL,
+        VipFlags::GLOBAL_FLOW_TABLE => flags::GLOBAL_FLOW_TABLE,
+        VipFlags::HASH_SRC_DST_PORT => flags::HASH_SRC_DST_PORT,
+        VipFlags::UDP_STABLE_ROUTING => flags::UDP_STABLE_ROUTING,
+        VipFlags::UDP_FLOW_MIGRATION => flags::UDP_FLOW_MIGRATION,
+        _ => 0,
+    };
+    of.iter().map(bit).fold(0, |bits, bit| bits | bit)
+}
