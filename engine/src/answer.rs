@@ -16,7 +16,6 @@ const QUOTE_V4: usize = 84;
 const QUOTE_V6: usize = 248;
 /// Where the ICMP header of an answer is.
 const ICMP_V4: usize = const { Ethernet::LEN + Ipv4::LEN };
-const ICMP_V6: usize = const { Ethernet::LEN + Ipv6::LEN };
 
 /// Answers a ping to an IPv4 address without options, as RFC 1122 section 3.2.2.6 wants; `None` if it cannot.
 #[inline(always)]
@@ -86,44 +85,71 @@ pub(crate) fn too_big<P: Packet>(packet: &mut P, root: &Root, flow: &Flow) -> St
 
 #[inline(always)]
 fn too_big_v4<P: Packet>(packet: &mut P, mtu: u32) -> Option<()> {
-    let Ethernet { macs, .. } = *Ethernet::view(packet, 0)?;
-    let Ipv4 { src, dst, .. } = *Ipv4::view(packet, Ethernet::LEN)?;
-    if !packet.truncate(const { Ethernet::LEN + QUOTE_V4 }) || !packet.grow_head::<{ Ipv4::LEN + Icmp::LEN }>() {
+    const GROWN: usize = const { Ipv4::LEN + Icmp::LEN };
+    const SOURCE: usize = const { Ethernet::LEN + 12 };
+    const DESTINATION: usize = const { Ethernet::LEN + 16 };
+    if !packet.truncate(const { Ethernet::LEN + QUOTE_V4 }) || !packet.grow_head::<GROWN>() {
         return None;
     }
+    turn_macs(packet, GROWN, wire::ETHERTYPE_IPV4)?;
     let frame = Icmp4::view_mut(packet, 0)?;
-    frame.eth = Ethernet { macs, ethertype: wire::ETHERTYPE_IPV4.into() };
-    frame.eth.turn();
-    let (from, to) = (u32::from_ne_bytes(dst), u32::from_ne_bytes(src));
-    frame.ip.emit(from, to, 0, const { (Icmp::LEN + QUOTE_V4) as u32 }, wire::IPPROTO_ICMP, 0);
-    frame.icmp =
-        Icmp { kind: wire::ICMP_UNREACHABLE, code: wire::ICMP_FRAGMENTATION_NEEDED, checksum: [0; 2], mtu: U32::new(mtu & 0xffff) };
-    let sum = message_sum(packet, ICMP_V4, Icmp::LEN + QUOTE_V4);
-    Icmp4::view_mut(packet, 0)?.icmp.checksum = checksum::finish(sum).to_ne_bytes();
+    frame.ip.emit(0, 0, 0, const { (Icmp::LEN + QUOTE_V4) as u32 }, wire::IPPROTO_ICMP, 0);
+    let mtu = U32::new(mtu & 0xffff);
+    frame.icmp = Icmp { kind: wire::ICMP_UNREACHABLE, code: wire::ICMP_FRAGMENTATION_NEEDED, checksum: [0; 2], mtu };
+    copy(packet, const { GROWN + DESTINATION }, SOURCE, 4);
+    copy(packet, const { GROWN + SOURCE }, DESTINATION, 4);
+    let sum = message_sum(packet, ICMP_V4, const { Icmp::LEN + QUOTE_V4 });
+    let frame = Icmp4::view_mut(packet, 0)?;
+    frame.icmp.checksum = checksum::finish(sum).to_ne_bytes();
+    frame.ip.renew_checksum();
     Some(())
 }
 
 #[inline(always)]
 fn too_big_v6<P: Packet>(packet: &mut P, mtu: u32) -> Option<()> {
-    let Ethernet { macs, .. } = *Ethernet::view(packet, 0)?;
-    let Ipv6 { src, dst, .. } = *Ipv6::view(packet, Ethernet::LEN)?;
-    if !packet.truncate(const { Ethernet::LEN + QUOTE_V6 }) || !packet.grow_head::<{ Ipv6::LEN + Icmp::LEN }>() {
+    const GROWN: usize = const { Ipv6::LEN + Icmp::LEN };
+    const SOURCE: usize = const { Ethernet::LEN + 8 };
+    const DESTINATION: usize = const { Ethernet::LEN + 24 };
+    const PAYLOAD: u32 = const { (Icmp::LEN + QUOTE_V6) as u32 };
+    const ADDRESSES: usize = 32;
+    if !packet.truncate(const { Ethernet::LEN + QUOTE_V6 }) || !packet.grow_head::<GROWN>() {
         return None;
     }
-    const PAYLOAD: u32 = (Icmp::LEN + QUOTE_V6) as u32;
+    turn_macs(packet, GROWN, wire::ETHERTYPE_IPV6)?;
     let frame = Icmp6::view_mut(packet, 0)?;
-    frame.eth = Ethernet { macs, ethertype: wire::ETHERTYPE_IPV6.into() };
-    frame.eth.turn();
-    frame.ip.emit_outer(wire::ipv6_words(&dst), wire::ipv6_words(&src), 0, PAYLOAD, wire::IPPROTO_ICMPV6);
+    frame.ip.emit_outer([0, 0], [0, 0], 0, PAYLOAD, wire::IPPROTO_ICMPV6);
     frame.icmp = Icmp { kind: wire::ICMPV6_TOO_BIG, code: 0, checksum: [0; 2], mtu: U32::new(mtu) };
+    copy(packet, const { GROWN + DESTINATION }, SOURCE, 16);
+    copy(packet, const { GROWN + SOURCE }, DESTINATION, 16);
     // RFC 8200 section 8.1: the addresses, the length and the next header are summed, too
-    let pseudo = checksum::sum(&src)
-        .wrapping_add(checksum::sum(&dst))
+    let sum = message_sum(packet, SOURCE, const { ADDRESSES + PAYLOAD as usize })
         .wrapping_add(PAYLOAD.to_be() as u64)
         .wrapping_add((wire::IPPROTO_ICMPV6 as u32).to_be() as u64);
-    let sum = message_sum(packet, ICMP_V6, PAYLOAD as usize);
-    Icmp6::view_mut(packet, 0)?.icmp.checksum = checksum::finish(sum.wrapping_add(pseudo)).to_ne_bytes();
+    Icmp6::view_mut(packet, 0)?.icmp.checksum = checksum::finish(sum).to_ne_bytes();
     Some(())
+}
+
+/// Writes the Ethernet header of the answer to a frame whose start is now at `grown`.
+#[inline(always)]
+fn turn_macs<P: Packet>(packet: &mut P, grown: usize, ethertype: u16) -> Option<()> {
+    const MAC: usize = 6;
+    copy(packet, grown.wrapping_add(MAC), 0, MAC);
+    copy(packet, grown, MAC, MAC);
+    Ethernet::view_mut(packet, 0)?.ethertype = ethertype.into();
+    Some(())
+}
+
+/// Copies `len` bytes (an even number) within the frame, two by two; what a frame does not have stays. Not inlined, for the
+/// same reason as `message_sum`.
+#[inline(never)]
+fn copy<P: Packet>(packet: &mut P, from: usize, to: usize, len: usize) {
+    for pair in 0..len / 2 {
+        let at = pair.wrapping_mul(2);
+        let Some(&bytes) = packet.bytes::<2>(from.wrapping_add(at)) else { return };
+        if let Some(place) = packet.bytes_mut::<2>(to.wrapping_add(at)) {
+            *place = bytes;
+        }
+    }
 }
 
 /// The sum of `len` bytes from `at`; 0 (which no message has) if the frame ends before. Not inlined, so that the loop stays one: unrolled, its words would not fit on a BPF

@@ -1,5 +1,7 @@
 //! The Internet checksum (RFC 1071) over words in any one byte order (RFC 1071 section 2.B), and its update (RFC 1624).
 
+use crate::memory::Addr;
+
 /// Folds a sum of 16- or 32-bit words and complements it.
 ///
 /// `sum` must hold fewer than 2^31 words of 32 bits, so that it has not wrapped.
@@ -22,6 +24,13 @@ pub fn sum(bytes: &[u8]) -> u64 {
         [a, b, ..] => sum.wrapping_add(u16::from_ne_bytes([*a, *b]) as u64),
         _ => sum,
     }
+}
+
+/// The sum of an address of 16 bytes, for [`finish`].
+#[inline(always)]
+pub const fn address_sum([a, b]: Addr) -> u64 {
+    let low = (a & 0xffff_ffff).wrapping_add(b & 0xffff_ffff);
+    low.wrapping_add(a >> 32).wrapping_add(b >> 32)
 }
 
 /// A checksum (as on the wire) after one of its words grew by `by`: HC' = ~(~HC + by) (RFC 1624 section 3).

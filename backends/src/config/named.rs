@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::net::IpAddr;
 
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 use super::finding::Kind;
 use super::keys;
@@ -83,15 +83,32 @@ fn server_ids<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>, addresses:
 
 fn source_routes<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>, addresses: &mut Addresses) -> Vec<(Prefix, IpAddr)> {
     let mut seen = Seen::default();
-    let tables = reader.tables(&keys::SOURCE_ROUTE, document, "");
-    let route = |table: &Table<'_>| {
-        let prefix = reader.text(table, "prefix", values::network);
-        let real = real(reader, table, addresses);
-        let (prefix, place) = (prefix?, reader.any(table, "prefix")?.place);
-        seen.note(reader, prefix, place, "prefix");
-        Some((prefix, real?))
+    let mut routes = Vec::new();
+    for table in &reader.tables(&keys::SOURCE_ROUTE, document, "") {
+        let prefixes = prefixes(reader, table, &mut seen);
+        if let Some(real) = real(reader, table, addresses) {
+            routes.extend(prefixes.into_iter().map(|prefix| (prefix, real)));
+        }
+    }
+    routes
+}
+
+/// One prefix as a text, or several as an array of texts.
+fn prefixes(reader: &mut Reader<'_>, table: &Table<'_>, seen: &mut Seen<Prefix>) -> Vec<Prefix> {
+    const NAME: &str = "prefix";
+    let Some(item) = reader.any(table, NAME) else { return Vec::new() };
+    let items = match item.value {
+        DeValue::Array(_) => reader.array(table, NAME).map(|array| array.value).unwrap_or_default(),
+        _ => vec![item],
     };
-    tables.iter().filter_map(route).collect()
+    let mut prefixes = Vec::new();
+    for item in items {
+        if let Some(prefix) = reader.text_of(table, NAME, &item, values::network) {
+            seen.note(reader, prefix, item.place, NAME);
+            prefixes.push(prefix);
+        }
+    }
+    prefixes
 }
 
 fn decaps<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>, plan: &Plan) -> Vec<Decap> {

@@ -6,7 +6,7 @@ use hashbrown::{HashMap, HashSet};
 use tandem_engine::memory::counters::vip_at;
 use tandem_engine::memory::vips::{self as flags, MAX_VIPS};
 use tandem_engine::memory::{RingLine, Vip as Entry, VipKey};
-use tandem_engine::room_for;
+use tandem_engine::{NO_VIP, room_for};
 
 use super::apply::{Changes, Control};
 use super::error::ControlError;
@@ -132,7 +132,7 @@ impl Control {
         let wanted = addresses(plan);
         for (key, flags) in &wanted {
             let before = vip_table::slot(&self.tables, key).and_then(|slot| slot.entry()).map(|(_, entry)| entry);
-            self.put_entry(key, Entry { flags: *flags, ..Entry::default() }, before, grace)?;
+            self.put_entry(key, Entry { id: NO_VIP, flags: *flags, ring: 0, ring_len: 0 }, before, grace)?;
         }
         for (key, _) in vip_table::addresses(&self.tables) {
             if let (false, Some(slot)) = (wanted.contains_key(&key), vip_table::slot(&self.tables, &key)) {

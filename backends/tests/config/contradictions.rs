@@ -35,14 +35,21 @@ fn source_routes() {
     assert_eq!(good(&all).plan.source_routes.len(), 7);
     refuses(
         &["10.0.0.0/8", "10.0.0.1/8", "10.0.0.0", "10.0.0.0/33", "::/129", "x/8", "10.0.0.0/+8", "10.0.0.0/8"].map(route).concat(),
-        "5:10: key `source_route[1].prefix`: bits behind the prefix are set, the network is 10.0.0.0/8 (found \"10.0.0.1/8\"); accepted: prefix of either family, host bits zero, for example \"192.168.0.0/17\"
-8:10: key `source_route[2].prefix`: not a prefix: no `/` (found \"10.0.0.0\"); accepted: prefix of either family, host bits zero, for example \"192.168.0.0/17\"
-11:10: key `source_route[3].prefix`: the length of the prefix is not 0 to 32 (found \"10.0.0.0/33\"); accepted: prefix of either family, host bits zero, for example \"192.168.0.0/17\"
-14:10: key `source_route[4].prefix`: the length of the prefix is not 0 to 128 (found \"::/129\"); accepted: prefix of either family, host bits zero, for example \"192.168.0.0/17\"
-17:10: key `source_route[5].prefix`: not an IP address before the `/` (found \"x/8\"); accepted: prefix of either family, host bits zero, for example \"192.168.0.0/17\"
-20:10: key `source_route[6].prefix`: the length of the prefix is not 0 to 32 (found \"10.0.0.0/+8\"); accepted: prefix of either family, host bits zero, for example \"192.168.0.0/17\"
+        "5:10: key `source_route[1].prefix`: bits behind the prefix are set, the network is 10.0.0.0/8 (found \"10.0.0.1/8\"); accepted: prefix of either family, host bits zero, or array of them, for example \"192.168.0.0/17\"
+8:10: key `source_route[2].prefix`: not a prefix: no `/` (found \"10.0.0.0\"); accepted: prefix of either family, host bits zero, or array of them, for example \"192.168.0.0/17\"
+11:10: key `source_route[3].prefix`: the length of the prefix is not 0 to 32 (found \"10.0.0.0/33\"); accepted: prefix of either family, host bits zero, or array of them, for example \"192.168.0.0/17\"
+14:10: key `source_route[4].prefix`: the length of the prefix is not 0 to 128 (found \"::/129\"); accepted: prefix of either family, host bits zero, or array of them, for example \"192.168.0.0/17\"
+17:10: key `source_route[5].prefix`: not an IP address before the `/` (found \"x/8\"); accepted: prefix of either family, host bits zero, or array of them, for example \"192.168.0.0/17\"
+20:10: key `source_route[6].prefix`: the length of the prefix is not 0 to 32 (found \"10.0.0.0/+8\"); accepted: prefix of either family, host bits zero, or array of them, for example \"192.168.0.0/17\"
 23:10: key `source_route[7].prefix`: the same prefix as `source_route[0].prefix` on line 2 (found 10.0.0.0/8); remove one of them",
     );
+    let several = "[[source_route]]\nprefix = [\"10.0.0.0/8\", \"::/0\", 5, \"10.0.0.0/8\"]\nreal = \"10.0.0.1\"\n";
+    refuses(
+        several,
+        "2:33: key `source_route[0].prefix[2]`: wrong type (found 5); accepted: prefix of either family, host bits zero, or array of them, for example \"192.168.0.0/17\"
+2:36: key `source_route[0].prefix[3]`: the same prefix as `source_route[0].prefix[0]` on line 2 (found 10.0.0.0/8); remove one of them",
+    );
+    assert_eq!(good(&several.replace(", 5, \"10.0.0.0/8\"", "")).plan.source_routes.len(), 2);
     warns(
         &of_udp(SMALL, "\"source-routing\""),
         "t.toml:9:9: key `vip[0].flags`: the flag `source-routing`, and no `[[source_route]]`: the ring decides; add a `[[source_route]]`, or remove the flag",

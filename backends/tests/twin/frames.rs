@@ -41,8 +41,148 @@ pub fn frame(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
         1 => odd_ip(rng, plan),
         2 => mutated(rng, plan),
         3 => truncated(rng, plan),
+        4 => message(rng, plan),
         _ => to_vip(rng, plan),
     }
+}
+
+/// Frames for a plan with everything: server ids, tunnels, fragments of one packet, and those of [`frame`].
+pub fn rich_frame(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
+    match rng.below(6) {
+        0 => with_server_id(rng, plan),
+        1 => tunnel(rng, plan),
+        2 => fragment(rng, plan),
+        _ => frame(rng, plan),
+    }
+}
+
+/// Where the transport header of a frame without options is.
+fn l4(frame: &[u8]) -> usize {
+    if frame[14] >> 4 == 6 { 54 } else { 34 }
+}
+
+/// A ping to a VIP's address, or an error about one of its flows, quoted whole or in part.
+fn message(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
+    let about = to_vip(rng, plan);
+    let (ip, v6, mut out) = (about[14..].to_vec(), about[14] >> 4 == 6, Vec::new());
+    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]);
+    let size = if rng.one_in(20) { 1600 } else { rng.below(60) as usize };
+    let (client, vip) = if v6 { (8..24, 24..40) } else { (12..16, 16..20) };
+    if rng.one_in(3) {
+        let payload = vec![1; size];
+        if v6 {
+            let builder = eth.ipv6(ip[client].try_into().unwrap(), ip[vip].try_into().unwrap(), 9);
+            builder.icmpv6_echo_request(1, 2).write(&mut out, &payload).unwrap();
+        } else {
+            let builder = eth.ipv4(ip[client].try_into().unwrap(), ip[vip].try_into().unwrap(), 9);
+            builder.icmpv4_echo_request(1, 2).write(&mut out, &payload).unwrap();
+        }
+        return out;
+    }
+    // What the real sent: both ends the other way round.
+    let mut quoted = ip.clone();
+    quoted[client.clone()].copy_from_slice(&ip[vip.clone()]);
+    quoted[vip.clone()].copy_from_slice(&ip[client.clone()]);
+    let ports = l4(&about) - 14;
+    quoted[ports..ports + 2].copy_from_slice(&ip[ports + 2..ports + 4]);
+    quoted[ports + 2..ports + 4].copy_from_slice(&ip[ports..ports + 2]);
+    quoted.truncate(ports + rng.below(30) as usize);
+    let kinds: &[(u8, u8)] =
+        if v6 { &[(2, 0), (1, 3), (1, 4), (3, 0), (133, 0)] } else { &[(3, 4), (3, 3), (3, 1), (11, 0), (5, 0)] };
+    let &(kind, code) = rng.pick(kinds);
+    let mtu = if rng.one_in(2) { 1400 } else { 1000 };
+    let rest = [0, 0, (mtu >> 8) as u8, mtu as u8];
+    let router = client_of(rng, v6);
+    match (router, v6) {
+        (IpAddr::V6(router), true) => {
+            let builder = eth.ipv6(router.octets(), ip[vip].try_into().unwrap(), 9);
+            builder.icmpv6_raw(kind, code, rest).write(&mut out, &quoted).unwrap();
+        }
+        (IpAddr::V4(router), _) => {
+            let builder = eth.ipv4(router.octets(), ip[vip].try_into().unwrap(), 9);
+            builder.icmpv4_raw(kind, code, rest).write(&mut out, &quoted).unwrap();
+        }
+        (IpAddr::V6(_), false) => unreachable!("families agree"),
+    }
+    out
+}
+
+fn client_of(rng: &mut Rng, v6: bool) -> IpAddr {
+    client(rng, if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() })
+}
+
+/// A payload that names a server: a QUIC connection id, the header of stable routing, or a TCP option.
+fn with_server_id(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
+    let (address, port, protocol) = destination(rng, plan);
+    let source = client(rng, address);
+    let sport = 1024 + rng.below(FREQUENT_PORTS) as u16;
+    let id = if rng.one_in(4) { rng.next() as u32 >> rng.below(20) } else { *rng.pick(&crate::plans::SERVER_IDS) };
+    let [a, b, c, d] = id.to_be_bytes();
+    if protocol == Protocol::Tcp {
+        let mut frame = build(source, address, 64, protocol, sport, port, tcp_flags(rng), &[0; 12]);
+        let at = l4(&frame);
+        frame[at + 12] = [0x50, 0x70, 0x80, 0x30][rng.below(4) as usize];
+        let options = [&[1, 1][..], &[0xb7, if rng.one_in(9) { 5 } else { 6 }], &id.to_le_bytes(), &[2, 4, 0, 0]].concat();
+        let from = rng.below(3) as usize;
+        frame[at + 20..at + 30].copy_from_slice(&options[from..from + 10]);
+        return frame;
+    }
+    let cid = match rng.below(4) {
+        0 => [0x40 | (id >> 10) as u8 & 0x3f, (id >> 2) as u8, (id << 6) as u8, 0, 0, 0, 0, 0],
+        1 => [0x80, b, c, d, 0, 0, 0, 0],
+        2 => [0xc0, a, b, c, d, 0, 0, 0],
+        _ => [rng.next() as u8; 8],
+    };
+    let mut payload = match rng.below(4) {
+        0 => [&[0x52, b, c, d][..], &cid].concat(),
+        1 => [&[0xc0 | (rng.below(4) << 4) as u8, 0, 0, 0, 1, if rng.one_in(4) { 4 } else { 8 }][..], &cid].concat(),
+        _ => [&[0x40][..], &cid].concat(),
+    };
+    if rng.one_in(6) {
+        payload.truncate(rng.below(payload.len() as u64) as usize);
+    }
+    build(source, address, 64, protocol, sport, port, 0, &payload)
+}
+
+/// A frame in a tunnel: IPIP or GUE, over IPv4 or IPv6, to an address of the plan or another one.
+fn tunnel(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
+    let mut inner = if rng.one_in(4) { message(rng, plan) } else { to_vip(rng, plan) }[14..].to_vec();
+    let v6 = inner[0] >> 4 == 6;
+    if rng.one_in(8) {
+        inner[if v6 { 7 } else { 8 }] = rng.below(3) as u8;
+    }
+    let to: IpAddr = if rng.one_in(8) { client_of(rng, false) } else { rng.pick(&crate::plans::DECAPS).parse().unwrap() };
+    let from = client(rng, to);
+    let mut out = Vec::new();
+    if rng.one_in(2) {
+        let outer = build(from, to, 64, Protocol::Udp, 1000, if rng.one_in(9) { 99 } else { 6080 }, 0, &inner);
+        return outer;
+    }
+    let next = IpNumber(if v6 { 41 } else { 4 });
+    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]);
+    match (from, to) {
+        (IpAddr::V4(s), IpAddr::V4(d)) => eth.ipv4(s.octets(), d.octets(), 64).write(&mut out, next, &inner).unwrap(),
+        (IpAddr::V6(s), IpAddr::V6(d)) => eth.ipv6(s.octets(), d.octets(), 64).write(&mut out, next, &inner).unwrap(),
+        _ => unreachable!("families agree"),
+    }
+    out
+}
+
+/// One of the fragments of a few packets.
+fn fragment(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
+    let mut frame = to_vip(rng, plan);
+    let (id, first) = (rng.below(8) as u8, rng.one_in(2));
+    if frame[14] >> 4 == 6 {
+        let next = std::mem::replace(&mut frame[20], 44);
+        let header = [next, 0, 0, if first { 1 } else { 0xb9 }, 0, 0, 0, id];
+        frame.splice(54..54, header);
+        let len = u16::from_be_bytes([frame[18], frame[19]]) + 8;
+        frame[18..20].copy_from_slice(&len.to_be_bytes());
+    } else {
+        frame[18..20].copy_from_slice(&[0, id]);
+        frame[20..22].copy_from_slice(if first { &[0x20, 0] } else { &[0, 9] });
+    }
+    frame
 }
 
 fn client(rng: &mut Rng, like: IpAddr) -> IpAddr {

@@ -8,15 +8,87 @@ use crate::frames::Rng;
 
 /// Everything but VIPs.
 fn base() -> Plan {
-    let text = r#"
+    with("", "source_prefix_v6 = \"100::/64\"\ntoo_big = \"drop\"")
+}
+
+/// The same with more lines in its sections.
+fn with(node: &str, rest: &str) -> Plan {
+    let text = format!(
+        r#"
         [node]
         next_hop_mac = "00:00:de:ad:be:af"
         local_mac = "00:ff:de:ad:be:af"
+        {node}
         [tunnel]
         source_v4 = "10.0.13.37"
-        source_prefix_v6 = "100::/64"
-    "#;
-    parse(text, "base").unwrap().plan
+        {rest}
+    "#
+    );
+    parse(&text, "base").unwrap().plan
+}
+
+/// Addresses of tunnels that are opened: balanced, sent on, and this host's own.
+pub const DECAPS: [&str; 4] = ["10.9.0.1", "10.9.0.2", "10.0.13.37", "fc00:9::1"];
+/// Server ids that are configured.
+pub const SERVER_IDS: [u32; 3] = [1022, 1024, 70_000];
+
+/// Everything that can be configured, in one plan.
+pub fn full(rng: &mut Rng, profile: &str) -> Plan {
+    let rest = format!(
+        r#"
+        source_v6 = "fc00:2307::1337"
+        decap = ["ipip", "gue"]
+        tcp_server_id = true
+        [flows]
+        new_flows_per_core = 3000
+        [server_ids]
+        {} = "10.0.0.1"
+        {} = "fc00::1"
+        {} = "10.0.0.77"
+        [[source_route]]
+        prefix = "198.51.100.0/28"
+        real = "10.0.0.3"
+        [[source_route]]
+        prefix = "2001:db8::/120"
+        real = "fc00::2307:1"
+        [[decap]]
+        address = "{}"
+        then = "balance"
+        [[decap]]
+        address = "{}"
+        then = "egress"
+        [[decap]]
+        address = "{}"
+        then = "balance"
+    "#,
+        SERVER_IDS[0], SERVER_IDS[1], SERVER_IDS[2], DECAPS[0], DECAPS[1], DECAPS[3]
+    );
+    let mut plan = with(&format!("profile = \"{profile}\""), &rest);
+    plan.vips = all_vips();
+    let katran = plan.profile == tandem_backends::config::Profile::Katran;
+    for (n, vip) in plan.vips.iter_mut().enumerate() {
+        vip.reals = reals(rng);
+        for real in &mut vip.reals {
+            real.encap = if rng.one_in(3) { Encap::Gue } else { Encap::Ipip };
+            real.local = rng.one_in(4);
+        }
+        let udp = VipFlags::QUIC | VipFlags::UDP_STABLE_ROUTING | VipFlags::UDP_FLOW_MIGRATION;
+        vip.flags = VipFlags::all().difference(if vip.protocol == Protocol::Udp { VipFlags::empty() } else { udp });
+        let drop = [VipFlags::BYPASS_FLOW_TABLE, VipFlags::HASH_DPORT_ONLY, VipFlags::UDP_STABLE_ROUTING, VipFlags::NO_SOURCE_PORT];
+        for (i, flag) in drop.into_iter().enumerate() {
+            if (n >> i) & 1 == 0 {
+                vip.flags.remove(flag);
+            }
+        }
+        if katran {
+            vip.ring_size = 65_537;
+        } else if n % 5 == 0 {
+            vip.prefix_len = Some(if vip.address.is_ipv4() { 31 } else { 126 });
+            vip.address = if vip.address.is_ipv4() { "10.200.1.2".parse().unwrap() } else { "fc00:1::".parse().unwrap() };
+        }
+    }
+    plan.vips.dedup_by_key(|vip| (vip.address, vip.port, vip.protocol));
+    plan
 }
 
 /// Every VIP that can be: both families, both protocols, wildcard ports, flags, no reals.

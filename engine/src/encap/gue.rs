@@ -8,12 +8,11 @@
 use super::Path;
 use super::ipip::spread;
 use crate::checksum;
-use crate::memory::Addr;
 use crate::packet::Packet;
 use crate::parse::{Flow, Part};
 use crate::verdict::Reason::{self, NoHeadroom, NoSource};
 use crate::wire::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, IPPROTO_TCP, IPPROTO_UDP, Ipv4, Ipv6, Udp, Udp4, Udp6, ipv6_words,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, IPPROTO_TCP, IPPROTO_UDP, Ipv4, Ipv6, Udp, Udp4, Udp6,
 };
 
 const OVER_V4: usize = const { Ipv4::LEN + Udp::LEN };
@@ -88,7 +87,7 @@ fn over_v6<P: Packet>(
     let t = Udp6::view_mut(packet, 0).ok_or(NoHeadroom)?;
     path.emit(&mut t.eth, ETHERTYPE_IPV6);
     t.ip.emit_outer(src, dst, flow.tos, len, IPPROTO_UDP);
-    let pseudo = address_sum(src).wrapping_add(address_sum(dst));
+    let pseudo = checksum::address_sum(src).wrapping_add(checksum::address_sum(dst));
     emit_udp(&mut t.udp, path, udp.port, len, known.then_some(inner.wrapping_add(pseudo)));
     Ok(())
 }
@@ -142,39 +141,23 @@ fn one_hop<P: Packet>(packet: &mut P, is_v6: bool) -> Option<()> {
 }
 
 /// What the client's packet sums up to if its transport checksum is right: its IP header, and the complement of the
-/// pseudo header.
+/// pseudo header. The addresses are in both, and cancel out.
 #[inline(always)]
 fn inner_sum<P: Packet>(packet: &P, flow: &Flow) -> Option<u64> {
-    let (header, pseudo) = if flow.is_v6 {
-        let ip = Ipv6::view(packet, Ethernet::LEN)?;
-        let addresses = address_sum(ipv6_words(&ip.src)).wrapping_add(address_sum(ipv6_words(&ip.dst)));
-        let pseudo = addresses.wrapping_add(length_and_protocol(ip.payload_len.get(), ip.next_header));
-        (checksum::sum(packet.bytes::<{ Ipv6::LEN }>(Ethernet::LEN)?), pseudo)
+    let (header, length, protocol) = if flow.is_v6 {
+        let &Ipv6 { payload_len, next_header, .. } = Ipv6::view(packet, Ethernet::LEN)?;
+        (checksum::sum(packet.bytes::<8>(Ethernet::LEN)?), payload_len.get(), next_header)
     } else {
-        let ip = Ipv4::view(packet, Ethernet::LEN)?;
-        let addresses = (u32::from_ne_bytes(ip.src) as u64).wrapping_add(u32::from_ne_bytes(ip.dst) as u64);
-        let transport = ip.total_len.get().wrapping_sub(Ipv4::LEN as u16);
-        let pseudo = addresses.wrapping_add(length_and_protocol(transport, ip.protocol));
-        (checksum::sum(packet.bytes::<{ Ipv4::LEN }>(Ethernet::LEN)?), pseudo)
+        let &Ipv4 { total_len, protocol, .. } = Ipv4::view(packet, Ethernet::LEN)?;
+        (checksum::sum(packet.bytes::<12>(Ethernet::LEN)?), total_len.get().wrapping_sub(Ipv4::LEN as u16), protocol)
     };
+    let pseudo = (length.to_be() as u64).wrapping_add((protocol as u16).to_be() as u64);
     Some(header.wrapping_add(checksum::finish(pseudo) as u64).wrapping_add(0xffff))
 }
 
 /// Where the transport header is behind an IP header without options or extension headers.
 const TRANSPORT_V4: u32 = const { (Ethernet::LEN + Ipv4::LEN) as u32 };
 const TRANSPORT_V6: u32 = const { (Ethernet::LEN + Ipv6::LEN) as u32 };
-
-/// The last words of a pseudo header, as on the wire.
-#[inline(always)]
-fn length_and_protocol(length: u16, protocol: u8) -> u64 {
-    (length.to_be() as u64).wrapping_add((protocol as u16).to_be() as u64)
-}
-
-#[inline(always)]
-fn address_sum([a, b]: Addr) -> u64 {
-    let low = (a & 0xffff_ffff).wrapping_add(b & 0xffff_ffff);
-    low.wrapping_add(a >> 32).wrapping_add(b >> 32)
-}
 
 /// The source port, as on the wire: it varies with the flow, so that one tunnel fills all queues of a real.
 #[inline(always)]

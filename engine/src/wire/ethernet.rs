@@ -29,6 +29,13 @@ impl Ethernet {
         mac_word([a, b, c, d, e, f])
     }
 
+    /// The source, as [`Ethernet::emit`] takes it.
+    #[inline(always)]
+    pub fn source(&self) -> u64 {
+        let [.., a, b, c, d, e, f] = self.macs;
+        mac_word([a, b, c, d, e, f])
+    }
+
     /// Writes the header: MACs are the low 48 bits of a word, the first byte lowest ([`mac_word`]).
     ///
     /// Three stores of four bytes: byte stores cost the BPF backend one instruction each.

@@ -10,7 +10,13 @@ pub static SOURCE_ROUTE: Section = Section {
               wins.",
     since: NOW,
     keys: &[
-        key("prefix", "prefix of either family, host bits zero", "", "\"192.168.0.0/17\"", "The clients' network."),
+        key(
+            "prefix",
+            "prefix of either family, host bits zero, or array of them",
+            "",
+            "\"192.168.0.0/17\"",
+            "The clients' network. An array takes a thirtieth of the memory that as many tables do, while the file is read.",
+        ),
         key("real", "address, unicast, of either family", "", "\"fc00::2307:1\"", "Their real; it need not belong to a VIP."),
     ],
 };

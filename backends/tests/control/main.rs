@@ -1,0 +1,4 @@
+//! The control plane's tables against models, and what applying a plan writes.
+
+mod plans;
+mod prefixes;
