@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use serde_json::Value;
 use tandem_backends::config::{self, Plan};
 use tandem_backends::control::Counters;
-use tandem_backends::replay::{Backend, Instance};
+use tandem_backends::memory::Sizes;
+use tandem_backends::replay::{Backend, Instance, ReplayError};
 
 use crate::model::Outcome;
 use crate::settings::Settings;
@@ -66,8 +67,10 @@ impl Seat {
     }
 }
 
-fn instance(backend: Backend, plan: &Plan) -> Result<Instance, tandem_backends::replay::ReplayError> {
-    Instance::new(backend, plan, 0)
+/// A balancer that any configuration fits into, with a program that was loaded for all features.
+fn instance(backend: Backend, plan: &Plan) -> Result<Instance, ReplayError> {
+    let sizes = Sizes { flow_sets: 1 << 14, id_lines: 256, prefix_slots: 4096, features: u32::MAX, ..Sizes::for_plan(plan, 1) };
+    Instance::with_sizes(backend, plan, 0, sizes)
 }
 
 #[track_caller]
@@ -82,7 +85,9 @@ pub fn rows(counters: &Value) -> BTreeMap<String, u64> {
     let mut rows = BTreeMap::new();
     let mut add = |row: String, n: &Value| *rows.entry(row).or_default() += n.as_u64().unwrap_or(0);
     for (group, kind) in [("reasons", "reason"), ("events", "event")] {
-        for (name, n) in counters[group].as_object().into_iter().flatten() {
+        // What is looked at again is counted twice among the frames already.
+        let all = counters[group].as_object().into_iter().flatten();
+        for (name, n) in all.filter(|(name, _)| !name.starts_with("again-")) {
             add(format!("{kind}.{name}"), n);
         }
     }
