@@ -15,7 +15,7 @@ use crate::strip::{self, Tunnel, Tunnels};
 use crate::verdict::NO_VIP;
 use crate::verdict::Reason::{
     BadLength, DecapTtlExpired, Decapsulated, EgressDecap, Fragment, FrameTooBig, FrameTooShort, Icmp, NoHeadroom, NotAVip,
-    NotConfigured, NotOurTunnel, TtlExpired,
+    NotConfigured, NotOurTunnel, TruncatedDropped, TtlExpired,
 };
 use crate::verdict::Stop;
 use crate::wire::{self, Ethernet, Header, IPPROTO_TCP, Ipv4, Ipv6, Tcp, Udp};
@@ -212,6 +212,9 @@ fn decap<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, katran: 
     } else if memory.has(root, features::DECAP_STRICT) && !is_this_host(root, &tunnel, dst) {
         return Err(Stop::of(NotOurTunnel));
     }
+    if !tunnel.is_whole(packet) {
+        return Err(Stop::of(TruncatedDropped));
+    }
     count_event(memory, if tunnel.outer_v6 || katran && !tunnel.gue { Event::DecapV6 } else { Event::DecapV4 });
     let alive = strip_one_hop(packet, &tunnel, katran).ok_or(Stop::of(NoHeadroom))?;
     if !alive {
@@ -264,7 +267,11 @@ fn strip_one_hop<P: Packet>(packet: &mut P, tunnel: &Tunnel, katran: bool) -> Op
     } else {
         let ip = Ipv4::view_mut(packet, Ethernet::LEN)?;
         let before = ip.ttl;
-        ip.decrement_ttl();
+        if katran {
+            ip.decrement_ttl_katran();
+        } else {
+            ip.decrement_ttl();
+        }
         before
     };
     Some(before > 1 || katran && before == 0)

@@ -118,7 +118,7 @@ fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &mut Flow) ->
         select::remember(memory, flow, real, now);
     }
     if choice.named != 0 {
-        select::agree(memory, root, flow, choice.named, now);
+        select::agree(memory, root, flow, &choice, now);
     }
     if flow.part == Part::First {
         select::remember_fragment(memory, root, flow, real, now);
@@ -195,7 +195,7 @@ pub fn account<M: Memory>(verdict: &Verdict, flow: &Flow, memory: &M) {
 
 #[inline(always)]
 fn account_forwarded<M: Memory>(memory: &M, vip: u32, real: u32, bytes: u32, from: From) {
-    let by_ring = from == From::Ring;
+    let by_ring = matches!(from, From::Ring | From::SourceRoute);
     if vip != NO_VIP
         && let Some(line) = memory.count(vip_at(vip))
     {

@@ -27,6 +27,8 @@ pub(crate) struct Choice {
     pub enter: bool,
     /// A real that a server id named, which the flow table has to agree with; 0: none.
     pub named: u32,
+    /// It was a TCP option that named it, not QUIC.
+    pub by_tcp: bool,
 }
 
 /// Chooses the real of a flow whose VIP is known.
@@ -41,10 +43,10 @@ pub(crate) fn choose<P: Packet, M: Memory>(
     let katran = memory.has(root, features::KATRAN);
     let named = named(packet, memory, root, katran, flow);
     if named.real != 0 {
-        return Ok(Choice { real: named.real, from: From::ServerId, enter: false, named: named.to_check });
+        return Ok(Choice { real: named.real, from: From::ServerId, enter: false, named: named.to_check, by_tcp: named.by_tcp });
     }
     if let Some(real) = known(memory, root, katran, flow, now) {
-        return Ok(Choice { real, from: From::Flow, enter: false, named: 0 });
+        return Ok(Choice { real, from: From::Flow, enter: false, named: 0, by_tcp: false });
     }
     decide(memory, root, katran, flow)
 }
@@ -55,6 +57,7 @@ struct Named {
     real: u32,
     /// What QUIC or TCP named, even if stable routing overrides it.
     to_check: u32,
+    by_tcp: bool,
 }
 
 #[inline(always)]
@@ -65,7 +68,7 @@ fn named<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, katran: bool
     if memory.has(root, features::QUIC) && flags & QUIC != 0 && (katran || is_udp) {
         real = server_id::quic(packet, memory, root, katran, flow);
     }
-    let mut to_check = real;
+    let (mut to_check, mut by_tcp) = (real, false);
     if memory.has(root, features::STABLE) && flags & UDP_STABLE_ROUTING != 0 && is_udp {
         let stable = server_id::stable(packet, memory, root, flow);
         real = if stable != 0 { stable } else { real };
@@ -73,14 +76,14 @@ fn named<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, katran: bool
     if memory.has(root, features::TCP_ID) && flow.protocol == IPPROTO_TCP && real == 0 {
         real = server_id::tcp(packet, memory, root, katran, flow);
         if flags & BYPASS_FLOW_TABLE == 0 {
-            to_check = real;
+            (to_check, by_tcp) = (real, true);
         }
     }
     // In Katran QUIC's ids go into the table of a VIP that bypasses it.
     if flags & BYPASS_FLOW_TABLE != 0 && !katran {
         to_check = 0;
     }
-    Named { real, to_check }
+    Named { real, to_check, by_tcp }
 }
 
 /// The real that the flow table knows, or the global table, unless the flow has to leave it.
@@ -161,7 +164,7 @@ fn decide<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> 
     };
     let (real, from) = if routed != 0 { (routed, From::SourceRoute) } else { (ring(memory, root, katran, flow)?, From::Ring) };
     count_event(memory, Event::RingDecisions);
-    Ok(Choice { real, from, enter, named: 0 })
+    Ok(Choice { real, from, enter, named: 0, by_tcp: false })
 }
 
 #[inline(never)]
@@ -180,7 +183,8 @@ fn ring<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Re
     } else {
         hash::of_packet(katran, flow)
     };
-    let slot = slot_of(hash, flow.vip.ring_len);
+    let len = flow.vip.ring_len;
+    let slot = if katran { hash.checked_rem(len).unwrap_or(0) } else { slot_of(hash, len) };
     if let Some(trace) = memory.trace() {
         trace.hash.set(hash);
         trace.slot.set(slot.wrapping_add(1));
@@ -249,11 +253,11 @@ fn enter<M: Memory>(memory: &M, tag: &Tag, real: u32, now: u32) -> Option<(u32, 
 
 /// Makes the flow table agree with the real that a server id named.
 #[inline(never)]
-pub(crate) fn agree<M: Memory>(memory: &M, root: &Root, flow: &Flow, real: u32, now: u32) {
+pub(crate) fn agree<M: Memory>(memory: &M, root: &Root, flow: &Flow, choice: &Choice, now: u32) {
     let katran = memory.has(root, features::KATRAN);
-    let is_tcp_id = flow.protocol == IPPROTO_TCP && flow.vip.flags & QUIC == 0;
+    let real = choice.named;
     let count = |quic: Event| {
-        if !is_tcp_id {
+        if !choice.by_tcp {
             count_event(memory, quic);
         }
     };
@@ -264,7 +268,7 @@ pub(crate) fn agree<M: Memory>(memory: &M, root: &Root, flow: &Flow, real: u32, 
                 set.rewrite(way, &flow.tag, real);
             }
             count(Event::QuicMismatch);
-            if is_tcp_id {
+            if choice.by_tcp {
                 count_event(memory, Event::TcpIdMismatch);
             }
             count_vip(memory, flow.vip.id, VipCounter::ServerIdMismatch);

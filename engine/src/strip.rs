@@ -42,6 +42,13 @@ impl Tunnel {
         self.header_len as usize
     }
 
+    /// Whether a whole IP header follows the outer headers; only Katran's rules find a tunnel where none does.
+    #[inline(always)]
+    pub fn is_whole<P: Packet>(&self, packet: &P) -> bool {
+        let at = const { Ethernet::LEN }.wrapping_add(self.header_len());
+        if self.inner_v6 { Ipv6::view(packet, at).is_some() } else { Ipv4::view(packet, at).is_some() }
+    }
+
     /// Takes the outer headers off; the MACs stay. `false`: less than an Ethernet header would be left, or the room in front
     /// of the frame cannot take it, and nothing changed.
     #[inline(always)]
@@ -144,7 +151,12 @@ fn gue<P: Packet>(packet: &P, tunnels: &Tunnels, outer_v6: bool) -> Result<Tunne
     if !leads_to(udp, tunnels.gue_port) {
         return Err(Outcome::NotATunnel);
     }
-    let [first] = packet.bytes::<1>(const { Ethernet::LEN }.wrapping_add(header_len)).ok_or(malformed(tunnels))?;
+    let first = match packet.bytes::<1>(const { Ethernet::LEN }.wrapping_add(header_len)) {
+        Some([first]) => *first,
+        // Katran asks where the tunnel leads before it looks into it.
+        None if tunnels.katran => 0,
+        None => return Err(Outcome::MalformedTunnel),
+    };
     let inner_v6 = if tunnels.katran { outer_v6 && first & 0x30 != 0 } else { first >> 4 == 6 };
     let mut tunnel = inner(packet, tunnels, outer_v6, inner_v6, header_len)?;
     tunnel.gue = true;
@@ -179,16 +191,13 @@ const fn truncated(tunnels: &Tunnels) -> Outcome {
     if tunnels.katran { Outcome::TruncatedDropped } else { Outcome::NotATunnel }
 }
 
-#[inline(always)]
-const fn malformed(tunnels: &Tunnels) -> Outcome {
-    if tunnels.katran { Outcome::TruncatedDropped } else { Outcome::MalformedTunnel }
-}
 
 /// Strips what is found. `count` is told the [`counter_names`]' indices of the outcome, and of the kinds of what was stripped.
 #[inline(always)]
 pub fn decapsulate<P: Packet>(packet: &mut P, tunnels: &Tunnels, mut count: impl FnMut(u32)) -> Outcome {
     count(Kind::Total.index());
     let outcome = match find(packet, tunnels) {
+        Ok(tunnel) if !tunnel.is_whole(packet) => Outcome::TruncatedDropped,
         Ok(tunnel) if tunnel.strip(packet) => {
             count(if tunnel.outer_v6 { Kind::OuterV6 } else { Kind::OuterV4 }.index());
             count(if tunnel.inner_v6 { Kind::InnerV6 } else { Kind::InnerV4 }.index());

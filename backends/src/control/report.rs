@@ -20,15 +20,15 @@ pub type SeatRow = BTreeMap<&'static str, u64>;
 /// What is counted for a VIP's real.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct RealRow {
-    /// The VIP.
-    pub vip: String,
+    /// The VIP; none for a real that server ids, source routes or probes name.
+    pub vip: Option<String>,
     /// The real's address.
     pub real: String,
     /// Frames forwarded.
     pub packets: u64,
     /// Bytes of their IP packets, before encapsulation.
     pub bytes: u64,
-    /// Of these frames: those that the ring sent here.
+    /// Of these frames: those whose real was chosen anew, by the ring or by the client's network.
     pub ring: u64,
 }
 
@@ -55,6 +55,9 @@ fn sums(
 ) -> [(&'static str, u64); 6] {
     let event = |event: Event| events.get(event.name()).copied().unwrap_or(0);
     let [tx, pass, drop] = [ByteCounter::Tx, ByteCounter::Pass, ByteCounter::Drop].map(bytes);
+    // A frame without an Ethernet header never comes to a program.
+    let reason = |reason: Reason| reasons.get(reason.name()).copied().unwrap_or(0);
+    let seen = reasons.values().sum::<u64>() - reason(Reason::FrameTooShort);
     // Everything after the size check ends in one of these.
     let to_vips = [
         Reason::Forwarded,
@@ -65,9 +68,9 @@ fn sums(
         Reason::NoHeadroom,
         Reason::NoSource,
     ];
-    let to_vips = to_vips.iter().filter_map(|reason| reasons.get(reason.name())).sum();
+    let to_vips = to_vips.into_iter().map(reason).sum();
     [
-        ("frames", reasons.values().sum::<u64>() + event(Event::AgainFrames)),
+        ("frames", seen + event(Event::AgainFrames)),
         ("bytes", tx + pass + drop + event(Event::AgainBytes)),
         ("tx-bytes", tx),
         ("pass-bytes", pass),
@@ -96,7 +99,10 @@ impl Counters {
             .enumerate()
             .filter_map(|(id, real)| {
                 let hop = real.hop();
-                let vip = hop.is_present().then(|| real.owner())?.and_then(|owner| names.get(&owner))?.clone();
+                let vip = match hop.is_present().then(|| real.owner())? {
+                    Some(owner) => Some(names.get(&owner)?.clone()),
+                    None => None,
+                };
                 let (line, first) = real_at(id as u32);
                 let of = |counter: RealCounter| sum(line, first + counter as usize);
                 Some(RealRow {

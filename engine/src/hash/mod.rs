@@ -2,6 +2,7 @@
 
 mod katran;
 
+use crate::memory::features::KATRAN;
 use crate::memory::vips::MAX_VIPS;
 use crate::memory::{Root, Tag};
 use crate::parse::Flow;
@@ -58,9 +59,11 @@ pub enum Kind {
 /// instance's own, so nobody outside can aim at a set or at another flow's print. The VIP's id is part of the input.
 #[inline(always)]
 pub(crate) fn tag(root: &Root, flow: &Flow, kind: Kind) -> Tag {
+    // Katran's key does not know the VIP.
+    let vip = if root.features.get() & KATRAN != 0 { 0 } else { flow.vip.id };
     let (ports, owner) = match kind {
-        Kind::Flow => (flow.ports, flow.vip.id),
-        Kind::Global => (flow.ports, flow.vip.id.wrapping_add(MAX_VIPS)),
+        Kind::Flow => (flow.ports, vip),
+        Kind::Global => (flow.ports, vip.wrapping_add(MAX_VIPS)),
         Kind::Fragment => (flow.fragment, const { 2 * MAX_VIPS }),
     };
     let last = flow.protocol as u32 | owner << 8;

@@ -80,7 +80,7 @@ pub enum VipCounter {
     Packets = 0,
     /// Bytes of their IP packets, before encapsulation.
     Bytes = 1,
-    /// Of these frames: those whose real the ring chose.
+    /// Of these frames: those whose real was chosen anew, by the ring or by the client's network.
     Ring = 2,
     /// Flows entered into the flow table (or written anew by a SYN).
     Entered = 3,
@@ -116,7 +116,7 @@ pub enum RealCounter {
     Packets = 0,
     /// Bytes of their IP packets, before encapsulation.
     Bytes = 1,
-    /// Of these frames: those that the ring sent here.
+    /// Of these frames: those whose real was chosen anew, by the ring or by the client's network.
     Ring = 2,
 }
 

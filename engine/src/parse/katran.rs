@@ -9,6 +9,9 @@ use crate::wire::{self, Ethernet, Header, Icmp as IcmpHeader, Ipv4, Ipv6};
 
 const L4_V4: usize = const { Ethernet::LEN + Ipv4::LEN };
 const L4_V6: usize = const { Ethernet::LEN + Ipv6::LEN };
+/// Where the transport header of a quoted packet is.
+const QUOTED_V4: usize = const { L4_V4 + IcmpHeader::LEN + Ipv4::LEN };
+const QUOTED_V6: usize = const { L4_V6 + IcmpHeader::LEN + Ipv6::LEN };
 
 /// Fills the flow, or answers a ping.
 #[inline(always)]
@@ -75,7 +78,9 @@ fn icmp<P: Packet>(packet: &mut P, flow: &mut Flow, l4: usize, family: Family) -
             _ => return Err(Stop::of(Icmp)),
         },
     };
-    let l4 = quoted.ok_or(Stop::of(TruncatedDropped))?;
+    quoted.ok_or(Stop::of(TruncatedDropped))?;
+    // By the version of the packet, whatever it quotes.
+    let l4 = if flow.is_v6 { QUOTED_V6 } else { QUOTED_V4 };
     flow.quoted = true;
     flow.icmp_code = code;
     transport(packet, l4, flow, TruncatedDropped, NotTcpUdp)?;

@@ -73,6 +73,14 @@ impl Ipv4 {
         self.checksum = checksum::finish(checksum::sum(bytes)).to_ne_bytes();
     }
 
+    /// As Katran takes a hop off: a checksum of all ones stays as it is.
+    #[inline(always)]
+    pub fn decrement_ttl_katran(&mut self) {
+        self.ttl = self.ttl.wrapping_sub(1);
+        let sum = (u16::from_le_bytes(self.checksum) as u32).wrapping_add(1);
+        self.checksum = (sum.wrapping_add(sum >> 16) as u16).to_le_bytes();
+    }
+
     /// Writes an outer header for `payload` bytes. Addresses are words as on the wire.
     ///
     /// Identification 0 with "don't fragment": an atomic datagram (RFC 6864 section 4.1).

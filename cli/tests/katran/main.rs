@@ -1,0 +1,12 @@
+//! `profile = "katran"` against an independent model of the rules that it follows.
+
+mod companions;
+mod compare;
+mod generate;
+mod generated;
+mod goldens;
+mod model;
+mod replayed;
+mod seats;
+mod settings;
+mod vectors;
