@@ -191,7 +191,6 @@ const fn truncated(tunnels: &Tunnels) -> Outcome {
     if tunnels.katran { Outcome::TruncatedDropped } else { Outcome::NotATunnel }
 }
 
-
 /// Strips what is found. `count` is told the [`counter_names`]' indices of the outcome, and of the kinds of what was stripped.
 #[inline(always)]
 pub fn decapsulate<P: Packet>(packet: &mut P, tunnels: &Tunnels, mut count: impl FnMut(u32)) -> Outcome {
