@@ -19,7 +19,7 @@ fn client(is_v6: bool) -> Vec<u8> {
         false => eth.ipv4([198, 51, 100, 7], [10, 200, 1, 1], 63),
         true => eth.ipv6([7; 16], [8; 16], 63),
     };
-    udp.udp(41000, 80).write(&mut frame, b"tandem").unwrap();
+    udp.udp(41000, 80).write(&mut frame, &[0x5a; 40]).unwrap();
     frame
 }
 
@@ -66,10 +66,13 @@ fn every_tunnel_is_opened() {
 
 #[test]
 fn the_katran_profile_misjudges_two_of_them() {
-    // 6in4: 40 bytes go instead of 20. An IPv6 packet in GUE over IPv4 gets the EtherType of IPv4.
+    // 6in4: 40 bytes go instead of 20, if an IPv6 header is left. An IPv6 packet in GUE over IPv4 gets the EtherType of IPv4.
     let inner = client(true);
     let (left, outcome, _) = run(&tunnelled(&inner, false, None), &KATRAN);
     assert_eq!((&left[..14], &left[14..], outcome), (&inner[..14], &inner[34..], Outcome::Decapsulated));
+    let short = &tunnelled(&inner, false, None)[..14 + 40 + 39];
+    let (left, outcome, _) = run(short, &KATRAN);
+    assert_eq!((&left[..], outcome), (short, Outcome::TruncatedDropped));
     let (left, outcome, _) = run(&tunnelled(&inner, false, Some(GUE_PORT)), &KATRAN);
     assert_eq!((&left[..14], &left[14..], outcome), (&client(false)[..14], &inner[14..], Outcome::Decapsulated));
     for (inner_v6, outer_v6, gue) in [(false, false, None), (false, true, None), (true, true, None), (true, true, Some(GUE_PORT))]
