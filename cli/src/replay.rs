@@ -37,7 +37,7 @@ enum Program {
     Balancer,
     /// The real servers' decapsulation: IPIP, and GUE on tunnel.gue_port
     Decap,
-    /// The encapsulation of health checks' probes: the real of [[health_encap]] whose mark is --mark
+    /// The encapsulation of health checks' probes: the real of `[[health_encap]]` whose mark is --mark
     HealthEncap,
 }
 

@@ -58,7 +58,7 @@ fn both_backends_write_the_same() {
             (Some("tx"), Some("echo-reply")) => assert!(left.len() == sent.len() && left != sent),
             (Some("tx"), Some("too-big-reply")) => assert!([126, 310].contains(&left.len())),
             (action, _) => {
-                assert_eq!((action == Some("tx"), left), (false, sent), "frame {number} was not forwarded, and changed")
+                assert_eq!((action == Some("tx"), left), (false, sent), "frame {number} was not forwarded, and changed");
             }
         }
     }
