@@ -46,7 +46,7 @@ fn networks(rng: &mut Rng, count: usize, common: u8, (least, most): (u8, u8)) ->
     let mut seen = HashMap::with_capacity(count);
     while seen.len() < count {
         let any = least + (rng.next() % u64::from(most - least + 1)) as u8;
-        let len = if rng.next() % 2 == 0 { common } else { any };
+        let len = if rng.next().is_multiple_of(2) { common } else { any };
         seen.insert((mask(rng.bits(), len), len), 1 + (rng.next() % 4000) as u32);
     }
     seen.into_iter().map(|((bits, len), value)| Entry { tag: 0, bits, len, value }).collect()
@@ -114,7 +114,7 @@ fn measure(count: usize) -> Result<()> {
     );
     println!(
         "{count} networks of each family: {keys} entries with markers in {slots} slots, {} MiB a half; sorted in {:.1} s, placed in {:.1} s",
-        u64::from(slots) * 32 >> 20,
+        (u64::from(slots) * 32) >> 20,
         (sorted - start).as_secs_f64(),
         (thread_time() - begin).as_secs_f64(),
     );

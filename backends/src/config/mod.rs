@@ -105,13 +105,18 @@ pub fn load(path: impl AsRef<Path>) -> Result<Loaded, ConfigError> {
     let path = path.as_ref();
     let file = path.display().to_string();
     let mut bytes = Vec::new();
-    // One byte more than allowed, so that an endless file is noticed and not read to its end.
-    let read = File::open(path).and_then(|open| open.take(MAX_FILE + 1).read_to_end(&mut bytes));
-    if let Err(source) = read {
-        return Err(ConfigError::Unreadable { file, source });
-    }
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(ConfigError::TooLarge { file });
+    let read = File::open(path).and_then(|open| {
+        // What says that it is too large need not be read.
+        if open.metadata()?.len() > MAX_FILE {
+            return Ok(true);
+        }
+        // One byte more than allowed, so that an endless file is noticed and not read to its end.
+        open.take(MAX_FILE + 1).read_to_end(&mut bytes).map(|read| read as u64 > MAX_FILE)
+    });
+    match read {
+        Ok(false) => {}
+        Ok(true) => return Err(ConfigError::TooLarge { file }),
+        Err(source) => return Err(ConfigError::Unreadable { file, source }),
     }
     match std::str::from_utf8(&bytes) {
         Ok(text) => parse(text, &file),

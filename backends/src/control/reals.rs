@@ -14,7 +14,7 @@ use super::error::ControlError;
 use super::grace::Grace;
 use super::host::Hops;
 use super::{addr_words, vip_key};
-use crate::config::{Encap, Plan, Vip};
+use crate::config::{Encap, Plan, Real, Vip};
 
 /// A real of a VIP, or of none.
 pub(super) type Owned = (Option<VipKey>, IpAddr);
@@ -35,17 +35,27 @@ pub(super) fn method(encap: Encap) -> Method {
     }
 }
 
+/// The addresses of this host: which real that is does not depend on who names it.
+fn local(plan: &Plan) -> HashSet<IpAddr> {
+    let reals = plan.vips.iter().flat_map(|vip| &vip.reals);
+    reals.filter(|real| real.local).map(|real| real.address).collect()
+}
+
 impl Control {
     /// Fills the entries of the VIP's reals that have none yet, and renews ways and next hops of the others.
     pub(super) fn fill_reals(&mut self, vip: &Vip, plan: &Plan, owner: u32, hops: &Hops) -> u32 {
-        plan.kept(vip).map(|real| self.fill(Some(owner), real.address, (method(real.encap), real.local), hops)).sum()
+        let local = local(plan);
+        let way = |real: &Real| (method(real.encap), local.contains(&real.address));
+        plan.kept(vip).map(|real| self.fill(Some(owner), real.address, way(real), hops)).sum()
     }
 
     /// The same for the reals that belong to no VIP.
     pub(super) fn fill_unowned(&mut self, plan: &Plan, hops: &Hops) -> u32 {
         // In order, so that the same plan gives the same ids everywhere.
         let addresses: BTreeSet<IpAddr> = plan.unowned_reals().collect();
-        addresses.into_iter().map(|address| self.fill(None, address, (method(plan.encap), false), hops)).sum()
+        let local = local(plan);
+        let way = |address| (method(plan.encap), local.contains(&address));
+        addresses.into_iter().map(|address| self.fill(None, address, way(address), hops)).sum()
     }
 
     /// `1`: it is new.

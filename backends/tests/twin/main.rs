@@ -153,9 +153,17 @@ fn generated_frames_on_16384_sets() {
 /// Generated frames for everything that can be configured at once, in one profile.
 fn run_full(seed: u64, profile: &str) {
     let mut rng = Rng(seed);
-    let plan = plans::full(&mut rng, profile);
+    let mut plan = plans::full(&mut rng, profile);
     let Some(mut twins) = Twins::new(&plan, 1024) else { return };
-    for n in 0..frames_of_this_run() / 5 {
+    let frames = frames_of_this_run() / 5;
+    for n in 0..frames {
+        if n == frames / 2 {
+            // What is down loses its UDP flows (katran), or all of them (standard).
+            for real in plan.vips.iter_mut().flat_map(|vip| &mut vip.reals).step_by(2) {
+                real.state = tandem_backends::config::RealState::Down;
+            }
+            twins.apply(&plan);
+        }
         if n % 400 == 0 {
             twins.tick(30_000 + n as u32 / 400);
         }
@@ -163,8 +171,12 @@ fn run_full(seed: u64, profile: &str) {
     }
     let counters = twins.assert_tables_equal();
     let never: Vec<_> = counters.events.iter().filter(|(_, n)| **n == 0).map(|(name, _)| *name).collect();
-    // Nothing fills the global table here, and frames that cannot be encapsulated are another test's.
-    assert_eq!(never, ["encap-failed-v4", "encap-failed-v6", "global-flow-hit"], "events that were never counted");
+    // Nothing fills the global table here, and frames that cannot be encapsulated are another test's. Katran takes what is in
+    // a tunnel over IPv4 for IPv4; in the standard profile no flow stays at a real that is down.
+    let other = if profile == "katran" { "egress-decap-v6" } else { "udp-migrated" };
+    let mut expected = vec!["encap-failed-v4", "encap-failed-v6", "global-flow-hit", other];
+    expected.sort_unstable();
+    assert_eq!(never, expected, "events that were never counted");
 }
 
 #[test]

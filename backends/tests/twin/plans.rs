@@ -40,7 +40,7 @@ pub fn full(rng: &mut Rng, profile: &str) -> Plan {
         decap = ["ipip", "gue"]
         tcp_server_id = true
         [flows]
-        new_flows_per_core = 3000
+        new_flows_per_core = 300
         [server_ids]
         {} = "10.0.0.1"
         {} = "fc00::1"
@@ -77,7 +77,7 @@ pub fn full(rng: &mut Rng, profile: &str) -> Plan {
         let drop =
             [VipFlags::BYPASS_FLOW_TABLE, VipFlags::HASH_DPORT_ONLY, VipFlags::UDP_STABLE_ROUTING, VipFlags::NO_SOURCE_PORT];
         for (i, flag) in drop.into_iter().enumerate() {
-            if (n >> i) & 1 == 0 {
+            if (n / 2) >> i & 1 == 0 {
                 vip.flags.remove(flag);
             }
         }
