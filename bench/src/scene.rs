@@ -48,7 +48,7 @@ const REALS: u16 = 100;
 pub fn plan() -> Result<Plan> {
     let mut text = String::from(
         "[node]\nnext_hop_mac = \"02:00:00:00:00:09\"\nlocal_mac = \"02:00:00:00:00:01\"\n\
-         [tunnel]\nsource_v4 = \"10.0.13.37\"\nsource_prefix_v6 = \"100::/64\"\n",
+         [flows]\nnew_flows_per_core = 4_000_000_000\n[tunnel]\nsource_v4 = \"10.0.13.37\"\nsource_prefix_v6 = \"100::/64\"\n",
     );
     let vips = [
         (vip::PLAIN.to_string(), 80, "udp", "", false),
