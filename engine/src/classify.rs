@@ -45,7 +45,10 @@ pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &mut Flo
         parse_katran(packet, flow)?;
     } else {
         parse(packet, flow)?;
-        unusual(packet, memory, root, flow)?;
+        // Asked here, not there: a BPF call costs as much as the rest of a frame's classification.
+        if flow.is_ping() || flow.part == Part::Later {
+            unusual(packet, memory, root, flow)?;
+        }
     }
     if flow.part == Part::Later {
         // The real that got the first fragment says which VIP it is.
@@ -83,11 +86,7 @@ pub fn soon<M: Memory>(memory: &M, flow: &Flow) {
 /// Pings and later fragments have no port: they are ours if their address has VIPs.
 #[inline(never)]
 fn unusual<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &Flow) -> Result<(), Stop> {
-    let ping = flow.protocol == wire::IPPROTO_ICMP || flow.protocol == wire::IPPROTO_ICMPV6;
     let fragment = flow.part == Part::Later;
-    if !ping && !fragment {
-        return Ok(());
-    }
     let about = vips::find(memory, root, &VipKey::address(flow.dst));
     if about.is_none_or(|about| about.flags & HAS_VIPS == 0) {
         return Err(Stop::of(if fragment { Fragment } else { Icmp }));

@@ -97,6 +97,12 @@ impl Flow {
         self.tcp_flags & Tcp::RST != 0
     }
 
+    /// A ping: the ICMP messages that parsing leaves as they are. (An ICMP error has become the flow that it quotes.)
+    #[inline(always)]
+    pub(crate) fn is_ping(&self) -> bool {
+        self.protocol == wire::IPPROTO_ICMP || self.protocol == wire::IPPROTO_ICMPV6
+    }
+
     /// Where its transport header is, in a range that the verifier sees.
     #[inline(always)]
     pub(crate) fn l4(&self) -> usize {
