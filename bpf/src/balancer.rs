@@ -7,26 +7,26 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use tandem_engine::memory::counters::{SeatCounter, count_seat};
 use tandem_engine::memory::vips::LOCAL;
-use tandem_engine::memory::{Memory, Mode, features};
+use tandem_engine::memory::{Memory, Mode, Root, features};
 use tandem_engine::{Action, Flow, Part, Reason, Stop, Verdict, account, classify, finish, handover};
 
 /// The balancer.
 #[xdp]
 #[inline(always)]
 pub fn balancer(ctx: XdpContext) -> u32 {
-    let mut frame = Frame::new(ctx.ctx);
-    let Some(flow) = flow() else { return XDP_ABORTED };
-    let verdict = match classify(&mut frame, &Kernel, flow) {
-        Ok(()) => match hand_over(&mut frame, flow) {
+    let (mut frame, kernel) = (Frame::new(ctx.ctx), Kernel::new());
+    let (Some(flow), Some(root)) = (flow(), kernel.root()) else { return XDP_ABORTED };
+    let verdict = match classify(&mut frame, &kernel, root, flow) {
+        Ok(()) => match hand_over(&mut frame, &kernel, root, flow) {
             Some(action) => return action,
-            None => finish(&mut frame, &Kernel, flow),
+            None => finish(&mut frame, &kernel, root, flow),
         },
         Err(stop) => Verdict::Stop(stop),
     };
     if verdict == Verdict::Stop(Stop::AGAIN) {
         again(&ctx);
     }
-    account(&verdict, flow, &Kernel);
+    account(&verdict, flow, &kernel);
     action(&verdict)
 }
 
@@ -44,24 +44,23 @@ fn action(verdict: &Verdict) -> u32 {
 /// A queue without a socket (a worker that died, a queue that was added) is served here, and that is counted. So is, without
 /// being counted, what the host may have to get: a worker cannot give anything to it.
 #[inline(always)]
-fn hand_over(frame: &mut Frame, flow: &Flow) -> Option<u32> {
-    let root = Kernel.root()?;
+fn hand_over(frame: &mut Frame, kernel: &Kernel, root: &Root, flow: &Flow) -> Option<u32> {
     if root.mode.get() != Mode::Afxdp as u32 {
         return None;
     }
-    if Kernel.has(root, features::LOCAL) && (flow.vip.flags & LOCAL != 0 || flow.part == Part::Later) {
+    if kernel.has(root, features::LOCAL) && (flow.vip.flags & LOCAL != 0 || flow.part == Part::Later) {
         return None;
     }
     let queue = frame.rx_queue();
     if XSKS.get(queue).is_none() {
-        count_seat(&Kernel, SeatCounter::NoSocket, 1);
+        count_seat(kernel, SeatCounter::NoSocket, 1);
         return None;
     }
     if !handover::make_room(frame, &flow.vip) {
         let verdict = Verdict::stop(Reason::NoHeadroom);
-        account(&verdict, flow, &Kernel);
+        account(&verdict, flow, kernel);
         return Some(XDP_DROP);
     }
-    count_seat(&Kernel, SeatCounter::HandedOver, 1);
+    count_seat(kernel, SeatCounter::HandedOver, 1);
     Some(XSKS.redirect(queue, 0).unwrap_or(XDP_DROP))
 }

@@ -27,7 +27,7 @@ static DECAP_KATRAN: Global<u32> = Global::new(0);
 pub fn decap(ctx: XdpContext) -> u32 {
     let tunnels = Tunnels { ipip: true, gue_port: DECAP_GUE_PORT.load() as u16, katran: DECAP_KATRAN.load() != 0 };
     let outcome = decapsulate(&mut Frame::new(ctx.ctx), &tunnels, count);
-    if let Some(trace) = Kernel.trace() {
+    if let Some(trace) = Kernel::new().trace() {
         trace.reason.set((outcome as u32).wrapping_add(1));
     }
     match outcome.action() {

@@ -35,7 +35,7 @@ pub fn health_encap(ctx: TcContext) -> i32 {
         // SAFETY: the slot is this CPU's own, and programs at one CPU's egress do not interrupt each other.
         unsafe { *count = (*count).wrapping_add(1) };
     }
-    if let Some(trace) = Kernel.trace() {
+    if let Some(trace) = Kernel::new().trace() {
         trace.reason.set((outcome as u32).wrapping_add(1));
     }
     match outcome.action() {
@@ -56,7 +56,7 @@ fn run(frame: &mut Skb) -> Outcome {
     let Some(&real) = (unsafe { HEALTH_MARKS.get(&mark) }) else { return Outcome::Skipped };
     frame.pull(HEADERS);
     let whole = frame.is_whole();
-    let outcome = probe::encapsulate(frame, &Kernel, real, whole, random);
+    let outcome = probe::encapsulate(frame, &Kernel::new(), real, whole, random);
     if outcome == Outcome::Processed {
         frame.unmark();
     }

@@ -72,9 +72,7 @@ const TICK_SHIFT: u32 = 6;
 /// This CPU's place for what it knows of a frame, as new.
 #[inline(always)]
 pub fn flow() -> Option<&'static mut Flow> {
-    // SAFETY: the helper only reads which CPU the program runs on.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    let flow = FLOW.get_ptr_mut(cpu)?;
+    let flow = FLOW.get_ptr_mut(cpu())?;
     const WORDS: usize = const { size_of::<Flow>() / 8 };
     for word in 0..WORDS {
         // SAFETY: the entry has as many words, aligned as the map's entries are. Volatile, or LLVM calls a function that
@@ -100,8 +98,9 @@ pub fn again(ctx: &XdpContext) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tandem_id(key: u64) -> u32 {
-    match Kernel.root() {
-        Some(root) => ids::find(&Kernel, root, IdKey::of_number(key)),
+    let kernel = Kernel::new();
+    match kernel.root() {
+        Some(root) => ids::find(&kernel, root, IdKey::of_number(key)),
         None => 0,
     }
 }
@@ -110,14 +109,37 @@ pub extern "C" fn tandem_id(key: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tandem_longest(space: u32, tag: u32, a: u64, b: u64) -> u32 {
-    match Kernel.root() {
-        Some(root) => prefixes::find(&Kernel, root, Space::of_number(space), tag, [a, b]),
+    let kernel = Kernel::new();
+    match kernel.root() {
+        Some(root) => prefixes::find(&kernel, root, Space::of_number(space), tag, [a, b]),
         None => 0,
     }
 }
 
-/// The tables as this CPU sees them.
-pub struct Kernel;
+#[inline(always)]
+fn cpu() -> u32 {
+    // SAFETY: the helper only reads which CPU the program runs on.
+    unsafe { bpf_get_smp_processor_id() }
+}
+
+/// The tables as this CPU sees them. What every frame asks again and again is read once; in 64 bits, because older
+/// verifiers forget what they know of anything shorter that is kept on the stack.
+pub struct Kernel {
+    /// First line of this CPU's block of counters.
+    block: u64,
+    replay: u64,
+    features: u64,
+}
+
+impl Kernel {
+    /// This CPU's view.
+    #[inline(always)]
+    pub fn new() -> Self {
+        let replay = REPLAY.load() as u64;
+        let block = if replay != 0 { 0 } else { (cpu() * BLOCK) as u64 };
+        Self { block, replay, features: FEATURES.load() as u64 }
+    }
+}
 
 impl Memory for Kernel {
     #[inline(always)]
@@ -164,21 +186,15 @@ impl Memory for Kernel {
     #[inline(always)]
     fn has(&self, root: &Root, feature: u32) -> bool {
         // The constant first: the verifier removes what it leaves out.
-        FEATURES.load() & feature != 0 && root.features.get() & feature != 0
+        self.features & feature as u64 != 0 && root.features.get() & feature != 0
     }
     #[inline(always)]
     fn count(&self, index: u32) -> Option<&Line> {
-        let block = if REPLAY.load() != 0 {
-            0
-        } else {
-            // SAFETY: the helper only reads which CPU the program runs on.
-            unsafe { bpf_get_smp_processor_id() }
-        };
-        COUNTS.get(block * BLOCK + index)
+        COUNTS.get(self.block as u32 + index)
     }
     #[inline(always)]
     fn now(&self) -> u32 {
-        if REPLAY.load() != 0 {
+        if self.replay != 0 {
             return ROOT.get(0).map_or(0, |root| root.tick.get());
         }
         // SAFETY: the helper only reads a counter of the kernel.
@@ -186,6 +202,6 @@ impl Memory for Kernel {
     }
     #[inline(always)]
     fn trace(&self) -> Option<&Trace> {
-        if REPLAY.load() != 0 { TRACE.get(0) } else { None }
+        if self.replay != 0 { TRACE.get(0) } else { None }
     }
 }

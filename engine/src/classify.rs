@@ -28,12 +28,12 @@ const DESTINATION_PORT: u32 = 0xffff_0000;
 ///
 /// A batch can classify all its frames first and [`crate::finish`] them after their flow sets were asked for.
 #[inline(always)]
-pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &mut Flow) -> Result<(), Stop> {
-    flow.frame = packet.len() as u32;
-    if packet.len() < Ethernet::LEN {
+pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<(), Stop> {
+    let len = packet.len();
+    flow.frame = len as u32;
+    if len < Ethernet::LEN {
         return Err(Stop::of(FrameTooShort));
     }
-    let root = memory.root().ok_or(Stop::of(NotConfigured))?;
     if root.layout.get() != root::LAYOUT {
         return Err(Stop::of(NotConfigured));
     }
@@ -53,7 +53,7 @@ pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &mut Flo
     if flow.part == Part::Later {
         // The real that got the first fragment says which VIP it is.
         flow.vip = Vip { id: NO_VIP, flags: Vip::flags_with_room(0, crate::ROOM_MAX as u8), ring: 0, ring_len: 0 };
-        return fits(packet, root, flow);
+        return fits(root, flow);
     }
     let exact = vip(memory, root, katran, flow).ok_or(Stop::of(NotAVip))?;
     if let Some(trace) = memory.trace() {
@@ -140,8 +140,8 @@ fn prefix_vip<M: Memory>(memory: &M, root: &Root, flow: &Flow, port: u16) -> Opt
 
 /// The frame can be forwarded as it is: the lengths agree, it is not too large, it may take another hop.
 #[inline(always)]
-pub fn fits<P: Packet>(packet: &P, root: &Root, flow: &Flow) -> Result<(), Stop> {
-    let frame = packet.len() as u32;
+pub fn fits(root: &Root, flow: &Flow) -> Result<(), Stop> {
+    let frame = flow.frame;
     let header = if flow.quoted || flow.part != Part::Whole {
         0
     } else {
@@ -165,7 +165,7 @@ pub fn fits<P: Packet>(packet: &P, root: &Root, flow: &Flow) -> Result<(), Stop>
 /// section 3.2.2).
 #[inline(always)]
 fn fits_or_answer<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<(), Stop> {
-    match fits(packet, root, flow) {
+    match fits(root, flow) {
         Err(stop) if stop == Stop::of(FrameTooBig) => {
             count_too_big(memory, flow);
             let answers = memory.has(root, features::TOO_BIG) && !flow.quoted;

@@ -62,7 +62,7 @@ pub mod steps {
     pub use crate::parse::parse;
 }
 
-use memory::counters::{ByteCounter, Event, RealCounter, VipCounter, bytes_at, count_event, real_at, reason_at, vip_at};
+use memory::counters::{Event, RealCounter, VipCounter, count_event, real_at, reason_at, vip_at};
 use memory::{Root, features, vips};
 use parse::Seen;
 
@@ -74,11 +74,12 @@ pub const PASSES: u32 = 33;
 #[inline(always)]
 pub fn process<P: Packet, M: Memory>(packet: &mut P, memory: &M) -> Verdict {
     let mut flow = Flow::default();
+    let Some(root) = memory.root() else { return Verdict::stop(Reason::NotConfigured) };
     let mut verdict = Verdict::Stop(Stop::AGAIN);
     for _ in 0..=PASSES {
         flow = Flow::default();
-        verdict = match classify(packet, memory, &mut flow) {
-            Ok(()) => finish(packet, memory, &mut flow),
+        verdict = match classify(packet, memory, root, &mut flow) {
+            Ok(()) => finish(packet, memory, root, &mut flow),
             Err(stop) => Verdict::Stop(stop),
         };
         if verdict != Verdict::Stop(Stop::AGAIN) {
@@ -91,13 +92,12 @@ pub fn process<P: Packet, M: Memory>(packet: &mut P, memory: &M) -> Verdict {
 
 /// From the flow to its real, and the frame on its way. Not counted yet.
 #[inline(always)]
-pub fn finish<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &mut Flow) -> Verdict {
-    forward(packet, memory, flow).unwrap_or_else(Verdict::Stop)
+pub fn finish<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Verdict {
+    forward(packet, memory, root, flow).unwrap_or_else(Verdict::Stop)
 }
 
 #[inline(always)]
-fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &mut Flow) -> Result<Verdict, Stop> {
-    let root = memory.root().ok_or(Stop::of(Reason::NotConfigured))?;
+fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<Verdict, Stop> {
     let now = memory.now();
     if flow.part == Part::Later {
         return later_fragment(packet, memory, root, flow, now);
@@ -135,7 +135,10 @@ fn later_fragment<P: Packet, M: Memory>(
     flow: &mut Flow,
     now: u32,
 ) -> Result<Verdict, Stop> {
-    let real = select::fragment(memory, root, flow, now).ok_or(Stop::of(Reason::FragmentUnknown))?;
+    let real = select::fragment(memory, root, flow, now);
+    if real == 0 {
+        return Err(Stop::of(Reason::FragmentUnknown));
+    }
     let vip = memory.real(real).and_then(memory::Real::owner).unwrap_or(NO_VIP);
     let bytes = flow.len;
     let is_local = memory.has(root, features::LOCAL) && memory.real(real).is_some_and(|real| real.hop().is_local());
@@ -156,13 +159,11 @@ fn bytes<M: Memory>(memory: &M, root: &Root, flow: &Flow) -> u32 {
 /// Counts a verdict: the one place that does.
 #[inline(always)]
 pub fn account<M: Memory>(verdict: &Verdict, flow: &Flow, memory: &M) {
-    let bytes = match verdict.action() {
-        Action::Tx => ByteCounter::Tx,
-        Action::Pass => ByteCounter::Pass,
-        Action::Drop => ByteCounter::Drop,
-    };
-    add(memory, reason_at(verdict.index()), 1);
-    add(memory, bytes_at(bytes), flow.frame as u64);
+    let (line, index) = reason_at(verdict.index());
+    if let Some(line) = memory.count(line) {
+        line.add(index, 1);
+        line.add(index.wrapping_add(1), flow.frame as u64);
+    }
     match flow.seen {
         Seen::Nothing => {}
         Seen::TooBigV4 => count_event(memory, Event::PtbV4),
@@ -213,12 +214,5 @@ fn account_forwarded<M: Memory>(memory: &M, vip: u32, real: u32, bytes: u32, fro
         if by_ring {
             line.add(at(RealCounter::Ring), 1);
         }
-    }
-}
-
-#[inline(always)]
-fn add<M: Memory>(memory: &M, (line, index): (u32, usize), n: u64) {
-    if let Some(line) = memory.count(line) {
-        line.add(index, n);
     }
 }

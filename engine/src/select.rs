@@ -5,12 +5,12 @@
 
 use crate::hash::{self, Kind};
 use crate::memory::counters::{Event, GUARD_LINE, VipCounter, count_event, count_vip, vip_at};
-use crate::memory::flows::{SECOND, Worth};
+use crate::memory::flows::{Hit, SECOND, Worth};
 use crate::memory::rings::{SLOTS_PER_LINE, slot_of};
 use crate::memory::vips::{
     BYPASS_FLOW_TABLE, GLOBAL_FLOW_TABLE, HASH_DPORT_ONLY, QUIC, SOURCE_ROUTING, UDP_FLOW_MIGRATION, UDP_STABLE_ROUTING,
 };
-use crate::memory::{IdKey, Memory, Root, Space, Tag, features};
+use crate::memory::{FlowSet, IdKey, Memory, Root, Space, Tag, features};
 use crate::packet::Packet;
 use crate::parse::Flow;
 use crate::server_id;
@@ -45,7 +45,8 @@ pub(crate) fn choose<P: Packet, M: Memory>(
     if named.real != 0 {
         return Ok(Choice { real: named.real, from: From::ServerId, enter: false, named: named.to_check, by_tcp: named.by_tcp });
     }
-    if let Some(real) = known(memory, root, katran, flow, now) {
+    let real = known(memory, root, katran, flow, now);
+    if real != 0 {
         return Ok(Choice { real, from: From::Flow, enter: false, named: 0, by_tcp: false });
     }
     decide(memory, root, katran, flow)
@@ -86,35 +87,35 @@ fn named<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, katran: bool
     Named { real, to_check, by_tcp }
 }
 
-/// The real that the flow table knows, or the global table, unless the flow has to leave it.
+/// The real that the flow table knows, or the global table, unless the flow has to leave it; 0: none.
 #[inline(always)]
-fn known<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &Flow, now: u32) -> Option<u32> {
+fn known<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &Flow, now: u32) -> u32 {
     let mut real = lookup(memory, root, flow, now);
-    if memory.has(root, features::GLOBAL) && flow.vip.flags & GLOBAL_FLOW_TABLE != 0 && real.is_none() && !flow.is_syn() {
+    if memory.has(root, features::GLOBAL) && flow.vip.flags & GLOBAL_FLOW_TABLE != 0 && real == 0 && !flow.is_syn() {
         let tag = hash::tag(root, flow, Kind::Global);
-        real = get(memory, &tag, now, 0).map(|(_, (real, _))| real);
-        if real.is_some() {
+        real = get(memory, &tag, now, 0).1.real();
+        if real != 0 {
             count_event(memory, Event::GlobalFlowHit);
         }
     }
     let migrates = memory.has(root, features::MIGRATE) && flow.vip.flags & UDP_FLOW_MIGRATION != 0;
-    if migrates && flow.protocol == IPPROTO_UDP && (katran || real.is_some()) {
+    if migrates && flow.protocol == IPPROTO_UDP && (katran || real != 0) {
         // Katran counts this question as a new flow.
         let flood = katran && guard(memory, root);
         let down = |real: u32| memory.id(root, IdKey::down(flow.vip.id, real)) != 0;
-        if !flood && real.is_some_and(down) {
+        if !flood && real != 0 && down(real) {
             count_event(memory, Event::UdpMigrated);
-            return None;
+            return 0;
         }
     }
     real
 }
 
-/// The real that the flow table knows.
+/// The real that the flow table knows; 0: none.
 #[inline(always)]
-pub(crate) fn lookup<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> Option<u32> {
+fn lookup<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> u32 {
     if flow.vip.flags & BYPASS_FLOW_TABLE != 0 {
-        return None;
+        return 0;
     }
     let tag = &flow.tag;
     if let Some(trace) = memory.trace() {
@@ -124,24 +125,34 @@ pub(crate) fn lookup<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) 
         trace.print.set(tag.print);
     }
     if flow.is_syn() {
-        return None;
+        return 0;
     }
     let idle = if flow.protocol == IPPROTO_UDP { root.udp_idle.get() } else { 0 };
-    let (set, (real, way)) = get(memory, tag, now, idle)?;
-    if let Some(trace) = memory.trace() {
+    let (set, hit) = get(memory, tag, now, idle);
+    if hit.is_some()
+        && let Some(trace) = memory.trace()
+    {
         let [at, in_way] = &trace.found;
         at.set(set.wrapping_add(1));
-        in_way.set(way);
+        in_way.set(hit.way());
     }
-    Some(real)
+    hit.real()
 }
 
+/// The set that the flow was found in, and what it knows.
 #[inline(always)]
-fn get<M: Memory>(memory: &M, tag: &Tag, now: u32, idle: u32) -> Option<(u32, (u32, u32))> {
-    Some(match memory.flows(tag.one)?.get(tag, now, idle) {
-        Some(hit) => (tag.one, hit),
-        None => (tag.two, memory.flows(tag.two)?.get(tag, now, idle)?),
-    })
+fn get<M: Memory>(memory: &M, tag: &Tag, now: u32, idle: u32) -> (u32, Hit) {
+    either(memory, tag, |set| set.get(tag, now, idle))
+}
+
+/// Asks the flow's first set, then its second.
+#[inline(always)]
+fn either<M: Memory>(memory: &M, tag: &Tag, ask: impl Fn(&FlowSet) -> Hit) -> (u32, Hit) {
+    let hit = memory.flows(tag.one).map_or(Hit::NONE, &ask);
+    if hit.is_some() {
+        return (tag.one, hit);
+    }
+    (tag.two, memory.flows(tag.two).map_or(Hit::NONE, &ask))
 }
 
 /// A new flow: the client's network, else the ring.
@@ -261,11 +272,12 @@ pub(crate) fn agree<M: Memory>(memory: &M, root: &Root, flow: &Flow, choice: &Ch
             count_event(memory, quic);
         }
     };
-    match find(memory, &flow.tag) {
-        Some((_, _, known)) if is_same(memory, known, real) => count(Event::QuicMatch),
-        Some((set, way, _)) => {
+    let (set, hit) = either(memory, &flow.tag, |set| set.peek(&flow.tag));
+    match hit.is_some() {
+        true if is_same(memory, hit.real(), real) => count(Event::QuicMatch),
+        true => {
             if let Some(set) = memory.flows(set) {
-                set.rewrite(way, &flow.tag, real);
+                set.rewrite(hit.way(), &flow.tag, real);
             }
             count(Event::QuicMismatch);
             if choice.by_tcp {
@@ -273,7 +285,7 @@ pub(crate) fn agree<M: Memory>(memory: &M, root: &Root, flow: &Flow, choice: &Ch
             }
             count_vip(memory, flow.vip.id, VipCounter::ServerIdMismatch);
         }
-        None => {
+        false => {
             if !(memory.has(root, features::GUARD) && guard(memory, root)) {
                 // Katran enters it with time 0, which for UDP is too long ago to be found.
                 let idle = root.udp_idle.get();
@@ -285,18 +297,6 @@ pub(crate) fn agree<M: Memory>(memory: &M, root: &Root, flow: &Flow, choice: &Ch
     }
 }
 
-/// Set, way and real of an entry, however old.
-#[inline(always)]
-fn find<M: Memory>(memory: &M, tag: &Tag) -> Option<(u32, u32, u32)> {
-    Some(match memory.flows(tag.one)?.peek(tag) {
-        Some((real, way)) => (tag.one, way, real),
-        None => {
-            let (real, way) = memory.flows(tag.two)?.peek(tag)?;
-            (tag.two, way, real)
-        }
-    })
-}
-
 /// Whether two ids are one machine: a VIP's real, and a real of no VIP, may have the same address.
 #[inline(always)]
 fn is_same<M: Memory>(memory: &M, one: u32, other: u32) -> bool {
@@ -304,12 +304,12 @@ fn is_same<M: Memory>(memory: &M, one: u32, other: u32) -> bool {
     one == other || address(one) == address(other)
 }
 
-/// The real that the first fragment of the packet was sent to, and its VIP.
+/// The real that the first fragment of the packet was sent to; 0: not known.
 #[inline(always)]
-pub(crate) fn fragment<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> Option<u32> {
+pub(crate) fn fragment<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> u32 {
     let tag = hash::tag(root, flow, Kind::Fragment);
     trace_fragment(memory, &tag);
-    get(memory, &tag, now, FRAGMENT_IDLE).map(|(_, (real, _))| real)
+    get(memory, &tag, now, FRAGMENT_IDLE).1.real()
 }
 
 /// Ticks after which the fragments of a packet are another packet's: 15 s at 250 Hz (RFC 791 suggests 15 s).

@@ -2,7 +2,7 @@
 //! frames and the shared memory, so that tests and benchmarks run it without a kernel.
 
 use tandem_engine::memory::counters::count_seat;
-use tandem_engine::memory::{Memory, SeatCounter};
+use tandem_engine::memory::{Memory, Root, SeatCounter};
 use tandem_engine::{Action, Flow, Reason, Verdict, account, classify, finish, soon};
 
 use super::frame::FrameBuf;
@@ -30,11 +30,12 @@ pub type Flows = [Flow; BATCH];
 /// `None` stands for a frame whose hand-over header made no sense. `outcomes` gets one entry for each frame.
 #[inline]
 pub fn handle<M: Memory>(frames: &mut [Option<FrameBuf<'_>>], memory: &M, flows: &mut Flows, outcomes: &mut [Outcome; BATCH]) {
+    let Some(root) = memory.root() else { return };
     // One bit for each frame that has a VIP.
     let mut ready: u32 = 0;
     for (i, (frame, flow)) in frames.iter_mut().zip(flows.iter_mut()).enumerate() {
         *flow = Flow::default();
-        match frame.as_mut().map(|frame| classify(frame, memory, flow)) {
+        match frame.as_mut().map(|frame| classify(frame, memory, root, flow)) {
             Some(Ok(())) => {
                 soon(memory, flow);
                 ready |= 1 << i;
@@ -45,7 +46,7 @@ pub fn handle<M: Memory>(frames: &mut [Option<FrameBuf<'_>>], memory: &M, flows:
     }
     for (i, ((frame, flow), outcome)) in frames.iter_mut().zip(flows).zip(outcomes).enumerate() {
         *outcome = match frame {
-            Some(frame) if ready & 1 << i != 0 => conclude(frame, flow, memory),
+            Some(frame) if ready & 1 << i != 0 => conclude(frame, flow, memory, root),
             _ => Outcome::Release,
         };
     }
@@ -54,8 +55,8 @@ pub fn handle<M: Memory>(frames: &mut [Option<FrameBuf<'_>>], memory: &M, flows:
 const _: () = assert!(BATCH <= u32::BITS as usize);
 
 #[inline(always)]
-fn conclude<M: Memory>(frame: &mut FrameBuf<'_>, flow: &mut Flow, memory: &M) -> Outcome {
-    let verdict = finish(frame, memory, flow);
+fn conclude<M: Memory>(frame: &mut FrameBuf<'_>, flow: &mut Flow, memory: &M, root: &Root) -> Outcome {
+    let verdict = finish(frame, memory, root, flow);
     match verdict {
         Verdict::Forward { .. } => {
             account(&verdict, flow, memory);

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tandem_engine::Reason;
+use tandem_engine::{Action, Reason};
 use tandem_engine::memory::counters::{
-    ByteCounter, Event, RealCounter, SEAT_LINE, bytes_at, event_at, real_at, reason_at, vip_at,
+    Event, RealCounter, SEAT_LINE, event_at, real_at, reason_at, vip_at,
 };
 use tandem_engine::memory::{SeatCounter, VipCounter};
 
@@ -50,11 +50,11 @@ pub struct Counters {
 /// What follows from other counters: frames and bytes seen, bytes by what became of them, packets to VIPs.
 fn sums(
     reasons: &BTreeMap<&'static str, u64>,
-    bytes: impl Fn(ByteCounter) -> u64,
+    bytes: impl Fn(Action) -> u64,
     events: &BTreeMap<&'static str, u64>,
 ) -> [(&'static str, u64); 6] {
     let event = |event: Event| events.get(event.name()).copied().unwrap_or(0);
-    let [tx, pass, drop] = [ByteCounter::Tx, ByteCounter::Pass, ByteCounter::Drop].map(bytes);
+    let [tx, pass, drop] = [Action::Tx, Action::Pass, Action::Drop].map(bytes);
     // A frame without an Ethernet header never comes to a program.
     let reason = |reason: Reason| reasons.get(reason.name()).copied().unwrap_or(0);
     let seen = reasons.values().sum::<u64>() - reason(Reason::FrameTooShort);
@@ -119,7 +119,13 @@ impl Counters {
         let reasons: BTreeMap<_, _> = reasons.collect();
         let at = |(line, index)| sum(line, index);
         let mut events: BTreeMap<_, _> = Event::ALL.iter().map(|event| (event.name(), at(event_at(*event)))).collect();
-        events.extend(sums(&reasons, |counter| at(bytes_at(counter)), &events));
+        // the bytes of a reason are counted behind its frames
+        let bytes = |reason: &Reason| {
+            let (line, index) = reason_at(*reason as u32);
+            sum(line, index + 1)
+        };
+        let bytes_by = |action| Reason::ALL.iter().filter(|reason| reason.action() == action).map(bytes).sum();
+        events.extend(sums(&reasons, bytes_by, &events));
         Self { reasons, events, vips, reals, seat }
     }
 

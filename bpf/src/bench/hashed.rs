@@ -11,7 +11,7 @@ use tandem_engine::memory::rings::{SLOTS_PER_LINE, slot_of};
 use tandem_engine::memory::vips::{BYPASS_FLOW_TABLE, MAX_VIPS, NO_SOURCE_PORT};
 use tandem_engine::memory::{Memory, Root, Vip, VipCounter, counters};
 use tandem_engine::wire::IPPROTO_UDP;
-use tandem_engine::{Action, Flow, From, Reason, Stop, Verdict, account, hash, steps};
+use tandem_engine::{Action, Flow, From, Packet, Reason, Stop, Verdict, account, hash, steps};
 
 /// Address, then `protocol << 16 | port`: id and flags, then the ring's line and length.
 #[map]
@@ -23,9 +23,10 @@ static FLOW_HASH: LruHashMap<[u64; 5], u64> = LruHashMap::with_max_entries(1, 0)
 /// The same core on hash maps.
 #[xdp]
 pub fn hashed(ctx: XdpContext) -> u32 {
-    let Some(flow) = flow() else { return XDP_ABORTED };
-    let verdict = process(&mut Frame::new(ctx.ctx), flow).unwrap_or_else(Verdict::Stop);
-    account(&verdict, flow, &Kernel);
+    let kernel = Kernel::new();
+    let (Some(flow), Some(root)) = (flow(), kernel.root()) else { return XDP_ABORTED };
+    let verdict = process(&mut Frame::new(ctx.ctx), &kernel, root, flow).unwrap_or_else(Verdict::Stop);
+    account(&verdict, flow, &kernel);
     match verdict.action() {
         Action::Tx => XDP_TX,
         Action::Pass => XDP_PASS,
@@ -34,24 +35,24 @@ pub fn hashed(ctx: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn process(frame: &mut Frame, flow: &mut Flow) -> Result<Verdict, Stop> {
+fn process(frame: &mut Frame, kernel: &Kernel, root: &Root, flow: &mut Flow) -> Result<Verdict, Stop> {
+    flow.frame = frame.len() as u32;
     steps::parse(frame, flow)?;
-    let root = Kernel.root().ok_or(Stop::of(Reason::NotConfigured))?;
     flow.vip = vip(root, flow).ok_or(Stop::of(Reason::NotAVip))?;
-    steps::fits(frame, root, flow)?;
+    steps::fits(root, flow)?;
     if flow.vip.flags & NO_SOURCE_PORT != 0 {
         flow.ports &= 0xffff_0000;
     }
     let port = flow.ports & 0xffff;
-    let now = Kernel.now();
+    let now = kernel.now();
     let key = key(flow);
     let (real, from) = match lookup(&key, root, flow, now) {
         Some(real) => (real, From::Flow),
-        None => (ring(flow)?, From::Ring),
+        None => (ring(kernel, flow)?, From::Ring),
     };
-    steps::deliver(frame, &Kernel, root, flow, real, port)?;
+    steps::deliver(frame, kernel, root, flow, real, port)?;
     if let From::Ring = from {
-        remember(&key, flow, real, now);
+        remember(kernel, &key, flow, real, now);
     }
     Ok(Verdict::Forward { vip: flow.vip.id, real, bytes: flow.len, from })
 }
@@ -104,9 +105,9 @@ fn lookup(key: &[u64; 5], root: &Root, flow: &Flow, now: u32) -> Option<u32> {
 }
 
 #[inline(always)]
-fn ring(flow: &Flow) -> Result<u32, Stop> {
+fn ring(kernel: &Kernel, flow: &Flow) -> Result<u32, Stop> {
     let slot = slot_of(hash::packet(flow), flow.vip.ring_len);
-    let line = Kernel.ring(flow.vip.ring.wrapping_add(slot / SLOTS_PER_LINE));
+    let line = kernel.ring(flow.vip.ring.wrapping_add(slot / SLOTS_PER_LINE));
     match line.map_or(0, |line| line.get(slot)) {
         0 => Err(Stop::of(Reason::NoRing)),
         real => Ok(real),
@@ -114,13 +115,13 @@ fn ring(flow: &Flow) -> Result<u32, Stop> {
 }
 
 #[inline(always)]
-fn remember(key: &[u64; 5], flow: &Flow, real: u32, now: u32) {
+fn remember(kernel: &Kernel, key: &[u64; 5], flow: &Flow, real: u32, now: u32) {
     if flow.vip.flags & BYPASS_FLOW_TABLE != 0 || flow.is_rst() {
         return;
     }
     let entered = FLOW_HASH.insert(key, (now as u64) << 32 | real as u64, 0);
     if entered.is_ok()
-        && let Some(line) = Kernel.count(counters::vip_at(flow.vip.id))
+        && let Some(line) = kernel.count(counters::vip_at(flow.vip.id))
     {
         line.add(VipCounter::Entered as usize, 1);
     }

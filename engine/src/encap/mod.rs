@@ -70,11 +70,12 @@ pub fn deliver<P: Packet, M: Memory>(
         // Katran answers with the MAC that it was called by.
         let called = |packet: &P| Ethernet::view(packet, 0).map(Ethernet::destination);
         let from = if katran { called(packet).unwrap_or(0) } else { root.local_mac.get() };
-        let path = Path { root, hop, addr: real.addr(), katran, from, port };
+        // Made where it is used: what a function that is not inlined gets is written to the stack first.
+        let path = || Path { root, hop, addr: real.addr(), katran, from, port };
         if memory.has(root, features::GUE) && hop.is_gue() {
-            gue::encapsulate(packet, flow, &path)
+            gue::encapsulate(packet, flow, &path())
         } else {
-            ipip::encapsulate(packet, flow, &path).ok_or(Reason::NoHeadroom)
+            ipip::encapsulate(packet, flow, &path()).ok_or(Reason::NoHeadroom)
         }
     } else {
         Err(Reason::NoNextHop)

@@ -1,7 +1,7 @@
 //! Counters: plain additions, so each core (a CPU's kernel seat, a worker) has a block of its own.
 //!
 //! ```text
-//! block:  bytes and reasons, 5 lines | seat, 1 line | events, 8 lines | guard, 1 line | VIPs, 1 line each | reals, 2 to a line
+//! block:  reasons, 4 to a line | seat, 1 line | events, 8 lines | guard, 1 line | VIPs, 1 line each | reals, 2 to a line
 //! ```
 
 use super::Memory;
@@ -20,10 +20,9 @@ pub struct Line {
 const _: () = assert!(size_of::<Line>() == 64);
 
 const PER_LINE: usize = 8;
-/// Lines of a block that count bytes by action, and frames by [`Reason`].
-const REASON_LINES: u32 = 5;
-/// Counters of bytes in front of the reasons: the line that every forwarded frame touches has both.
-const BYTES: u32 = 3;
+/// Lines of a block that count frames and their bytes by [`Reason`], side by side: one lookup counts both.
+const REASON_LINES: u32 = 8;
+const PER_REASON: u32 = 2;
 /// The line of [`SeatCounter`]s.
 pub const SEAT_LINE: u32 = REASON_LINES;
 const EVENT_LINES: u32 = SEAT_LINE + 1;
@@ -37,7 +36,7 @@ pub const PER_REAL: usize = 4;
 /// Lines of one core's block.
 pub const BLOCK: u32 = REAL_LINES + MAX_REALS / REALS_PER_LINE;
 
-const _: () = assert!(BYTES as usize + Reason::ALL.len() <= REASON_LINES as usize * PER_LINE);
+const _: () = assert!(Reason::ALL.len() * PER_REASON as usize <= REASON_LINES as usize * PER_LINE);
 const _: () = assert!(Event::ALL.len() <= (GUARD_LINE - EVENT_LINES) as usize * PER_LINE);
 
 impl Line {
@@ -199,18 +198,6 @@ events! {
     AgainBytes, "again-bytes", "Bytes of these frames with their tunnel.";
 }
 
-/// Bytes of whole frames as they came, by what became of them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub enum ByteCounter {
-    /// Sent.
-    Tx = 0,
-    /// Given to the host.
-    Pass = 1,
-    /// Dropped.
-    Drop = 2,
-}
-
 /// What a seat counts of its own work: not part of the verdict, and not equal in both seats.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
@@ -241,16 +228,10 @@ impl SeatCounter {
     ];
 }
 
-/// Line and index of the counter of the reason with this index.
+/// Line and index of the frames of the reason with this index; the next one counts their bytes, as they came.
 #[inline(always)]
 pub fn reason_at(index: u32) -> (u32, usize) {
-    at(index.wrapping_add(BYTES))
-}
-
-/// Line and index of a counter of bytes.
-#[inline(always)]
-pub fn bytes_at(counter: ByteCounter) -> (u32, usize) {
-    at(counter as u32)
+    at(index.wrapping_mul(PER_REASON))
 }
 
 /// Line and index of an event's counter.

@@ -68,6 +68,37 @@ impl Worth {
     }
 }
 
+/// What a set knows of a flow: its real and its way, or nothing. One number, no part of which is undefined when there is
+/// nothing: LLVM would carry that part along, and the verifier refuses a register that nobody wrote.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hit(u32);
+
+impl Hit {
+    /// Not found.
+    pub const NONE: Self = Self(0);
+
+    #[inline(always)]
+    fn new(real: u16, way: usize) -> Self {
+        Self((way as u32) << 16 | real as u32)
+    }
+
+    /// Whether the flow was found.
+    #[inline(always)]
+    pub fn is_some(self) -> bool {
+        self.0 != 0
+    }
+    /// Its real; 0: not found.
+    #[inline(always)]
+    pub fn real(self) -> u32 {
+        self.0 & 0xffff
+    }
+    /// Its way in the set.
+    #[inline(always)]
+    pub fn way(self) -> u32 {
+        self.0 >> 16
+    }
+}
+
 /// One set, 64 bytes.
 #[repr(C, align(64))]
 #[cfg_attr(not(target_arch = "bpf"), derive(Default, Debug))]
@@ -81,29 +112,29 @@ pub struct FlowSet {
 const _: () = assert!(size_of::<FlowSet>() == 64);
 
 impl FlowSet {
-    /// The real of the flow, and the way it was found in. A hit renews the entry and protects it.
+    /// Finds the flow, renews its entry and protects it.
     ///
     /// An entry older than `idle` ticks (0: no limit) is a miss. Ages are known modulo 2^15 ticks.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "the loop's bound is the arrays' length")]
-    pub fn get(&self, tag: &Tag, now: u32, idle: u32) -> Option<(u32, u32)> {
+    pub fn get(&self, tag: &Tag, now: u32, idle: u32) -> Hit {
         for way in 0..WAYS {
             let real = self.real[way].get();
             // a cleared way with a leftover of another writer is nobody's
             if self.x[way].get() ^ real as u64 == tag.print && real != 0 {
                 let old = self.stamp[way].get();
                 if idle != 0 && (now as u16).wrapping_sub(old) & TIME > idle as u16 {
-                    return None;
+                    return Hit::NONE;
                 }
                 let new = now as u16 | HELD;
                 // written only when it changes: the line stays shared between cores
                 if old != new {
                     self.stamp[way].set(new);
                 }
-                return Some((real as u32, way as u32));
+                return Hit::new(real, way);
             }
         }
-        None
+        Hit::NONE
     }
 
     /// The better of `best` and this set's best place for the flow; ways are numbered from `first`.
@@ -131,17 +162,17 @@ impl FlowSet {
         Worth(best)
     }
 
-    /// The flow's real and way, however old the entry is; nothing is renewed.
+    /// Finds the flow, however old its entry is; nothing is renewed.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "the loop's bound is the arrays' length")]
-    pub fn peek(&self, tag: &Tag) -> Option<(u32, u32)> {
+    pub fn peek(&self, tag: &Tag) -> Hit {
         for way in 0..WAYS {
             let real = self.real[way].get();
             if self.x[way].get() ^ real as u64 == tag.print && real != 0 {
-                return Some((real as u32, way as u32));
+                return Hit::new(real, way);
             }
         }
-        None
+        Hit::NONE
     }
 
     /// Another real for the flow in this way; its age stays.
@@ -219,10 +250,10 @@ mod tests {
             set.real[2].set(real);
             set.stamp[2].set(of(2).1);
             for (tag, own) in [a, b] {
-                let found = set.get(&tag, 100, 0).map(|(real, _)| real);
-                assert!(found.is_none() || found == Some(u32::from(own)), "mixture {torn}: {own} was given {found:?}");
+                let found = set.get(&tag, 100, 0).real();
+                assert!(found == 0 || found == u32::from(own), "mixture {torn}: {own} was given {found:?}");
                 let whole = (x, real) == (tag, own);
-                assert_eq!(found.is_some(), whole, "mixture {torn}");
+                assert_eq!(found != 0, whole, "mixture {torn}");
             }
         }
     }
