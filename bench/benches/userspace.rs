@@ -106,7 +106,7 @@ impl Worker for Hashed {
     fn batch(&mut self, umem: &mut Umem, from: usize) -> u32 {
         let mut sent = 0;
         for frame in umem.received(from).iter_mut().flatten() {
-            if let Verdict::Forward { .. } = self.rival.process(frame, &self.memory) {
+            if self.rival.process(frame, &self.memory).is_forwarded() {
                 sent += u32::from(frame.settle() != 0);
             }
         }

@@ -34,8 +34,7 @@ impl References {
         let sizes = tables.sizes();
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("RINGS", sizes.ring_lines)
-            .map_max_entries("COUNTS", sizes.blocks * BLOCK)
-            .map_max_entries("FLOW", aya::util::nr_cpus().map_err(|(_, error)| error)? as u32)
+            .map_max_entries("COUNTS", sizes.blocks)
             .map_max_entries("FLOW_HASH", flows)
             .load(REFERENCES)
             .context("the benchmarks' object")?;

@@ -52,7 +52,7 @@ impl Rival {
     #[inline]
     pub fn process<P: Packet, M: Memory>(&mut self, packet: &mut P, memory: &M) -> Verdict {
         let mut flow = Flow::default();
-        let verdict = self.forward(packet, memory, &mut flow).unwrap_or_else(Verdict::Stop);
+        let verdict = self.forward(packet, memory, &mut flow).unwrap_or_else(Verdict::stopped);
         account(&verdict, &flow, memory);
         verdict
     }
@@ -77,7 +77,7 @@ impl Rival {
         if from == From::Ring {
             self.enter(key, real, now);
         }
-        Ok(Verdict::Forward { vip: flow.vip.id, real, bytes: flow.len, from })
+        Ok(Verdict::forward(flow.vip.id, real, flow.len, from))
     }
 
     #[inline]

@@ -8,22 +8,23 @@ use aya_ebpf::programs::XdpContext;
 use tandem_engine::memory::counters::{SeatCounter, count_seat};
 use tandem_engine::memory::vips::LOCAL;
 use tandem_engine::memory::{Memory, Mode, Root, features};
-use tandem_engine::{Action, Flow, Part, Reason, Stop, Verdict, account, classify, finish, handover};
+use tandem_engine::{Action, Flow, Part, Reason, Verdict, account, classify, finish, handover};
 
 /// The balancer.
 #[xdp]
 #[inline(always)]
 pub fn balancer(ctx: XdpContext) -> u32 {
-    let (mut frame, kernel) = (Frame::new(ctx.ctx), Kernel::new());
-    let (Some(flow), Some(root)) = (flow(), kernel.root()) else { return XDP_ABORTED };
+    let Some(kernel) = Kernel::new() else { return XDP_ABORTED };
+    let Some(root) = kernel.root() else { return XDP_ABORTED };
+    let (mut frame, flow) = (Frame::new(ctx.ctx), flow());
     let verdict = match classify(&mut frame, &kernel, root, flow) {
         Ok(()) => match hand_over(&mut frame, &kernel, root, flow) {
             Some(action) => return action,
             None => finish(&mut frame, &kernel, root, flow),
         },
-        Err(stop) => Verdict::Stop(stop),
+        Err(stop) => Verdict::stopped(stop),
     };
-    if verdict == Verdict::Stop(Stop::AGAIN) {
+    if verdict.is_again() {
         again(&ctx);
     }
     account(&verdict, flow, &kernel);

@@ -1,14 +1,14 @@
 //! For real servers: strips IPIP and GUE and passes the client's packet to the stack, so that a real needs no tunnel device.
 
 use crate::frame::Frame;
-use crate::tables::Kernel;
+use crate::tables::trace;
 use aya_ebpf::Global;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::XdpContext;
+use tandem_engine::Action;
 use tandem_engine::strip::{COUNTERS, Tunnels, decapsulate};
-use tandem_engine::{Action, Memory};
 
 /// By the indices of `strip::counter_names`.
 #[map]
@@ -27,7 +27,7 @@ static DECAP_KATRAN: Global<u32> = Global::new(0);
 pub fn decap(ctx: XdpContext) -> u32 {
     let tunnels = Tunnels { ipip: true, gue_port: DECAP_GUE_PORT.load() as u16, katran: DECAP_KATRAN.load() != 0 };
     let outcome = decapsulate(&mut Frame::new(ctx.ctx), &tunnels, count);
-    if let Some(trace) = Kernel::new().trace() {
+    if let Some(trace) = trace() {
         trace.reason.set((outcome as u32).wrapping_add(1));
     }
     match outcome.action() {

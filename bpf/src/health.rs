@@ -1,15 +1,15 @@
 //! Health checks: what a checker on this host sends to a VIP with a socket mark leaves towards the real of that mark.
 
 use crate::skb::Skb;
-use crate::tables::{Kernel, is_replay};
+use crate::tables::{Kernel, is_replay, trace};
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::macros::{classifier, map};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::programs::TcContext;
+use tandem_engine::Action;
 use tandem_engine::probe::{self, COUNTERS, Outcome};
-use tandem_engine::{Action, Memory};
 
 /// From the socket mark to the id of the real.
 #[map]
@@ -35,7 +35,7 @@ pub fn health_encap(ctx: TcContext) -> i32 {
         // SAFETY: the slot is this CPU's own, and programs at one CPU's egress do not interrupt each other.
         unsafe { *count = (*count).wrapping_add(1) };
     }
-    if let Some(trace) = Kernel::new().trace() {
+    if let Some(trace) = trace() {
         trace.reason.set((outcome as u32).wrapping_add(1));
     }
     match outcome.action() {
@@ -54,9 +54,10 @@ fn run(frame: &mut Skb) -> Outcome {
     }
     // SAFETY: the value is read once, as a whole; entries are only ever written by userspace.
     let Some(&real) = (unsafe { HEALTH_MARKS.get(&mark) }) else { return Outcome::Skipped };
+    let Some(kernel) = Kernel::new() else { return Outcome::Skipped };
     frame.pull(HEADERS);
     let whole = frame.is_whole();
-    let outcome = probe::encapsulate(frame, &Kernel::new(), real, whole, random);
+    let outcome = probe::encapsulate(frame, &kernel, real, whole, random);
     if outcome == Outcome::Processed {
         frame.unmark();
     }

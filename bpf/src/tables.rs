@@ -2,6 +2,8 @@
 //!
 //! The numbers of entries here are the smallest; the loader sets the real ones.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
@@ -9,7 +11,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, ProgramArray, XskMap};
 use aya_ebpf::programs::XdpContext;
 use tandem_engine::Flow;
-use tandem_engine::memory::counters::BLOCK;
+use tandem_engine::memory::counters::{Block, MAX_CPUS};
 use tandem_engine::memory::prefixes::{self, SPACES, Space};
 use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::vips::SLOTS;
@@ -31,7 +33,7 @@ static REALS: Array<Real> = Array::with_max_entries(MAX_REALS, MMAPABLE);
 #[map]
 static FLOWS: Array<FlowSet> = Array::with_max_entries(1, MMAPABLE);
 #[map]
-static COUNTS: Array<Line> = Array::with_max_entries(BLOCK, MMAPABLE);
+static COUNTS: Array<Block> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static IDS: Array<IdLine> = Array::with_max_entries(1, MMAPABLE);
 #[map]
@@ -42,8 +44,8 @@ static TREES: Array<Tree> = Array::with_max_entries(2 * SPACES, MMAPABLE);
 static TRACE: Array<Trace> = Array::with_max_entries(1, MMAPABLE);
 /// What each CPU knows of the frame that it works on. On the stack it would leave no room for anything else, and the verifier
 /// would follow every combination of what it holds.
-#[map]
-static FLOW: Array<Flow> = Array::with_max_entries(1, 0);
+#[unsafe(no_mangle)]
+static mut FLOW: [MaybeUninit<Flow>; MAX_CPUS as usize] = [const { MaybeUninit::zeroed() }; MAX_CPUS as usize];
 /// The balancer itself, for what was in a tunnel.
 #[map]
 static AGAIN: ProgramArray = ProgramArray::with_max_entries(1, 0);
@@ -66,13 +68,22 @@ pub fn is_replay() -> bool {
     REPLAY.load() != 0
 }
 
+/// Where replays want to know of decisions.
+#[inline(always)]
+pub fn trace() -> Option<&'static Trace> {
+    if is_replay() { TRACE.get(0) } else { None }
+}
+
 /// Jiffies in a tick of the coarse clock, as a power of two.
 const TICK_SHIFT: u32 = 6;
 
 /// This CPU's place for what it knows of a frame, as new.
 #[inline(always)]
-pub fn flow() -> Option<&'static mut Flow> {
-    let flow = FLOW.get_ptr_mut(cpu())?;
+pub fn flow() -> &'static mut Flow {
+    // The mask tells the verifier what the loader has made sure of.
+    let at = (cpu() & (MAX_CPUS - 1)) as usize;
+    // SAFETY: the index is in the array.
+    let flow = unsafe { (&raw mut FLOW).cast::<Flow>().add(at) };
     const WORDS: usize = const { size_of::<Flow>() / 8 };
     for word in 0..WORDS {
         // SAFETY: the entry has as many words, aligned as the map's entries are. Volatile, or LLVM calls a function that
@@ -81,7 +92,7 @@ pub fn flow() -> Option<&'static mut Flow> {
     }
     // SAFETY: the entry is this CPU's own, and programs on one CPU do not interrupt each other; each run takes it once. All
     // its bytes are 0, which is a flow: the default one.
-    Some(unsafe { &mut *flow })
+    unsafe { &mut *flow }
 }
 
 const _: () = assert!(size_of::<Flow>() % 8 == 0 && align_of::<Flow>() == 8);
@@ -98,7 +109,7 @@ pub fn again(ctx: &XdpContext) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tandem_id(key: u64) -> u32 {
-    let kernel = Kernel::new();
+    let Some(kernel) = Kernel::new() else { return 0 };
     match kernel.root() {
         Some(root) => ids::find(&kernel, root, IdKey::of_number(key)),
         None => 0,
@@ -109,7 +120,7 @@ pub extern "C" fn tandem_id(key: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tandem_longest(space: u32, tag: u32, a: u64, b: u64) -> u32 {
-    let kernel = Kernel::new();
+    let Some(kernel) = Kernel::new() else { return 0 };
     match kernel.root() {
         Some(root) => prefixes::find(&kernel, root, Space::of_number(space), tag, [a, b]),
         None => 0,
@@ -125,19 +136,18 @@ fn cpu() -> u32 {
 /// The tables as this CPU sees them. What every frame asks again and again is read once; in 64 bits, because older
 /// verifiers forget what they know of anything shorter that is kept on the stack.
 pub struct Kernel {
-    /// First line of this CPU's block of counters.
-    block: u64,
+    counts: &'static Block,
     replay: u64,
     features: u64,
 }
 
 impl Kernel {
-    /// This CPU's view.
+    /// This CPU's view; `None` if there is no block of counters for it.
     #[inline(always)]
-    pub fn new() -> Self {
+    pub fn new() -> Option<Self> {
         let replay = REPLAY.load() as u64;
-        let block = if replay != 0 { 0 } else { (cpu() * BLOCK) as u64 };
-        Self { block, replay, features: FEATURES.load() as u64 }
+        let counts = COUNTS.get(if replay != 0 { 0 } else { cpu() })?;
+        Some(Self { counts, replay, features: FEATURES.load() as u64 })
     }
 }
 
@@ -190,7 +200,7 @@ impl Memory for Kernel {
     }
     #[inline(always)]
     fn count(&self, index: u32) -> Option<&Line> {
-        COUNTS.get(self.block as u32 + index)
+        self.counts.line(index)
     }
     #[inline(always)]
     fn now(&self) -> u32 {

@@ -32,6 +32,7 @@ header!(Handover);
 
 impl Handover {
     /// Reads it from the start of what a worker received; `None` if it is not one of ours.
+    #[inline]
     pub fn read(received: &[u8]) -> Option<Self> {
         let (handover, _) = Self::read_from_prefix(received).ok()?;
         let sane = handover.version == VERSION

@@ -75,14 +75,14 @@ pub const PASSES: u32 = 33;
 pub fn process<P: Packet, M: Memory>(packet: &mut P, memory: &M) -> Verdict {
     let mut flow = Flow::default();
     let Some(root) = memory.root() else { return Verdict::stop(Reason::NotConfigured) };
-    let mut verdict = Verdict::Stop(Stop::AGAIN);
+    let mut verdict = Verdict::stopped(Stop::AGAIN);
     for _ in 0..=PASSES {
         flow = Flow::default();
         verdict = match classify(packet, memory, root, &mut flow) {
             Ok(()) => finish(packet, memory, root, &mut flow),
-            Err(stop) => Verdict::Stop(stop),
+            Err(stop) => Verdict::stopped(stop),
         };
-        if verdict != Verdict::Stop(Stop::AGAIN) {
+        if !verdict.is_again() {
             break;
         }
     }
@@ -93,7 +93,7 @@ pub fn process<P: Packet, M: Memory>(packet: &mut P, memory: &M) -> Verdict {
 /// From the flow to its real, and the frame on its way. Not counted yet.
 #[inline(always)]
 pub fn finish<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Verdict {
-    forward(packet, memory, root, flow).unwrap_or_else(Verdict::Stop)
+    forward(packet, memory, root, flow).unwrap_or_else(Verdict::stopped)
 }
 
 #[inline(always)]
@@ -123,7 +123,7 @@ fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: 
     if flow.part == Part::First {
         select::remember_fragment(memory, root, flow, real, now);
     }
-    Ok(if is_local { Verdict::Local { vip, real, bytes, from } } else { Verdict::Forward { vip, real, bytes, from } })
+    Ok(Verdict::chosen(is_local, vip, real, bytes, from))
 }
 
 /// A fragment without ports follows the first one.
@@ -142,11 +142,10 @@ fn later_fragment<P: Packet, M: Memory>(
     let vip = memory.real(real).and_then(memory::Real::owner).unwrap_or(NO_VIP);
     let bytes = flow.len;
     let is_local = memory.has(root, features::LOCAL) && memory.real(real).is_some_and(|real| real.hop().is_local());
-    if is_local {
-        return Ok(Verdict::Local { vip, real, bytes, from: From::Flow });
+    if !is_local {
+        encap::deliver(packet, memory, root, flow, real, 0)?;
     }
-    encap::deliver(packet, memory, root, flow, real, 0)?;
-    Ok(Verdict::Forward { vip, real, bytes, from: From::Flow })
+    Ok(Verdict::chosen(is_local, vip, real, bytes, From::Flow))
 }
 
 /// Bytes of the packet that are counted. Katran leaves out the IPv6 header.
@@ -177,25 +176,21 @@ pub fn account<M: Memory>(verdict: &Verdict, flow: &Flow, memory: &M) {
             count_event(memory, Event::PtbV6Low);
         }
     }
-    let chosen = match *verdict {
-        Verdict::Forward { vip, real, bytes, from } | Verdict::Local { vip, real, bytes, from } => Some((vip, real, bytes, from)),
-        Verdict::Stop(_) => None,
-    };
-    if let Some((vip, real, bytes, from)) = chosen {
-        account_forwarded(memory, vip, real, bytes, from);
+    if verdict.real != 0 {
+        account_chosen(memory, verdict);
     }
     if let Some(trace) = memory.trace() {
         trace.reason.set(verdict.index().wrapping_add(1));
-        if let Some((vip, real, _, from)) = chosen {
-            trace.vip.set(vip.wrapping_add(1));
-            trace.real.set(real.wrapping_add(1));
-            trace.from.set((from as u32).wrapping_add(1));
+        if verdict.real != 0 {
+            trace.vip.set(verdict.vip.wrapping_add(1));
+            trace.real.set(verdict.real.wrapping_add(1));
+            trace.from.set((verdict.from as u32).wrapping_add(1));
         }
     }
 }
 
 #[inline(always)]
-fn account_forwarded<M: Memory>(memory: &M, vip: u32, real: u32, bytes: u32, from: From) {
+fn account_chosen<M: Memory>(memory: &M, &Verdict { vip, real, bytes, from, .. }: &Verdict) {
     let by_ring = matches!(from, From::Ring | From::SourceRoute);
     if vip != NO_VIP
         && let Some(line) = memory.count(vip_at(vip))

@@ -34,34 +34,20 @@ impl From {
 /// A VIP id that is nobody's: a fragment's, whose VIP only its real tells.
 pub const NO_VIP: u32 = u32::MAX;
 
-/// What becomes of a frame.
+/// What becomes of a frame, why, and who gets it. Every field always has a value: an enum would leave some of them undefined
+/// where a frame is stopped, LLVM would carry them along, and the verifier refuses registers that nobody wrote.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// Sent to a real, encapsulated.
-    Forward {
-        /// The VIP's id; [`NO_VIP`] if it is not known.
-        vip: u32,
-        /// The real's id.
-        real: u32,
-        /// Bytes of the client's IP packet.
-        bytes: u32,
-        /// Who chose the real.
-        from: From,
-    },
-    /// Given to this host, which is the real, unchanged.
-    Local {
-        /// The VIP's id.
-        vip: u32,
-        /// The real's id.
-        real: u32,
-        /// Bytes of the client's IP packet.
-        bytes: u32,
-        /// Who chose the real.
-        from: From,
-    },
-    /// Goes no further: what the reason says is done with it.
-    Stop(Stop),
+pub struct Verdict {
+    what: Stop,
+    /// The VIP's id; [`NO_VIP`] if it is not known, or the frame was stopped.
+    pub vip: u32,
+    /// The real's id; 0: the frame was stopped.
+    pub real: u32,
+    /// Bytes of the client's IP packet; 0 if the frame was stopped.
+    pub bytes: u32,
+    /// Who chose the real, if one was chosen.
+    pub from: From,
 }
 
 /// Why a frame goes no further, and what becomes of it. One number that is not 0, so that a result of it is one number, too:
@@ -80,6 +66,7 @@ impl Stop {
         Self::encode(reason, 0)
     }
 
+    #[inline(always)]
     const fn encode(reason: Reason, more: u32) -> Self {
         let action = reason.action() as u32;
         // The addition cannot wrap, and makes it not 0.
@@ -123,30 +110,54 @@ const ACTION_SHIFT: u32 = 8;
 const AGAIN: u32 = 1 << 16;
 
 impl Verdict {
+    /// Goes to a real: encapsulated ([`Reason::Forwarded`]), or unchanged to this host, which is the real
+    /// ([`Reason::LocalDelivery`]).
+    #[inline(always)]
+    pub(crate) const fn chosen(local: bool, vip: u32, real: u32, bytes: u32, from: From) -> Self {
+        let what = if local { Stop::of(Reason::LocalDelivery) } else { Stop::of(Reason::Forwarded) };
+        Self { what, vip, real, bytes, from }
+    }
+
+    /// Goes to a real, encapsulated: for programs with a choice of their own.
+    #[inline(always)]
+    pub const fn forward(vip: u32, real: u32, bytes: u32, from: From) -> Self {
+        Self::chosen(false, vip, real, bytes, from)
+    }
+
+    /// Goes no further.
+    #[inline(always)]
+    pub const fn stopped(stop: Stop) -> Self {
+        Self { what: stop, vip: NO_VIP, real: 0, bytes: 0, from: From::Flow }
+    }
+
     /// Goes no further for this reason.
     #[inline(always)]
     pub const fn stop(reason: Reason) -> Self {
-        Self::Stop(Stop::of(reason))
+        Self::stopped(Stop::of(reason))
+    }
+
+    /// Sent to a real, encapsulated.
+    #[inline(always)]
+    pub const fn is_forwarded(&self) -> bool {
+        self.index() == Reason::Forwarded as u32
+    }
+
+    /// Stripped of a tunnel, and to be looked at again from its start.
+    #[inline(always)]
+    pub const fn is_again(&self) -> bool {
+        self.what.number() == Stop::AGAIN.number()
     }
 
     /// The index of the reason's counter, which moved.
     #[inline(always)]
     pub const fn index(&self) -> u32 {
-        match *self {
-            Self::Forward { .. } => Reason::Forwarded as u32,
-            Self::Local { .. } => Reason::LocalDelivery as u32,
-            Self::Stop(stop) => stop.index(),
-        }
+        self.what.index()
     }
 
     /// What becomes of the frame.
     #[inline(always)]
     pub const fn action(&self) -> Action {
-        match *self {
-            Self::Forward { .. } => Action::Tx,
-            Self::Local { .. } => Action::Pass,
-            Self::Stop(stop) => stop.action(),
-        }
+        self.what.action()
     }
 }
 
@@ -154,11 +165,7 @@ impl Verdict {
 impl Verdict {
     /// Why; the counter that moved.
     pub fn reason(&self) -> Reason {
-        match *self {
-            Self::Forward { .. } => Reason::Forwarded,
-            Self::Local { .. } => Reason::LocalDelivery,
-            Self::Stop(stop) => stop.reason(),
-        }
+        self.what.reason()
     }
 }
 

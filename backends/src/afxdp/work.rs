@@ -40,7 +40,7 @@ pub fn handle<M: Memory>(frames: &mut [Option<FrameBuf<'_>>], memory: &M, flows:
                 soon(memory, flow);
                 ready |= 1 << i;
             }
-            Some(Err(stop)) => refuse(&Verdict::Stop(stop), flow, memory),
+            Some(Err(stop)) => refuse(&Verdict::stopped(stop), flow, memory),
             None => count_seat(memory, SeatCounter::Defect, 1),
         }
     }
@@ -57,29 +57,25 @@ const _: () = assert!(BATCH <= u32::BITS as usize);
 #[inline(always)]
 fn conclude<M: Memory>(frame: &mut FrameBuf<'_>, flow: &mut Flow, memory: &M, root: &Root) -> Outcome {
     let verdict = finish(frame, memory, root, flow);
-    match verdict {
-        Verdict::Forward { .. } => {
-            account(&verdict, flow, memory);
-            let length = frame.settle();
-            if frame.was_moved() {
-                count_seat(memory, SeatCounter::RoomMoved, 1);
-            }
-            Outcome::Send(length)
-        }
-        Verdict::Local { .. } | Verdict::Stop(_) => {
-            refuse(&verdict, flow, memory);
-            Outcome::Release
-        }
+    if !verdict.is_forwarded() {
+        refuse(&verdict, flow, memory);
+        return Outcome::Release;
     }
+    account(&verdict, flow, memory);
+    let length = frame.settle();
+    if frame.was_moved() {
+        count_seat(memory, SeatCounter::RoomMoved, 1);
+    }
+    Outcome::Send(length)
 }
 
 /// Counts a frame that is not forwarded. The kernel seat saw it as a VIP's, so it can no longer be given to the host: a VIP
 /// that was removed meanwhile explains one reason to pass it, and nothing explains the others, or an answer.
 #[cold]
 fn refuse<M: Memory>(verdict: &Verdict, flow: &Flow, memory: &M) {
-    match verdict {
-        Verdict::Stop(stop) if stop.action() == Action::Drop => account(verdict, flow, memory),
-        Verdict::Stop(stop) if stop.reason() == Reason::NotAVip => count_seat(memory, SeatCounter::VipGone, 1),
-        Verdict::Forward { .. } | Verdict::Local { .. } | Verdict::Stop(_) => count_seat(memory, SeatCounter::Defect, 1),
+    match (verdict.action(), verdict.reason()) {
+        (Action::Drop, _) => account(verdict, flow, memory),
+        (_, Reason::NotAVip) => count_seat(memory, SeatCounter::VipGone, 1),
+        (Action::Pass | Action::Tx, _) => count_seat(memory, SeatCounter::Defect, 1),
     }
 }

@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tandem_engine::{Action, Reason};
-use tandem_engine::memory::counters::{
-    Event, RealCounter, SEAT_LINE, event_at, real_at, reason_at, vip_at,
-};
+use tandem_engine::memory::counters::{Event, RealCounter, SEAT_LINE, event_at, real_at, reason_at, vip_at};
 use tandem_engine::memory::{SeatCounter, VipCounter};
+use tandem_engine::{Action, Reason};
 
 use super::{key_name, vip_table, words_addr};
 use crate::memory::Tables;

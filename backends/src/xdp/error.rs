@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use tandem_engine::memory::counters::MAX_CPUS;
 
 use aya::programs::ProgramError;
 
@@ -17,6 +18,14 @@ pub enum XdpError {
         source: Box<aya::EbpfError>,
         /// What to do.
         cure: &'static str,
+    },
+    /// The programs keep a place for each CPU.
+    #[error(
+        "this machine has {cpus} CPUs, and the programs are built for {MAX_CPUS}; raise MAX_CPUS in engine/src/memory/counters.rs and build anew"
+    )]
+    TooManyCpus {
+        /// Possible CPUs.
+        cpus: u32,
     },
     /// The verifier or the JIT refused a program.
     #[error("the kernel refuses the program {program}: {cause}; {cure}")]

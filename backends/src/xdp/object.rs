@@ -7,7 +7,7 @@ use std::sync::Arc;
 use aya::maps::{Map, MapData};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
-use tandem_engine::memory::counters::BLOCK;
+use tandem_engine::memory::counters::MAX_CPUS;
 use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::vips::SLOTS;
 
@@ -38,6 +38,10 @@ pub(super) const MAPS: [&str; 12] =
 /// Creates (or takes over) the maps, and maps them.
 pub(super) fn load(role: &Role, sizes: Sizes) -> Result<(Ebpf, Arc<Tables>), XdpError> {
     let mut sizes = sizes;
+    let cpus = aya::util::nr_cpus().map_or(1, |cpus| cpus as u32);
+    if cpus > MAX_CPUS {
+        return Err(XdpError::TooManyCpus { cpus });
+    }
     let mut loader = EbpfLoader::new();
     loader.verifier_log_level(VerifierLogLevel::STATS);
     let replay = u32::from(*role == Role::Replay);
@@ -55,8 +59,7 @@ pub(super) fn load(role: &Role, sizes: Sizes) -> Result<(Ebpf, Arc<Tables>), Xdp
     loader
         .map_max_entries("RINGS", sizes.ring_lines)
         .map_max_entries("FLOWS", sizes.flow_sets)
-        .map_max_entries("COUNTS", sizes.blocks * BLOCK)
-        .map_max_entries("FLOW", aya::util::nr_cpus().map_or(1, |cpus| cpus as u32))
+        .map_max_entries("COUNTS", sizes.blocks)
         .map_max_entries("IDS", sizes.id_lines)
         .map_max_entries("PREFIXES", 2 * sizes.prefix_slots);
     let ebpf = load_object(&mut loader, OBJECT)?;
@@ -88,11 +91,10 @@ fn pinned_sizes(directory: &Path) -> Result<Option<Sizes>, XdpError> {
         let why = format!("{reals} reals and {vips} VIP slots, expected {MAX_REALS} and {}: another version's", 2 * SLOTS);
         return Err(XdpError::Foreign { path: directory.to_owned(), why });
     }
-    let counts = entries("COUNTS")?;
     Ok(Some(Sizes {
         ring_lines: entries("RINGS")?,
         flow_sets: entries("FLOWS")?,
-        blocks: counts / BLOCK,
+        blocks: entries("COUNTS")?,
         id_lines: entries("IDS")?,
         prefix_slots: entries("PREFIXES")? / 2,
         features: 0,

@@ -149,7 +149,7 @@ pub fn expected(frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let send = |frame: &Vec<u8>| {
         let mut packet = Endless(frame.clone());
         let verdict = process(&mut packet, &memory);
-        assert!(matches!(verdict, Verdict::Forward { .. }), "{verdict:?}");
+        assert!(verdict.is_forwarded(), "{verdict:?}");
         packet.0
     };
     frames.iter().map(send).collect()

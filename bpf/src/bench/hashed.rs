@@ -23,9 +23,9 @@ static FLOW_HASH: LruHashMap<[u64; 5], u64> = LruHashMap::with_max_entries(1, 0)
 /// The same core on hash maps.
 #[xdp]
 pub fn hashed(ctx: XdpContext) -> u32 {
-    let kernel = Kernel::new();
-    let (Some(flow), Some(root)) = (flow(), kernel.root()) else { return XDP_ABORTED };
-    let verdict = process(&mut Frame::new(ctx.ctx), &kernel, root, flow).unwrap_or_else(Verdict::Stop);
+    let Some(kernel) = Kernel::new() else { return XDP_ABORTED };
+    let (flow, Some(root)) = (flow(), kernel.root()) else { return XDP_ABORTED };
+    let verdict = process(&mut Frame::new(ctx.ctx), &kernel, root, flow).unwrap_or_else(Verdict::stopped);
     account(&verdict, flow, &kernel);
     match verdict.action() {
         Action::Tx => XDP_TX,
@@ -54,7 +54,7 @@ fn process(frame: &mut Frame, kernel: &Kernel, root: &Root, flow: &mut Flow) -> 
     if let From::Ring = from {
         remember(kernel, &key, flow, real, now);
     }
-    Ok(Verdict::Forward { vip: flow.vip.id, real, bytes: flow.len, from })
+    Ok(Verdict::forward(flow.vip.id, real, flow.len, from))
 }
 
 #[inline(always)]

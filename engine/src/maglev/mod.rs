@@ -76,20 +76,45 @@ impl Endpoint {
         (self.steps, self.next, self.account) = (0, self.offset, 0);
     }
 
-    /// The slot of this step; goes on to the next one.
-    fn step(&mut self, len: u32) -> u32 {
-        let at = self.next;
-        self.steps = self.steps.wrapping_add(1);
-        self.next = match self.recipe {
-            Recipe::Standard => {
-                // one subtraction instead of a division: both are below `len`
-                let next = u64::from(at).wrapping_add(u64::from(self.skip));
-                (if next >= u64::from(len) { next.wrapping_sub(u64::from(len)) } else { next }) as u32
+    /// Gives it the next free slot of its sequence; `false`: it has been all around in vain.
+    fn take(&mut self, ring: &mut [u16], len: u32) -> bool {
+        match self.recipe {
+            Recipe::Standard => self.take_standard(ring, len),
+            Recipe::Katran => self.take_katran(ring, len),
+        }
+    }
+
+    fn take_standard(&mut self, ring: &mut [u16], len: u32) -> bool {
+        let mut at = self.next;
+        // `at + skip` less the slots that this goes too far, without a number that could be too large
+        let back = len.wrapping_sub(self.skip);
+        for _ in 0..len {
+            let Some(slot) = ring.get_mut(at as usize) else { return false };
+            at = if at >= back { at.wrapping_sub(back) } else { at.wrapping_add(self.skip) };
+            if *slot == 0 {
+                *slot = self.id;
+                self.next = at;
+                return true;
             }
+        }
+        false
+    }
+
+    fn take_katran(&mut self, ring: &mut [u16], len: u32) -> bool {
+        // Its sequence repeats itself where it wraps, and is given the time to reach the rest.
+        for _ in 0..len.saturating_mul(4) {
+            let at = self.next;
+            self.steps = self.steps.wrapping_add(1);
             // in 32 bits, which wrap before the remainder is taken
-            Recipe::Katran => modulo(u64::from(self.offset.wrapping_add(self.steps.wrapping_mul(self.skip))), len),
-        };
-        at
+            self.next = self.offset.wrapping_add(self.steps.wrapping_mul(self.skip)).checked_rem(len).unwrap_or(0);
+            if let Some(slot) = ring.get_mut(at as usize)
+                && *slot == 0
+            {
+                *slot = self.id;
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -137,7 +162,7 @@ pub fn fill(ring: &mut [u16], endpoints: &mut [Endpoint], weighting: Weighting) 
                 }
             };
             for _ in 0..turns {
-                if !take(ring, e, len) {
+                if !e.take(ring, len) {
                     e.weight = 0;
                     break;
                 }
@@ -153,22 +178,6 @@ pub fn fill(ring: &mut [u16], endpoints: &mut [Endpoint], weighting: Weighting) 
 
 fn modulo(x: u64, by: u32) -> u32 {
     x.checked_rem(u64::from(by)).unwrap_or(0) as u32
-}
-
-/// Gives the endpoint the next free slot of its sequence.
-fn take(ring: &mut [u16], e: &mut Endpoint, len: u32) -> bool {
-    // Katran's sequence repeats itself where it wraps, and is given the time to reach the rest.
-    let most = if e.recipe == Recipe::Katran { len.saturating_mul(4) } else { len };
-    for _ in 0..most {
-        let at = e.step(len);
-        if let Some(slot) = ring.get_mut(at as usize)
-            && *slot == 0
-        {
-            *slot = e.id;
-            return true;
-        }
-    }
-    false
 }
 
 #[cfg(test)]

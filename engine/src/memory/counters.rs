@@ -19,6 +19,21 @@ pub struct Line {
 
 const _: () = assert!(size_of::<Line>() == 64);
 
+/// CPUs that the kernel programs may run on (a power of two).
+pub const MAX_CPUS: u32 = 1024;
+
+/// One core's counters.
+#[repr(transparent)]
+pub struct Block([Line; BLOCK as usize]);
+
+impl Block {
+    /// Line `index`.
+    #[inline(always)]
+    pub fn line(&self, index: u32) -> Option<&Line> {
+        self.0.get(index as usize)
+    }
+}
+
 const PER_LINE: usize = 8;
 /// Lines of a block that count frames and their bytes by [`Reason`], side by side: one lookup counts both.
 const REASON_LINES: u32 = 8;

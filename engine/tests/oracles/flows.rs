@@ -94,7 +94,8 @@ fn age(now: u32, tick: u32) -> u32 {
 fn step(bed: &Bed, frame: &[u8]) -> (Step, [usize; 2]) {
     bed.trace.clear();
     let verdict = process(&mut Frame::new(frame), bed);
-    let Verdict::Forward { real, from, .. } = verdict else { panic!("{verdict:?}") };
+    assert!(verdict.is_forwarded(), "{verdict:?}");
+    let (real, from) = (verdict.real, verdict.from);
     let trace = &bed.trace;
     let place = match from {
         From::Flow => &trace.found,

@@ -62,7 +62,8 @@ impl Table {
         let frame = &mut self.templates[usize::from(syn)];
         frame[26..30].copy_from_slice(&flow.to_be_bytes());
         let verdict = process(&mut Frame::new(frame), &self.bed);
-        let Verdict::Forward { from, .. } = verdict else { panic!("{verdict:?}") };
+        assert!(verdict.is_forwarded(), "{verdict:?}");
+        let from = verdict.from;
         from == From::Flow
     }
 }
