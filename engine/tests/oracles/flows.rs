@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use tandem_engine::memory::flows::WAYS;
 use tandem_engine::memory::rings::slot_of;
-use tandem_engine::{From, Verdict, hash, process};
+use tandem_engine::{From, hash, process};
 
 use crate::bed::{Bed, Frame, Rng, Tuple};
 

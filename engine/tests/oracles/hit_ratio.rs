@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
 use tandem_engine::memory::flows::WAYS;
-use tandem_engine::{From, Verdict, process};
+use tandem_engine::{From, process};
 
 use crate::bed::{Bed, Frame, Rng, Tuple};
 
