@@ -17,7 +17,7 @@ use tandem_bench::rival::Rival;
 use tandem_bench::scene::{self, vip};
 use tandem_bench::timing::{Series, is_measurement, stay_on_one_core, thread_time, verdict};
 use tandem_engine::memory::VipSlot;
-use tandem_engine::{Flow, From, Reason, Verdict, room_for};
+use tandem_engine::{Flow, From, Reason, room_for};
 
 use std::sync::Arc;
 

@@ -9,7 +9,7 @@ use super::memory::{Plain, Sizes, Tables};
 use tandem_engine::memory::reals::Method;
 use tandem_engine::memory::vips::PROBES;
 use tandem_engine::memory::{RingLine, SeatCounter, Vip, VipKey, counters, root};
-use tandem_engine::{Packet, Reason, Verdict, process, wire};
+use tandem_engine::{Packet, Reason, process, wire};
 
 /// VIP whose reals are IPv4 and whose room is 20.
 pub const VIP_V4: Ipv4Addr = Ipv4Addr::new(10, 200, 1, 1);
