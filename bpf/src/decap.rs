@@ -1,4 +1,4 @@
-//! For real servers: strips IPIP and GUE and passes the client's packet to the stack, so that a real needs no tunnel device.
+//! For real servers: strips tunnels and passes the client's packet to the stack, so that a real needs no tunnel device.
 
 use crate::frame::Frame;
 use crate::tables::trace;
@@ -18,14 +18,29 @@ static DECAPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
 #[unsafe(no_mangle)]
 static DECAP_GUE_PORT: Global<u32> = Global::new(6080);
 
+/// Load-time constants: UDP destination ports of FOU with IPv4 inside and with IPv6 inside, and of Geneve, in host order; 0:
+/// none.
+#[unsafe(no_mangle)]
+static DECAP_FOU_PORTS: Global<[u32; 2]> = Global::new([0; 2]);
+#[unsafe(no_mangle)]
+static DECAP_GENEVE_PORT: Global<u32> = Global::new(6081);
+
 /// Load-time constant: not 0 for Katran's rules.
 #[unsafe(no_mangle)]
 static DECAP_KATRAN: Global<u32> = Global::new(0);
 
-/// Strips 4in4, 6in4, 4in6, 6in6 and GUE version 1; what is no tunnel passes as it is.
+/// Strips every tunnel; what is none passes as it is.
 #[xdp]
 pub fn decap(ctx: XdpContext) -> u32 {
-    let tunnels = Tunnels { ipip: true, gue_port: DECAP_GUE_PORT.load() as u16, katran: DECAP_KATRAN.load() != 0 };
+    let katran = DECAP_KATRAN.load() != 0;
+    let tunnels = Tunnels {
+        ipip: true,
+        gre: !katran,
+        gue_port: DECAP_GUE_PORT.load() as u16,
+        fou_ports: DECAP_FOU_PORTS.load().map(|port| port as u16),
+        geneve_port: DECAP_GENEVE_PORT.load() as u16,
+        katran,
+    };
     let outcome = decapsulate(&mut Frame::new(ctx.ctx), &tunnels, count);
     if let Some(trace) = trace() {
         trace.reason.set((outcome as u32).wrapping_add(1));

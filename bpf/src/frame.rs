@@ -82,14 +82,24 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn grow_head<const N: usize>(&mut self) -> bool {
-        self.move_head(-(N as i32))
+    fn grow_head(&mut self, by: usize) -> bool {
+        self.move_head(-(by as i32))
     }
 
     /// The helper itself leaves an Ethernet header (`bpf_xdp_adjust_head`, net/core/filter.c).
     #[inline(always)]
-    fn shrink_head<const N: usize>(&mut self) -> bool {
-        self.move_head(N as i32)
+    fn shrink_head(&mut self, by: usize) -> bool {
+        self.move_head(by as i32)
+    }
+
+    /// A BPF function of its own: the verifier walks the loop once.
+    #[inline(always)]
+    fn sum(&self, at: usize, len: usize) -> Option<u64> {
+        // SAFETY: the kernel gave `ctx` to the program and keeps it valid while the program runs.
+        match unsafe { tandem_sum(self.ctx, at as u32, len as u32) } {
+            NO_SUM => None,
+            sum => Some(sum),
+        }
     }
 
     #[inline(always)]
@@ -98,4 +108,18 @@ impl Packet for Frame {
         // SAFETY: the helper checks its arguments; every window ended with the borrow of `self`.
         by <= 0 && unsafe { bpf_xdp_adjust_tail(self.ctx, by) == 0 }
     }
+}
+
+/// What [`tandem_sum`] says of bytes that the frame has not; no sum is as large.
+const NO_SUM: u64 = u64::MAX;
+
+/// Sums up bytes of the frame. Global, so that the verifier checks it once, whoever calls it.
+///
+/// # Safety
+/// `ctx` is what the kernel gave to the running program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn tandem_sum(ctx: *mut xdp_md, at: u32, len: u32) -> u64 {
+    // The offset is bounded for the verifier, to what no header chain is longer than.
+    tandem_engine::checksum::of_packet(&Frame::new(ctx), (at & 0x3ff) as usize, len as usize).unwrap_or(NO_SUM)
 }

@@ -93,8 +93,8 @@ impl Packet for Skb {
 
     /// The room of an outer header: 20 bytes (IPv4), 28 (with UDP), 40 (IPv6), 48 (with UDP).
     #[inline(always)]
-    fn grow_head<const N: usize>(&mut self) -> bool {
-        let flags = match N {
+    fn grow_head(&mut self, by: usize) -> bool {
+        let flags = match by {
             20 => IN_IPV4,
             28 => IN_IPV4 | IN_UDP,
             40 => IN_IPV6,
@@ -102,12 +102,12 @@ impl Packet for Skb {
             _ => return false,
         };
         // SAFETY: the helper checks its arguments; every window ended with the borrow of `self`.
-        unsafe { bpf_skb_adjust_room(self.skb, N as i32, ROOM_AT_MAC, flags) == 0 }
+        unsafe { bpf_skb_adjust_room(self.skb, by as i32, ROOM_AT_MAC, flags) == 0 }
     }
 
     /// What leaves this host is not stripped.
     #[inline(always)]
-    fn shrink_head<const N: usize>(&mut self) -> bool {
+    fn shrink_head(&mut self, _by: usize) -> bool {
         false
     }
 

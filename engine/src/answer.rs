@@ -86,7 +86,7 @@ fn too_big_v4<P: Packet>(packet: &mut P, mtu: u32) -> Option<()> {
     const GROWN: usize = const { Ipv4::LEN + Icmp::LEN };
     const SOURCE: usize = const { Ethernet::LEN + 12 };
     const DESTINATION: usize = const { Ethernet::LEN + 16 };
-    if !packet.truncate(const { Ethernet::LEN + QUOTE_V4 }) || !packet.grow_head::<GROWN>() {
+    if !packet.truncate(const { Ethernet::LEN + QUOTE_V4 }) || !packet.grow_head(GROWN) {
         return None;
     }
     turn_macs(packet, GROWN, wire::ETHERTYPE_IPV4)?;
@@ -110,7 +110,7 @@ fn too_big_v6<P: Packet>(packet: &mut P, mtu: u32) -> Option<()> {
     const DESTINATION: usize = const { Ethernet::LEN + 24 };
     const PAYLOAD: u32 = const { (Icmp::LEN + QUOTE_V6) as u32 };
     const ADDRESSES: usize = 32;
-    if !packet.truncate(const { Ethernet::LEN + QUOTE_V6 }) || !packet.grow_head::<GROWN>() {
+    if !packet.truncate(const { Ethernet::LEN + QUOTE_V6 }) || !packet.grow_head(GROWN) {
         return None;
     }
     turn_macs(packet, GROWN, wire::ETHERTYPE_IPV6)?;

@@ -1,6 +1,7 @@
 //! The Internet checksum (RFC 1071) over words in any one byte order (RFC 1071 section 2.B), and its update (RFC 1624).
 
 use crate::memory::Addr;
+use crate::packet::Packet;
 
 /// Folds a sum of 16- or 32-bit words and complements it.
 ///
@@ -24,6 +25,45 @@ pub fn sum(bytes: &[u8]) -> u64 {
         [a, b, ..] => sum.wrapping_add(u16::from_ne_bytes([*a, *b]) as u64),
         _ => sum,
     }
+}
+
+/// Bytes of a frame that [`of_packet`] sums up at most.
+const LONGEST: usize = 4096;
+
+/// The sum of `len` bytes of a frame from offset `at`, for [`finish`]; `None`: the frame has not all of them.
+#[inline(always)]
+pub fn of_packet<P: Packet>(packet: &P, at: usize, len: usize) -> Option<u64> {
+    let (mut sum, mut at, mut left) = (0_u64, at, len);
+    for _ in 0..LONGEST / 16 {
+        if left < 16 {
+            break;
+        }
+        let bytes = packet.bytes_anywhere::<16>(at)?;
+        sum = sum.wrapping_add(self::sum(bytes));
+        at = at.wrapping_add(16);
+        left = left.wrapping_sub(16);
+    }
+    if left >= 16 {
+        return None;
+    }
+    if left & 8 != 0 {
+        sum = sum.wrapping_add(self::sum(packet.bytes_anywhere::<8>(at)?));
+        at = at.wrapping_add(8);
+    }
+    if left & 4 != 0 {
+        sum = sum.wrapping_add(self::sum(packet.bytes_anywhere::<4>(at)?));
+        at = at.wrapping_add(4);
+    }
+    if left & 2 != 0 {
+        sum = sum.wrapping_add(self::sum(packet.bytes_anywhere::<2>(at)?));
+        at = at.wrapping_add(2);
+    }
+    if left & 1 != 0 {
+        // as if a 0 followed (RFC 1071 section 1)
+        let [last] = *packet.bytes_anywhere::<1>(at)?;
+        sum = sum.wrapping_add(u16::from_ne_bytes([last, 0]) as u64);
+    }
+    Some(sum)
 }
 
 /// The sum of an address of 16 bytes, for [`finish`].

@@ -199,10 +199,14 @@ fn decap<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, katran: 
     let gue = memory.has(root, features::DECAP_GUE);
     let tunnels = Tunnels {
         ipip: memory.has(root, features::DECAP_IPIP),
+        gre: false,
+        fou_ports: [0, 0],
+        geneve_port: 0,
         gue_port: if gue { u16::from_be(root.gue_port.get() as u16) } else { 0 },
         katran,
     };
     let Ok(tunnel) = strip::find(packet, &tunnels) else { return Ok(()) };
+    let is_gue = tunnel.kind == strip::Kind::Gue;
     let dst = destination(packet, &tunnel).unwrap_or([0, 0]);
     let about = vips::find(memory, root, &VipKey::address(dst)).map_or(0, |about| about.flags);
     let ours = about & DECAP != 0;
@@ -214,18 +218,18 @@ fn decap<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, katran: 
     if !tunnel.is_whole(packet) {
         return Err(Stop::of(TruncatedDropped));
     }
-    count_event(memory, if tunnel.outer_v6 || katran && !tunnel.gue { Event::DecapV6 } else { Event::DecapV4 });
+    count_event(memory, if tunnel.outer_v6 || katran && !is_gue { Event::DecapV6 } else { Event::DecapV4 });
     let alive = strip_one_hop(packet, &tunnel, katran).ok_or(Stop::of(NoHeadroom))?;
     if !alive {
         return Err(Stop::of(DecapTtlExpired));
     }
     if !ours {
-        if tunnel.gue {
+        if is_gue {
             count_decapsulated(packet, memory, root, katran, flow);
         }
         return Err(Stop::of(Decapsulated));
     }
-    if tunnel.gue && about & EGRESS != 0 {
+    if is_gue && about & EGRESS != 0 {
         if let Some(eth) = Ethernet::view_mut(packet, 0) {
             eth.turn();
         }

@@ -8,10 +8,9 @@
 //! |<------- room bytes -------->|
 //! ```
 
-use crate::ROOM_MAX;
 use crate::memory::Vip;
 use crate::packet::Packet;
-use crate::wire::{Header, Ipv4, Ipv6, Udp, header};
+use crate::wire::{Header, header};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The version that both sides of one build speak.
@@ -45,20 +44,8 @@ impl Handover {
 /// Makes the room and writes the header. `false`: there is no room in front of the frame.
 #[inline(always)]
 pub fn make_room<P: Packet>(packet: &mut P, vip: &Vip) -> bool {
-    const V4: usize = Ipv4::LEN;
-    const GUE_V4: usize = const { Ipv4::LEN + Udp::LEN };
-    const V6: usize = Ipv6::LEN;
-    let wanted = vip.room() as usize;
-    let (room, made) = if wanted <= V4 {
-        (V4, packet.grow_head::<V4>())
-    } else if wanted <= GUE_V4 {
-        (GUE_V4, packet.grow_head::<GUE_V4>())
-    } else if wanted <= V6 {
-        (V6, packet.grow_head::<V6>())
-    } else {
-        (ROOM_MAX, packet.grow_head::<ROOM_MAX>())
-    };
-    if !made {
+    let room = vip.room().max(Handover::LEN as u32) as usize;
+    if !packet.grow_head(room) {
         return false;
     }
     match Handover::view_mut(packet, 0) {

@@ -20,10 +20,20 @@ pub trait Packet {
     }
     /// The `N` bytes from offset `at`, to change them.
     fn bytes_mut<const N: usize>(&mut self, at: usize) -> Option<&mut [u8; N]>;
-    /// Makes the frame `N` bytes longer at its start; what is there is undefined. `false`: no room, and nothing changed.
-    fn grow_head<const N: usize>(&mut self) -> bool;
-    /// Takes `N` bytes off the frame's start. `false`: less than an Ethernet header would be left, and nothing changed.
-    fn shrink_head<const N: usize>(&mut self) -> bool;
+    /// Makes the frame longer at its start, by at most 255 bytes; what is there is undefined. `false`: no room, and nothing
+    /// changed.
+    fn grow_head(&mut self, by: usize) -> bool;
+    /// Takes bytes off the frame's start, at most 255. `false`: less than an Ethernet header would be left, and nothing
+    /// changed.
+    fn shrink_head(&mut self, by: usize) -> bool;
     /// Makes the frame end after its first `len` bytes. `false`: it is not that long, and nothing changed.
     fn truncate(&mut self, len: usize) -> bool;
+    /// The sum of the `len` bytes from offset `at`, for [`crate::checksum::finish`]; `None`: the frame has not all of them.
+    #[inline]
+    fn sum(&self, at: usize, len: usize) -> Option<u64>
+    where
+        Self: Sized,
+    {
+        crate::checksum::of_packet(self, at, len)
+    }
 }

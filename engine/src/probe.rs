@@ -7,7 +7,7 @@
 //! Probes are not parsed any further: they are in order as far as this host's stack is.
 
 use crate::checksum;
-use crate::memory::reals::Hop;
+use crate::memory::reals::{Hop, Method};
 use crate::memory::{Addr, Memory, Root, features};
 use crate::packet::Packet;
 use crate::verdict::Action;
@@ -105,18 +105,18 @@ fn is_whole<P: Packet>(packet: &P, inner_v6: bool) -> bool {
 
 #[inline(always)]
 fn write<P: Packet>(packet: &mut P, way: &Way<'_>, random: impl FnOnce() -> u32) -> Option<()> {
-    match (way.hop.is_v6(), way.hop.is_gue()) {
+    match (way.hop.is_v6(), way.hop.is(Method::Gue)) {
         (false, false) => {
-            let grown = packet.grow_head::<{ Ipv4::LEN }>();
+            let grown = packet.grow_head(Ipv4::LEN);
             grown.then(|| over_v4(packet, way, inner_protocol(way), way.len)).flatten()
         }
         (true, false) => {
-            let grown = packet.grow_head::<{ Ipv6::LEN }>();
+            let grown = packet.grow_head(Ipv6::LEN);
             grown.then(|| over_v6(packet, way, inner_protocol(way), way.len)).flatten()
         }
         (false, true) => {
             let port = source_port(way, random);
-            if !packet.grow_head::<OVER_V4>() {
+            if !packet.grow_head(OVER_V4) {
                 return None;
             }
             let len = way.len.wrapping_add(Udp::LEN as u32);
@@ -128,7 +128,7 @@ fn write<P: Packet>(packet: &mut P, way: &Way<'_>, random: impl FnOnce() -> u32)
         (true, true) => {
             let port = source_port(way, random);
             let sum = if way.katran { None } else { inner_sum(packet, way.inner_v6) };
-            if !packet.grow_head::<OVER_V6>() {
+            if !packet.grow_head(OVER_V6) {
                 return None;
             }
             let len = way.len.wrapping_add(Udp::LEN as u32);

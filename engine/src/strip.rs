@@ -1,14 +1,16 @@
-//! Takes outer headers off: IPIP (4in4, 6in4, 4in6, 6in6) and GUE version 1 (UDP directly followed by the IP packet).
+//! Takes outer headers off: those of every tunnel that is put on here, each with both families inside both.
 //!
 //! [`find`] only reads, [`Tunnel::strip`] only removes; [`decapsulate`] is the whole of the `decap` program of real servers,
 //! in both seats. None of them decrements a TTL: that is for whoever forwards the inner packet.
 //!
 //! Outer checksums and lengths are not checked: the stack, or whoever gets the inner packet, checks that one's own.
 
+use crate::encap::{GENEVE, GENEVE_ETHERNET, SHORT};
 use crate::packet::Packet;
 use crate::verdict::Action;
 use crate::wire::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, IPPROTO_FRAGMENT, IPPROTO_IPIP, IPPROTO_IPV6, IPPROTO_UDP, Ipv4, Ipv6, Udp,
+    ETHERTYPE_ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, IPPROTO_FRAGMENT, IPPROTO_GRE, IPPROTO_IPIP,
+    IPPROTO_IPV6, IPPROTO_UDP, Ipv4, Ipv6, Udp,
 };
 
 /// Which tunnels are opened, and by whose rules.
@@ -16,8 +18,14 @@ use crate::wire::{
 pub struct Tunnels {
     /// IP protocols 4 and 41.
     pub ipip: bool,
-    /// UDP destination port of GUE, in host order; 0: none.
+    /// IP protocol 47.
+    pub gre: bool,
+    /// UDP destination port of GUE, in host order; 0: none. Both versions, but for Katran, which only knows 1.
     pub gue_port: u16,
+    /// UDP destination ports of FOU with IPv4 inside, and with IPv6 inside; 0: none.
+    pub fou_ports: [u16; 2],
+    /// UDP destination port of Geneve; 0: none.
+    pub geneve_port: u16,
     /// Katran's rules: IPv4 options and fragments are dropped, nothing about the inner packet is checked, and IPv4 outer
     /// headers are taken for those of its usual inner family.
     pub katran: bool,
@@ -30,13 +38,44 @@ pub struct Tunnel {
     pub outer_v6: bool,
     /// The inner packet is IPv6.
     pub inner_v6: bool,
-    /// GUE, not IPIP.
-    pub gue: bool,
+    /// Its kind.
+    pub kind: Kind,
     header_len: u8,
 }
 
+impl Tunnels {
+    /// Whether any of them has UDP.
+    #[inline(always)]
+    fn any_udp(&self) -> bool {
+        let [v4, v6] = self.fou_ports;
+        self.gue_port != 0 || v4 != 0 || v6 != 0 || self.geneve_port != 0
+    }
+
+    /// Whether any of them has this UDP destination port.
+    #[inline(always)]
+    fn has_port(&self, port: u16) -> bool {
+        let [v4, v6] = self.fou_ports;
+        port != 0 && (port == self.gue_port || port == v4 || port == v6 || port == self.geneve_port)
+    }
+}
+
+/// The kind of a tunnel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// IP in IP.
+    Ipip,
+    /// GRE.
+    Gre,
+    /// FOU.
+    Fou,
+    /// GUE, either version.
+    Gue,
+    /// Geneve, with IP or Ethernet inside.
+    Geneve,
+}
+
 impl Tunnel {
-    /// Bytes between the Ethernet header and the inner packet: 20, 28, 40 or 48.
+    /// Bytes between the Ethernet header and the inner packet: 20 to 70.
     #[inline(always)]
     pub const fn header_len(&self) -> usize {
         self.header_len as usize
@@ -54,14 +93,7 @@ impl Tunnel {
     #[inline(always)]
     pub fn strip<P: Packet>(&self, packet: &mut P) -> bool {
         let Some(&Ethernet { macs, .. }) = Ethernet::view(packet, 0) else { return false };
-        let shorter = match self.header_len() {
-            IPIP_V4 => packet.shrink_head::<IPIP_V4>(),
-            GUE_V4 => packet.shrink_head::<GUE_V4>(),
-            IPIP_V6 => packet.shrink_head::<IPIP_V6>(),
-            GUE_V6 => packet.shrink_head::<GUE_V6>(),
-            _ => false,
-        };
-        if !shorter {
+        if !packet.shrink_head(self.header_len()) {
             return false;
         }
         let Some(eth) = Ethernet::view_mut(packet, 0) else { return false };
@@ -73,8 +105,6 @@ impl Tunnel {
 
 const IPIP_V4: usize = Ipv4::LEN;
 const IPIP_V6: usize = Ipv6::LEN;
-const GUE_V4: usize = const { Ipv4::LEN + Udp::LEN };
-const GUE_V6: usize = const { Ipv6::LEN + Udp::LEN };
 
 /// What a frame is carried in, or why it stays as it is.
 ///
@@ -108,7 +138,8 @@ fn in_ipv4<P: Packet>(packet: &P, tunnels: &Tunnels) -> Result<Tunnel, Outcome> 
         // Katran takes the header before an IPv6 packet for an IPv6 one.
         IPPROTO_IPV6 if tunnels.ipip && tunnels.katran => inner(packet, tunnels, false, true, IPIP_V6),
         IPPROTO_IPV6 if tunnels.ipip => inner(packet, tunnels, false, true, IPIP_V4),
-        IPPROTO_UDP if tunnels.gue_port != 0 => gue(packet, tunnels, false),
+        IPPROTO_GRE if tunnels.gre => gre(packet, tunnels, false),
+        IPPROTO_UDP if tunnels.any_udp() => in_udp(packet, tunnels, false),
         _ => Err(Outcome::NotATunnel),
     }
 }
@@ -122,7 +153,8 @@ fn in_ipv6<P: Packet>(packet: &P, tunnels: &Tunnels) -> Result<Tunnel, Outcome> 
     match ip.next_header {
         IPPROTO_IPIP if tunnels.ipip => inner(packet, tunnels, true, false, IPIP_V6),
         IPPROTO_IPV6 if tunnels.ipip => inner(packet, tunnels, true, true, IPIP_V6),
-        IPPROTO_UDP if tunnels.gue_port != 0 => gue(packet, tunnels, true),
+        IPPROTO_GRE if tunnels.gre => gre(packet, tunnels, true),
+        IPPROTO_UDP if tunnels.any_udp() => in_udp(packet, tunnels, true),
         IPPROTO_FRAGMENT if tunnels.katran => Err(Outcome::FragmentDropped),
         _ => Err(Outcome::NotATunnel),
     }
@@ -134,40 +166,112 @@ fn unusual<P: Packet>(packet: &P, tunnels: &Tunnels, ip: &Ipv4) -> Outcome {
     if !(0x45..0x50).contains(&ip.version_ihl) {
         return Outcome::NotATunnel;
     }
-    let ipip = tunnels.ipip && (ip.protocol == IPPROTO_IPIP || ip.protocol == IPPROTO_IPV6);
+    let bare = tunnels.ipip && (ip.protocol == IPPROTO_IPIP || ip.protocol == IPPROTO_IPV6) || tunnels.gre && ip.protocol == IPPROTO_GRE;
     if ip.is_fragment() {
-        return if ipip { Outcome::TunnelFragment } else { Outcome::NotATunnel };
+        return if bare { Outcome::TunnelFragment } else { Outcome::NotATunnel };
     }
     let words = (ip.version_ihl & 0xf) as usize;
     let at = const { Ethernet::LEN }.wrapping_add(words.wrapping_mul(4));
-    let gue = ip.protocol == IPPROTO_UDP && Udp::view(packet, at).is_some_and(|udp| leads_to(udp, tunnels.gue_port));
-    if ipip || gue { Outcome::TunnelOptions } else { Outcome::NotATunnel }
+    let in_udp = ip.protocol == IPPROTO_UDP && Udp::view(packet, at).is_some_and(|udp| tunnels.has_port(destination(udp)));
+    if bare || in_udp { Outcome::TunnelOptions } else { Outcome::NotATunnel }
+}
+
+/// GRE without checksum, key or sequence number, and with an IP packet.
+#[inline(always)]
+fn gre<P: Packet>(packet: &P, tunnels: &Tunnels, outer_v6: bool) -> Result<Tunnel, Outcome> {
+    let at = const { Ethernet::LEN }.wrapping_add(if outer_v6 { Ipv6::LEN } else { Ipv4::LEN });
+    let &[flags, version, a, b] = packet.bytes::<SHORT>(at).ok_or(truncated(tunnels))?;
+    if flags != 0 || version != 0 {
+        return Err(Outcome::TunnelOptions);
+    }
+    let inner_v6 = family(u16::from_be_bytes([a, b])).ok_or(Outcome::NotATunnel)?;
+    let tunnel = inner(packet, tunnels, outer_v6, inner_v6, headers(outer_v6, SHORT))?;
+    Ok(Tunnel { kind: Kind::Gre, ..tunnel })
 }
 
 #[inline(always)]
-fn gue<P: Packet>(packet: &P, tunnels: &Tunnels, outer_v6: bool) -> Result<Tunnel, Outcome> {
-    let (ip_len, header_len) = if outer_v6 { (Ipv6::LEN, GUE_V6) } else { (Ipv4::LEN, GUE_V4) };
-    let udp = Udp::view(packet, const { Ethernet::LEN }.wrapping_add(ip_len)).ok_or(truncated(tunnels))?;
-    if !leads_to(udp, tunnels.gue_port) {
+fn in_udp<P: Packet>(packet: &P, tunnels: &Tunnels, outer_v6: bool) -> Result<Tunnel, Outcome> {
+    let at = const { Ethernet::LEN }.wrapping_add(if outer_v6 { Ipv6::LEN } else { Ipv4::LEN });
+    let udp = Udp::view(packet, at).ok_or(truncated(tunnels))?;
+    let (port, [fou_v4, fou_v6]) = (destination(udp), tunnels.fou_ports);
+    if !tunnels.has_port(port) {
         return Err(Outcome::NotATunnel);
     }
-    let first = match packet.bytes::<1>(const { Ethernet::LEN }.wrapping_add(header_len)) {
+    let at = at.wrapping_add(Udp::LEN);
+    let (kind, tunnel) = if port == tunnels.gue_port {
+        (Kind::Gue, gue(packet, tunnels, outer_v6, at)?)
+    } else if port == tunnels.geneve_port {
+        (Kind::Geneve, geneve(packet, tunnels, outer_v6, at)?)
+    } else if port == fou_v4 || port == fou_v6 {
+        (Kind::Fou, inner(packet, tunnels, outer_v6, port != fou_v4, headers(outer_v6, Udp::LEN))?)
+    } else {
+        return Err(Outcome::NotATunnel);
+    };
+    Ok(Tunnel { kind, ..tunnel })
+}
+
+/// Behind UDP: an IP packet (version 1), or a header without optional fields (version 0).
+#[inline(always)]
+fn gue<P: Packet>(packet: &P, tunnels: &Tunnels, outer_v6: bool, at: usize) -> Result<Tunnel, Outcome> {
+    let first = match packet.bytes::<1>(at) {
         Some([first]) => *first,
         // Katran asks where the tunnel leads before it looks into it.
         None if tunnels.katran => 0,
         None => return Err(Outcome::MalformedTunnel),
     };
+    if !tunnels.katran && first >> 6 == 0 {
+        let &[first, protocol, flags, more] = packet.bytes::<SHORT>(at).ok_or(Outcome::MalformedTunnel)?;
+        if first != 0 || flags != 0 || more != 0 {
+            return Err(Outcome::TunnelOptions);
+        }
+        let inner_v6 = match protocol {
+            IPPROTO_IPIP => false,
+            IPPROTO_IPV6 => true,
+            _ => return Err(Outcome::NotATunnel),
+        };
+        return inner(packet, tunnels, outer_v6, inner_v6, headers(outer_v6, const { Udp::LEN + SHORT }));
+    }
     let inner_v6 = if tunnels.katran { outer_v6 && first & 0x30 != 0 } else { first >> 4 == 6 };
-    let mut tunnel = inner(packet, tunnels, outer_v6, inner_v6, header_len)?;
-    tunnel.gue = true;
-    Ok(tunnel)
+    inner(packet, tunnels, outer_v6, inner_v6, headers(outer_v6, Udp::LEN))
 }
 
-/// The port is not 0 unless no tunnel has it.
+/// Behind UDP: eight bytes, then an IP packet or an Ethernet frame with one.
 #[inline(always)]
-fn leads_to(udp: &Udp, gue_port: u16) -> bool {
+fn geneve<P: Packet>(packet: &P, tunnels: &Tunnels, outer_v6: bool, at: usize) -> Result<Tunnel, Outcome> {
+    let &[options, flags, a, b, ..] = packet.bytes::<GENEVE>(at).ok_or(Outcome::MalformedTunnel)?;
+    if options != 0 || flags != 0 {
+        return Err(Outcome::TunnelOptions);
+    }
+    let ethertype = u16::from_be_bytes([a, b]);
+    if ethertype != ETHERTYPE_ETHERNET {
+        let inner_v6 = family(ethertype).ok_or(Outcome::NotATunnel)?;
+        return inner(packet, tunnels, outer_v6, inner_v6, headers(outer_v6, const { Udp::LEN + GENEVE }));
+    }
+    let eth = Ethernet::view(packet, at.wrapping_add(GENEVE)).ok_or(Outcome::MalformedTunnel)?;
+    let inner_v6 = family(eth.ethertype.get()).ok_or(Outcome::NotATunnel)?;
+    inner(packet, tunnels, outer_v6, inner_v6, headers(outer_v6, const { Udp::LEN + GENEVE_ETHERNET }))
+}
+
+/// Whether an EtherType is IPv6; `None`: not IP.
+#[inline(always)]
+fn family(ethertype: u16) -> Option<bool> {
+    match ethertype {
+        ETHERTYPE_IPV4 => Some(false),
+        ETHERTYPE_IPV6 => Some(true),
+        _ => None,
+    }
+}
+
+/// Bytes of an outer IP header and of what follows it.
+#[inline(always)]
+fn headers(outer_v6: bool, more: usize) -> usize {
+    (if outer_v6 { Ipv6::LEN } else { Ipv4::LEN }).wrapping_add(more)
+}
+
+#[inline(always)]
+fn destination(udp: &Udp) -> u16 {
     let [_, _, high, low] = udp.ports;
-    gue_port != 0 && u16::from_be_bytes([high, low]) == gue_port
+    u16::from_be_bytes([high, low])
 }
 
 /// The tunnel, if a whole IP header of the right version follows.
@@ -183,7 +287,7 @@ fn inner<P: Packet>(packet: &P, tunnels: &Tunnels, outer_v6: bool, inner_v6: boo
     if !sane {
         return Err(Outcome::MalformedTunnel);
     }
-    Ok(Tunnel { outer_v6, inner_v6, gue: false, header_len: header_len as u8 })
+    Ok(Tunnel { outer_v6, inner_v6, kind: Kind::Ipip, header_len: header_len as u8 })
 }
 
 #[inline(always)]
@@ -194,14 +298,18 @@ const fn truncated(tunnels: &Tunnels) -> Outcome {
 /// Strips what is found. `count` is told the [`counter_names`]' indices of the outcome, and of the kinds of what was stripped.
 #[inline(always)]
 pub fn decapsulate<P: Packet>(packet: &mut P, tunnels: &Tunnels, mut count: impl FnMut(u32)) -> Outcome {
-    count(Kind::Total.index());
+    count(Extra::Total.index());
     let outcome = match find(packet, tunnels) {
         Ok(tunnel) if !tunnel.is_whole(packet) => Outcome::TruncatedDropped,
         Ok(tunnel) if tunnel.strip(packet) => {
-            count(if tunnel.outer_v6 { Kind::OuterV6 } else { Kind::OuterV4 }.index());
-            count(if tunnel.inner_v6 { Kind::InnerV6 } else { Kind::InnerV4 }.index());
-            if tunnel.gue {
-                count(Kind::Gue.index());
+            count(if tunnel.outer_v6 { Extra::OuterV6 } else { Extra::OuterV4 }.index());
+            count(if tunnel.inner_v6 { Extra::InnerV6 } else { Extra::InnerV4 }.index());
+            match tunnel.kind {
+                Kind::Ipip => {}
+                Kind::Gue => count(Extra::Gue.index()),
+                Kind::Gre => count(Extra::Gre.index()),
+                Kind::Fou => count(Extra::Fou.index()),
+                Kind::Geneve => count(Extra::Geneve.index()),
             }
             Outcome::Decapsulated
         }
@@ -257,16 +365,16 @@ outcomes! {
     DecapFailed, "decap-failed", Drop, "The outer headers could not be taken off: too little would be left of the frame.";
 }
 
-macro_rules! kinds {
+macro_rules! extras {
     ($($variant:ident, $name:literal, $meaning:literal;)*) => {
         /// What is counted beside the outcomes.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[repr(u32)]
-        pub enum Kind {
+        pub enum Extra {
             $(#[doc = $meaning] $variant,)*
         }
 
-        impl Kind {
+        impl Extra {
             /// All of them, in the order of their counters, which follow those of the outcomes.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
@@ -283,16 +391,19 @@ macro_rules! kinds {
     };
 }
 
-kinds! {
+extras! {
     Total, "total", "Frames seen.";
     OuterV4, "v4", "Stripped, the outer header was IPv4.";
     OuterV6, "v6", "Stripped, the outer header was IPv6.";
     InnerV4, "inner-v4", "Stripped, an IPv4 packet was inside.";
     InnerV6, "inner-v6", "Stripped, an IPv6 packet was inside.";
     Gue, "gue", "Stripped, it was GUE.";
+    Gre, "gre", "Stripped, it was GRE.";
+    Fou, "fou", "Stripped, it was FOU.";
+    Geneve, "geneve", "Stripped, it was Geneve.";
 }
 
-impl Kind {
+impl Extra {
     #[inline(always)]
     const fn index(self) -> u32 {
         (Outcome::ALL.len() as u32).wrapping_add(self as u32)
@@ -300,9 +411,9 @@ impl Kind {
 }
 
 /// How many counters the `decap` program has.
-pub const COUNTERS: u32 = const { (Outcome::ALL.len() + Kind::ALL.len()) as u32 };
+pub const COUNTERS: u32 = const { (Outcome::ALL.len() + Extra::ALL.len()) as u32 };
 
 /// Their names, in the order of their indices.
 pub fn counter_names() -> impl Iterator<Item = &'static str> {
-    Outcome::ALL.iter().map(|outcome| outcome.name()).chain(Kind::ALL.iter().map(|kind| kind.name()))
+    Outcome::ALL.iter().map(|outcome| outcome.name()).chain(Extra::ALL.iter().map(|extra| extra.name()))
 }

@@ -73,16 +73,16 @@ impl Packet for FrameBuf<'_> {
 
     /// Grows into the room; if that is too small, the frame makes way towards the tail.
     #[inline(always)]
-    fn grow_head<const N: usize>(&mut self) -> bool {
-        if self.head >= N {
-            self.head -= N;
+    fn grow_head(&mut self, by: usize) -> bool {
+        if self.head >= by {
+            self.head -= by;
             return true;
         }
-        let missing = N - self.head;
+        let missing = by - self.head;
         if self.chunk.len() - self.end < missing {
             return false;
         }
-        self.chunk.copy_within(self.head..self.end, N);
+        self.chunk.copy_within(self.head..self.end, by);
         self.head = 0;
         self.end += missing;
         self.moved = true;
@@ -91,11 +91,11 @@ impl Packet for FrameBuf<'_> {
 
     /// What is taken off becomes room.
     #[inline(always)]
-    fn shrink_head<const N: usize>(&mut self) -> bool {
-        if self.end - self.head < N + Ethernet::LEN {
+    fn shrink_head(&mut self, by: usize) -> bool {
+        if self.end - self.head < by + Ethernet::LEN {
             return false;
         }
-        self.head += N;
+        self.head += by;
         true
     }
 

@@ -124,4 +124,4 @@ pub static SECTIONS: &[&Section] = &[&NODE, &TUNNEL, &FLOWS, &SERVER_IDS, &SOURC
 
 /// The forwarding methods; shared by three keys.
 const ENCAPS: &[Value] =
-    &[now("ipip"), now("gue"), later("gue0"), later("gre"), later("fou"), later("geneve"), later("l2"), later("nat")];
+    &[now("ipip"), now("gue"), now("gue0"), now("gre"), now("fou"), now("geneve"), now("l2"), later("nat")];

@@ -37,7 +37,7 @@ pub use plan::{
 };
 pub use prefix::Prefix;
 pub use reference::reference;
-pub use service::{Encap, Protocol, Real, RealState, Vip, VipFlags, Weighting};
+pub use service::{Encap, GeneveInner, Protocol, Real, RealState, Vip, VipFlags, Weighting};
 
 use finding::Source;
 use reader::Reader;

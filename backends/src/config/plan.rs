@@ -26,6 +26,10 @@ pub(super) const MAX_FRAME: u32 = 1514;
 pub(super) const FLOW_CAPACITY: u32 = 1_000_000;
 /// Destination port of GUE if none is given.
 pub(super) const GUE_PORT: u16 = 6080;
+/// UDP ports of FOU: those of `ip-fou(8)`'s examples.
+pub(super) const FOU_PORTS: [u16; 2] = [5555, 5556];
+/// UDP port of Geneve (RFC 8926 section 3.3).
+pub(super) const GENEVE_PORT: u16 = 6081;
 /// New flows that one core remembers in a second if no number is given.
 pub(super) const NEW_FLOWS_PER_CORE: u32 = 125_000;
 /// Outer IPv4 sources of profile katran if none are given.
@@ -67,6 +71,12 @@ pub struct Plan {
     pub source_prefix_v6: Option<(Ipv6Addr, u8)>,
     /// UDP destination port of GUE, not 0.
     pub gue_port: u16,
+    /// UDP destination ports of FOU with IPv4 inside, and with IPv6 inside; not 0.
+    pub fou_ports: [u16; 2],
+    /// UDP destination port of Geneve, not 0.
+    pub geneve_port: u16,
+    /// Whether UDP tunnels go without a checksum where it cannot be had from the headers alone.
+    pub zero_checksums: bool,
     /// Tunnels that are opened inline.
     pub decap: DecapKinds,
     /// Whether a tunnel has to end at one of [`Plan::decaps`] or at the balancer's own source address to be opened.
@@ -110,10 +120,10 @@ impl Plan {
         self.source_v6.is_none() && self.any_plain(IpAddr::is_ipv6, self.source_prefix_v6.is_some())
     }
 
-    /// Whether a real of the family needs a plain source: that of GUE always does, that of IPIP if none are crafted. (Probes
-    /// of health checks are never crafted.)
+    /// Whether a real of the family needs a plain source: that of a UDP tunnel always does, that of IPIP and GRE if none are
+    /// crafted. (Probes of health checks are never crafted.)
     fn any_plain(&self, family: impl Fn(&IpAddr) -> bool, crafted: bool) -> bool {
-        let plain = |encap| encap == Encap::Gue || !crafted;
+        let plain = |encap: Encap| encap.has_udp() || !crafted && encap != Encap::L2;
         self.vips.iter().flat_map(|vip| &vip.reals).any(|real| family(&real.address) && plain(real.encap))
             || self.unowned_reals().any(|address| family(&address) && plain(self.encap))
             || self.health_encaps.iter().any(|probe| family(&probe.real))

@@ -9,7 +9,7 @@ use super::plan::Profile;
 use super::prefix::Prefix;
 use super::reader::{Place, Reader};
 use super::sections::{ENCAPS, narrow};
-use super::service::{Encap, Real, RealState, VipFlags};
+use super::service::{Encap, GeneveInner, Real, RealState, VipFlags};
 use super::tables::Table;
 use super::values;
 
@@ -19,6 +19,7 @@ pub(super) struct Of {
     /// With the length of a prefix; `None`: it was not understood.
     pub(super) address: Option<(IpAddr, Option<u8>)>,
     pub(super) encap: Encap,
+    pub(super) geneve_inner: GeneveInner,
     pub(super) flags: VipFlags,
 }
 
@@ -47,6 +48,12 @@ fn read_real(
     let encap = reader.choice(table, "encap", ENCAPS).unwrap_or(vip.encap);
     let address = address?;
     let place = reader.any(table, "address")?.place;
+    let inner_mac = reader.text(table, "inner_mac", values::station);
+    note_method(reader, &place, address, encap, vip);
+    if encap == Encap::Geneve && vip.geneve_inner == GeneveInner::Ethernet && reader.any(table, "inner_mac").is_none() {
+        let problem = "its VIP has `geneve_inner = \"ethernet\"`, and where the frame inside goes is not known".to_owned();
+        reader.mistake(Kind::Missing, &table.place, problem, "add `inner_mac`, the MAC of the real's Geneve device".to_owned());
+    }
     if let Some(of) = vip.address {
         note_address(reader, &place, address, vip.profile, of);
     }
@@ -65,7 +72,21 @@ fn read_real(
             places.insert(address, place);
         }
     }
-    Some(Real { address, weight: weight?, state, local, encap })
+    Some(Real { address, weight: weight?, state, local, encap, inner_mac })
+}
+
+/// Notes a method that cannot reach the real.
+fn note_method(reader: &mut Reader<'_>, place: &Place, real: IpAddr, encap: Encap, vip: &Of) {
+    if vip.profile == Profile::Katran && !matches!(encap, Encap::Ipip | Encap::Gue) {
+        let problem = "a forwarding method that Katran has not".to_owned();
+        reader.mistake(Kind::Conflict, place, problem, "accepted in profile katran: ipip, gue".to_owned());
+    }
+    let other_family = vip.address.is_some_and(|(address, _)| address.is_ipv4() != real.is_ipv4());
+    if encap == Encap::L2 && other_family {
+        let problem = format!("`l2` puts no header of another family around the packet (found \"{real}\")");
+        let cure = "name the real by an address of the VIP's family, or choose a tunnel".to_owned();
+        reader.mistake(Kind::Conflict, place, problem, cure);
+    }
 }
 
 /// Notes an address that does not go with that of the VIP.

@@ -14,7 +14,15 @@ use super::tables::Table;
 use super::{named, values, vips};
 
 /// The forwarding methods of now.
-pub(super) const ENCAPS: &[(&str, Encap)] = &[("ipip", Encap::Ipip), ("gue", Encap::Gue)];
+pub(super) const ENCAPS: &[(&str, Encap)] = &[
+    ("ipip", Encap::Ipip),
+    ("gue", Encap::Gue),
+    ("gue0", Encap::Gue0),
+    ("gre", Encap::Gre),
+    ("fou", Encap::Fou),
+    ("geneve", Encap::Geneve),
+    ("l2", Encap::L2),
+];
 
 /// The whole document; what is missing or wrong has its default, and a wrong one its finding.
 pub(super) fn read<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>) -> Plan {
@@ -58,6 +66,9 @@ fn defaults() -> Plan {
         source_prefix_v4: None,
         source_prefix_v6: None,
         gue_port: plan::GUE_PORT,
+        fou_ports: plan::FOU_PORTS,
+        geneve_port: plan::GENEVE_PORT,
+        zero_checksums: false,
         decap: DecapKinds::default(),
         decap_strict: true,
         tcp_server_id: false,
@@ -148,9 +159,9 @@ fn read_tunnel(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
     plan.source_v6 = reader.text(table, "source_v6", values::address_v6);
     plan.source_prefix_v4 = reader.text(table, "source_prefix_v4", values::prefix_v4);
     plan.source_prefix_v6 = reader.text(table, "source_prefix_v6", values::prefix_v6);
-    if let Some(port) = narrow(reader.number(table, "gue_port", 1..65_536)) {
-        plan.gue_port = port;
-    }
+    read_ports(reader, table, plan);
+    let checksums = [("always", false), ("where-cheap", true)];
+    plan.zero_checksums = reader.choice(table, "udp_checksum", &checksums).unwrap_or(plan.zero_checksums);
     let kinds = reader.set(table, "decap", &[("ipip", Tunnel::Ipip), ("gue", Tunnel::Gue)]);
     plan.decap = DecapKinds { ipip: kinds.contains(&Tunnel::Ipip), gue: kinds.contains(&Tunnel::Gue) };
     plan.decap_strict = reader.truth(table, "decap_strict").unwrap_or(plan.decap_strict);
@@ -161,6 +172,25 @@ fn read_tunnel(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
     }
     let answers = [("icmp", TooBig::Icmp), ("drop", TooBig::Drop)];
     plan.too_big = reader.choice(table, "too_big", &answers).unwrap_or(plan.too_big);
+}
+
+/// The UDP ports of tunnels; a receiver tells the kinds by their ports.
+fn read_ports(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
+    let [fou_v4, fou_v6] = &mut plan.fou_ports;
+    let mut seen: Vec<(&str, u16)> = Vec::new();
+    let ports =
+        [("gue_port", &mut plan.gue_port), ("fou_port_v4", fou_v4), ("fou_port_v6", fou_v6), ("geneve_port", &mut plan.geneve_port)];
+    for (name, port) in ports {
+        if let Some(number) = narrow(reader.number(table, name, 1..65_536)) {
+            *port = number;
+        }
+        if let Some((first, _)) = seen.iter().find(|(_, other)| other == port) {
+            let problem = format!("the port of `{first}`, too (found {port})");
+            let place = reader.any(table, name).map_or_else(|| table.place.clone(), |item| item.place);
+            reader.mistake(Kind::Conflict, &place, problem, "each kind of tunnel needs a port of its own".to_owned());
+        }
+        seen.push((name, *port));
+    }
 }
 
 fn read_flows(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {

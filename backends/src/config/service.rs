@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bitflags::bitflags;
 
+use super::mac::Mac;
 use super::prefix::Prefix;
 
 /// Transport protocol of a VIP.
@@ -46,12 +47,39 @@ pub enum Weighting {
 }
 
 /// How packets reach a real.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Encap {
     /// IP in IP, of both families in both (RFC 2003, 2473, 4213).
     Ipip,
     /// GUE of version 1: UDP, and the packet right behind it (draft-ietf-intarea-gue).
     Gue,
+    /// GUE of version 0: UDP, and a header of four bytes.
+    Gue0,
+    /// GRE without options (RFC 2784).
+    Gre,
+    /// UDP, and the packet right behind it; a port for each family inside.
+    Fou,
+    /// Geneve without options (RFC 8926).
+    Geneve,
+    /// No tunnel: the frame goes to the MAC of the real, which has the address of the VIP.
+    L2,
+}
+
+impl Encap {
+    /// Whether it has UDP behind the outer IP header.
+    #[must_use]
+    pub fn has_udp(self) -> bool {
+        matches!(self, Self::Gue | Self::Gue0 | Self::Fou | Self::Geneve)
+    }
+}
+
+/// What is inside Geneve: `vip.geneve_inner`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GeneveInner {
+    /// The IP packet.
+    Ip,
+    /// An Ethernet frame with it.
+    Ethernet,
 }
 
 bitflags! {
@@ -99,6 +127,10 @@ pub struct Vip {
     pub ring_size: u32,
     /// Forwarding method of its reals that name none.
     pub encap: Encap,
+    /// The virtual network of Geneve, 24 bits.
+    pub vni: u32,
+    /// What is inside Geneve.
+    pub geneve_inner: GeneveInner,
     /// What is different from other VIPs.
     pub flags: VipFlags,
     /// In the order of the file, distinct in their address; may be empty.
@@ -137,6 +169,8 @@ pub struct Real {
     pub local: bool,
     /// How packets reach it.
     pub encap: Encap,
+    /// Destination of the Ethernet frame inside Geneve.
+    pub inner_mac: Option<Mac>,
 }
 
 /// `vip.real.state`.

@@ -12,7 +12,7 @@ use super::plan::{MAX_PREFIX_VIPS, MAX_RING_SIZE, MAX_VIPS, Plan, Profile, RING_
 use super::reader::{Place, Reader};
 use super::reals;
 use super::sections::{ENCAPS, narrow};
-use super::service::{Protocol, Vip, VipFlags, Weighting};
+use super::service::{GeneveInner, Protocol, Vip, VipFlags, Weighting};
 use super::tables::Table;
 use super::values;
 
@@ -78,13 +78,32 @@ fn read_vip(
     let rings = [("maglev-v1", Weighting::V1), ("maglev-v2", Weighting::V2)];
     let weighting = reader.choice(table, "ring", &rings).unwrap_or(Weighting::V2);
     let encap = reader.choice(table, "encap", ENCAPS).unwrap_or(plan.encap);
+    let vni = match reader.any(table, "vni") {
+        Some(item) => narrow(reader.number_of(table, "vni", 0..1 << 24, &item)),
+        None => Some(0),
+    };
+    let inners = [("ip", GeneveInner::Ip), ("ethernet", GeneveInner::Ethernet)];
+    let geneve_inner = reader.choice(table, "geneve_inner", &inners).unwrap_or(GeneveInner::Ip);
     let flags = reader.set(table, "flags", FLAGS).into_iter().fold(VipFlags::empty(), VipFlags::union);
     let tables = reader.inner(&keys::REAL, table);
     let ring_size = ring_size(reader, table, tables.len(), plan.profile);
-    let vip = reals::Of { profile: plan.profile, address, encap, flags };
+    let vip = reals::Of { profile: plan.profile, address, encap, geneve_inner, flags };
     let reals = reals::read(reader, &tables, &vip, addresses);
     let ((address, prefix_len), port, protocol) = (address?, port?, protocol?);
-    let vip = Vip { address, prefix_len, port, protocol, weighting, ring_size: RING_SIZE, encap, flags, reals: Vec::new() };
+    let vni = vni?;
+    let vip = Vip {
+        address,
+        prefix_len,
+        port,
+        protocol,
+        weighting,
+        ring_size: RING_SIZE,
+        encap,
+        vni,
+        geneve_inner,
+        flags,
+        reals: Vec::new(),
+    };
     note_duplicate(reader, table, &vip, seen);
     let vip = Vip { ring_size: ring_size?, reals: reals?, ..vip };
     note_flags(reader, table, &vip, plan.profile);

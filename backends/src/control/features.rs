@@ -1,5 +1,6 @@
 //! What a plan uses: the bits that the kernel program is loaded for.
 
+use hashbrown::HashSet;
 use tandem_engine::memory::features as bits;
 
 use crate::config::{Encap, Plan, Profile, TooBig, VipFlags};
@@ -7,8 +8,8 @@ use crate::config::{Encap, Plan, Profile, TooBig, VipFlags};
 /// The [`features`](tandem_engine::memory::features) of a plan.
 pub fn features(plan: &Plan) -> u32 {
     let any = |flags: VipFlags| plan.vips.iter().any(|vip| vip.flags.intersects(flags));
-    let gue_vips = plan.vips.iter().flat_map(|vip| &vip.reals).any(|real| real.encap == Encap::Gue);
-    let gue_others = plan.encap == Encap::Gue && plan.unowned_reals().next().is_some();
+    let of_vips = plan.vips.iter().flat_map(|vip| &vip.reals).map(|real| real.encap);
+    let encaps: HashSet<Encap> = of_vips.chain(plan.unowned_reals().map(|_| plan.encap)).collect();
     [
         (bits::KATRAN, plan.profile == Profile::Katran),
         (bits::QUIC, any(VipFlags::QUIC)),
@@ -19,7 +20,8 @@ pub fn features(plan: &Plan) -> u32 {
         (bits::DECAP_STRICT, plan.decap_strict && plan.decap.any()),
         (bits::PREFIX_VIPS, plan.vips.iter().any(|vip| vip.prefix_len.is_some())),
         (bits::SOURCE_ROUTES, any(VipFlags::SOURCE_ROUTING)),
-        (bits::GUE, gue_vips || gue_others),
+        (bits::TUNNELS, encaps.iter().any(|encap| !matches!(encap, Encap::Ipip | Encap::L2))),
+        (bits::L2, encaps.contains(&Encap::L2)),
         (bits::TOO_BIG, plan.too_big == TooBig::Icmp),
         (bits::MIGRATE, any(VipFlags::UDP_FLOW_MIGRATION)),
         (bits::LOCAL, any(VipFlags::LOCAL)),

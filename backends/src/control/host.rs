@@ -67,6 +67,7 @@ impl Facts {
         root.max_frame.set(plan.max_frame);
         root.udp_idle.set(self.udp_idle_ticks);
         root.gue_port.set(u32::from(plan.gue_port.to_be()));
+        root.zero_checksums.set(u32::from(plan.zero_checksums));
         root.guard_limit.set(plan.new_flows_per_core);
         // A window ends with the first tick that is more than this many after its first.
         root.guard_window.set(self.second_ticks.saturating_sub(1));

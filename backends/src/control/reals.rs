@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use hashbrown::{HashMap, HashSet};
 use tandem_engine::memory::VipKey;
 use tandem_engine::memory::counters::{PER_REAL, real_at};
-use tandem_engine::memory::reals::Method;
+use tandem_engine::memory::reals::{Method, Way};
 use tandem_engine::wire::mac_word;
 
 use super::apply::{Changes, Control};
@@ -14,7 +14,7 @@ use super::error::ControlError;
 use super::grace::Grace;
 use super::host::Hops;
 use super::{addr_words, vip_key};
-use crate::config::{Encap, Plan, Real, Vip};
+use crate::config::{Encap, GeneveInner, Plan, Real, Vip};
 
 /// A real of a VIP, or of none.
 pub(super) type Owned = (Option<VipKey>, IpAddr);
@@ -25,14 +25,33 @@ pub(super) fn wanted(plan: &Plan) -> HashSet<Owned> {
     plan.vips.iter().flat_map(of).chain(plan.unowned_reals().map(|address| (None, address))).collect()
 }
 
-/// How packets get there, and whether it is this host.
-pub(super) type Way = (Method, bool);
-
-pub(super) fn method(encap: Encap) -> Method {
-    match encap {
-        Encap::Ipip => Method::Ipip,
-        Encap::Gue => Method::Gue,
+pub(super) fn method(encap: Encap, inner: GeneveInner) -> Method {
+    match (encap, inner) {
+        (Encap::Ipip, _) => Method::Ipip,
+        (Encap::Gue, _) => Method::Gue,
+        (Encap::Gue0, _) => Method::Gue0,
+        (Encap::Gre, _) => Method::Gre,
+        (Encap::Fou, _) => Method::Fou,
+        (Encap::Geneve, GeneveInner::Ip) => Method::Geneve,
+        (Encap::Geneve, GeneveInner::Ethernet) => Method::GeneveEthernet,
+        (Encap::L2, _) => Method::L2,
     }
+}
+
+/// UDP destination ports for an IPv4 packet inside, and for an IPv6 packet.
+fn ports(plan: &Plan, method: Method) -> [u16; 2] {
+    match method {
+        Method::Ipip | Method::Gre | Method::L2 => [0, 0],
+        Method::Gue | Method::Gue0 => [plan.gue_port; 2],
+        Method::Fou => plan.fou_ports,
+        Method::Geneve | Method::GeneveEthernet => [plan.geneve_port; 2],
+    }
+}
+
+fn way_to(plan: &Plan, vip: &Vip, real: &Real, local: bool) -> Way {
+    let method = method(real.encap, vip.geneve_inner);
+    let inner_mac = real.inner_mac.map_or(0, |mac| mac_word(mac.0));
+    Way { method, local, vni: vip.vni, ports: ports(plan, method), inner_mac }
 }
 
 /// The addresses of this host: which real that is does not depend on who names it.
@@ -45,8 +64,8 @@ impl Control {
     /// Fills the entries of the VIP's reals that have none yet, and renews ways and next hops of the others.
     pub(super) fn fill_reals(&mut self, vip: &Vip, plan: &Plan, owner: u32, hops: &Hops) -> u32 {
         let local = local(plan);
-        let way = |real: &Real| (method(real.encap), local.contains(&real.address));
-        plan.kept(vip).map(|real| self.fill(Some(owner), real.address, way(real), hops)).sum()
+        let way = |real: &Real| way_to(plan, vip, real, local.contains(&real.address));
+        plan.kept(vip).map(|real| self.fill(Some(owner), real.address, &way(real), hops)).sum()
     }
 
     /// The same for the reals that belong to no VIP.
@@ -54,12 +73,13 @@ impl Control {
         // In order, so that the same plan gives the same ids everywhere.
         let addresses: BTreeSet<IpAddr> = plan.unowned_reals().collect();
         let local = local(plan);
-        let way = |address| (method(plan.encap), local.contains(&address));
-        addresses.into_iter().map(|address| self.fill(None, address, way(address), hops)).sum()
+        let method = method(plan.encap, GeneveInner::Ip);
+        let way = |address| Way { local: local.contains(&address), ports: ports(plan, method), ..Way::by(method) };
+        addresses.into_iter().map(|address| self.fill(None, address, &way(address), hops)).sum()
     }
 
     /// `1`: it is new.
-    fn fill(&mut self, owner: Option<u32>, address: IpAddr, way: Way, hops: &Hops) -> u32 {
+    fn fill(&mut self, owner: Option<u32>, address: IpAddr, way: &Way, hops: &Hops) -> u32 {
         let mac = hops.get(&address).copied().flatten().map(|mac| mac_word(mac.0));
         if let Some(id) = self.reals.get(&(owner, address)) {
             if let Some(real) = self.tables.reals().get(usize::from(*id)) {

@@ -14,7 +14,8 @@ use super::grace::Grace;
 use super::host::Hops;
 use super::vip_table::{self, Inserted};
 use super::{addr_words, key_name, rings, vip_key};
-use crate::config::{Encap, Plan, Then, Vip, VipFlags};
+use super::reals::method;
+use crate::config::{Encap, GeneveInner, Plan, Then, Vip, VipFlags};
 
 impl Control {
     pub(super) fn apply_vip<G: Grace>(
@@ -185,10 +186,10 @@ fn addresses(plan: &Plan) -> HashMap<VipKey, u32> {
 fn entry_flags(vip: &Vip, plan: &Plan) -> u32 {
     let named = VipFlags::QUIC | VipFlags::UDP_STABLE_ROUTING | VipFlags::SOURCE_ROUTING;
     let others = vip.flags.intersects(named) || plan.tcp_server_id;
-    let room = |(address, encap): (IpAddr, Encap)| room_for(address.is_ipv6(), encap == Encap::Gue);
-    let own = plan.kept(vip).map(|real| (real.address, real.encap));
-    let others = others.then(|| plan.unowned_reals().map(|address| (address, plan.encap))).into_iter().flatten();
-    let room = own.chain(others).map(room).max().unwrap_or(room_for(false, false));
+    let room = |address: IpAddr, encap: Encap, inner| room_for(address.is_ipv6(), method(encap, inner));
+    let own = plan.kept(vip).map(|real| room(real.address, real.encap, vip.geneve_inner));
+    let unowned = plan.unowned_reals().map(|address| room(address, plan.encap, GeneveInner::Ip));
+    let room = own.chain(unowned.filter(|_| others)).max().unwrap_or_default();
     Entry::flags_with_room(bits(vip.flags), room)
 }
 

@@ -47,19 +47,19 @@ impl Packet for Buffer {
         self.bytes.get_mut(self.head..)?.get_mut(at..)?.first_chunk_mut()
     }
     #[inline(always)]
-    fn grow_head<const N: usize>(&mut self) -> bool {
-        if self.head < N {
+    fn grow_head(&mut self, by: usize) -> bool {
+        if self.head < by {
             return false;
         }
-        self.head -= N;
+        self.head -= by;
         true
     }
     #[inline(always)]
-    fn shrink_head<const N: usize>(&mut self) -> bool {
-        if self.frame().len() < N + Ethernet::LEN {
+    fn shrink_head(&mut self, by: usize) -> bool {
+        if self.frame().len() < by + Ethernet::LEN {
             return false;
         }
-        self.head += N;
+        self.head += by;
         true
     }
     #[inline(always)]

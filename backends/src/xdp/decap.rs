@@ -56,7 +56,9 @@ impl Decap {
 /// The object with the constants of `decap`.
 pub(super) fn load_decap(tunnels: &Tunnels) -> Result<Ebpf, XdpError> {
     let (gue_port, katran) = (u32::from(tunnels.gue_port), u32::from(tunnels.katran));
+    let (fou_ports, geneve_port) = (tunnels.fou_ports.map(u32::from), u32::from(tunnels.geneve_port));
     let mut loader = EbpfLoader::new();
     loader.override_global("DECAP_GUE_PORT", &gue_port, true).override_global("DECAP_KATRAN", &katran, true);
+    loader.override_global("DECAP_FOU_PORTS", &fou_ports, true).override_global("DECAP_GENEVE_PORT", &geneve_port, true);
     load_object(&mut loader, OBJECT)
 }

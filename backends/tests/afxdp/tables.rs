@@ -127,13 +127,13 @@ impl Packet for Endless {
     fn bytes_mut<const N: usize>(&mut self, at: usize) -> Option<&mut [u8; N]> {
         self.0.get_mut(at..)?.first_chunk_mut()
     }
-    fn grow_head<const N: usize>(&mut self) -> bool {
-        self.0.splice(0..0, [0; N]);
+    fn grow_head(&mut self, by: usize) -> bool {
+        self.0.splice(0..0, [0; by]);
         true
     }
-    fn shrink_head<const N: usize>(&mut self) -> bool {
-        let fits = self.0.len() >= N + 14;
-        self.0.drain(..if fits { N } else { 0 });
+    fn shrink_head(&mut self, by: usize) -> bool {
+        let fits = self.0.len() >= by + 14;
+        self.0.drain(..if fits { by } else { 0 });
         fits
     }
     fn truncate(&mut self, len: usize) -> bool {

@@ -16,7 +16,7 @@ pub fn null(_ctx: XdpContext) -> u32 {
 /// Makes room and leaves it empty.
 #[xdp]
 pub fn room(ctx: XdpContext) -> u32 {
-    if Frame::new(ctx.ctx).grow_head::<{ Ipv4::LEN }>() { XDP_TX } else { XDP_ABORTED }
+    if Frame::new(ctx.ctx).grow_head(Ipv4::LEN) { XDP_TX } else { XDP_ABORTED }
 }
 
 /// IPIP towards one address that is known beforehand: the engine's writing of headers, without any parsing or lookup.
@@ -31,7 +31,7 @@ fn encapsulate(frame: &mut Frame) -> Option<()> {
     const LOCAL_MAC: u64 = 0x0100_0000_0002;
     const SOURCE: u32 = u32::from_ne_bytes([10, 0, 13, 37]);
     const REAL: u32 = u32::from_ne_bytes([10, 0, 0, 1]);
-    if !frame.grow_head::<{ Ipv4::LEN }>() {
+    if !frame.grow_head(Ipv4::LEN) {
         return None;
     }
     let tunnel = Tunnel4In4::view_mut(frame, 0)?;

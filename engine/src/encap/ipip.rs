@@ -22,7 +22,7 @@ pub(super) fn encapsulate<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_
 
 #[inline(always)]
 fn in_ipv4<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>) -> Option<()> {
-    if !packet.grow_head::<{ Ipv4::LEN }>() {
+    if !packet.grow_head(Ipv4::LEN) {
         return None;
     }
     let [dst, _] = path.addr;
@@ -47,7 +47,7 @@ fn in_ipv4<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>) -> Option<()
 
 #[inline(always)]
 fn in_ipv6<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>) -> Option<()> {
-    if !packet.grow_head::<{ Ipv6::LEN }>() {
+    if !packet.grow_head(Ipv6::LEN) {
         return None;
     }
     let src = source_v6(path, flow);
@@ -71,7 +71,7 @@ fn in_ipv6<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>) -> Option<()
 
 /// Katran crosses the port's bytes over the last two of the client's address.
 #[inline(always)]
-fn source_v4(path: &Path<'_>, flow: &Flow) -> u32 {
+pub(super) fn source_v4(path: &Path<'_>, flow: &Flow) -> u32 {
     let ([client, _], vary) = (flow.src, path.root.vary_v4.get());
     let mixed = if path.katran { (client as u32 >> 16 ^ (path.port as u16).swap_bytes() as u32) << 16 } else { spread(flow) };
     path.root.craft_v4.get() ^ mixed & vary
@@ -79,7 +79,7 @@ fn source_v4(path: &Path<'_>, flow: &Flow) -> u32 {
 
 /// The last four bytes vary. Katran crosses the port's bytes over the first two of the client's last four.
 #[inline(always)]
-fn source_v6(path: &Path<'_>, flow: &Flow) -> Addr {
+pub(super) fn source_v6(path: &Path<'_>, flow: &Flow) -> Addr {
     let [high, low] = path.root.craft_v6();
     let [first, last] = flow.src;
     let mixed = if path.katran {

@@ -2,26 +2,32 @@
 
 mod gue;
 mod ipip;
+mod l2;
+mod tunnel;
+
+pub(crate) use tunnel::{GENEVE, GENEVE_ETHERNET, SHORT};
 
 use crate::memory::counters::{Event, count_event};
-use crate::memory::reals::Hop;
+use crate::memory::reals::{Hop, Method};
 use crate::memory::{Addr, Memory, Root, features};
 use crate::packet::Packet;
 use crate::parse::Flow;
 use crate::verdict::{Reason, Stop};
-use crate::wire::{Ethernet, Header, Ipv6, Udp};
+use crate::wire::{Ethernet, Header, Ipv4, Ipv6, Udp};
 
 /// The most bytes that any method puts in front of the client's packet.
-pub const ROOM_MAX: usize = const { Ipv6::LEN + Udp::LEN };
+pub const ROOM_MAX: usize = const { Ipv6::LEN + Udp::LEN + tunnel::GENEVE_ETHERNET };
 
 /// Bytes that a method puts in front of the client's packet for a real of this family.
-pub const fn room_for(real_is_v6: bool, gue: bool) -> u8 {
-    match (real_is_v6, gue) {
-        (false, false) => 20,
-        (false, true) => 28,
-        (true, false) => 40,
-        (true, true) => 48,
+pub const fn room_for(real_is_v6: bool, method: Method) -> u8 {
+    if let Method::L2 = method {
+        return 0;
     }
+    let (has_udp, own) = tunnel::layers(method);
+    let ip = if real_is_v6 { Ipv6::LEN } else { Ipv4::LEN };
+    let udp = if has_udp { Udp::LEN } else { 0 };
+    // 70 at most
+    ip.wrapping_add(udp).wrapping_add(own) as u8
 }
 
 /// Where an outer header leads.
@@ -72,8 +78,13 @@ pub fn deliver<P: Packet, M: Memory>(
         let from = if katran { called(packet).unwrap_or(0) } else { root.local_mac.get() };
         // Made where it is used: what a function that is not inlined gets is written to the stack first.
         let path = || Path { root, hop, addr: real.addr(), katran, from, port };
-        if memory.has(root, features::GUE) && hop.is_gue() {
+        let in_tunnel = memory.has(root, features::TUNNELS) && !hop.is(Method::Ipip) && !hop.is(Method::L2);
+        if in_tunnel && katran {
             gue::encapsulate(packet, flow, &path())
+        } else if in_tunnel {
+            tunnel::encapsulate(packet, flow, &path(), real)
+        } else if memory.has(root, features::L2) && hop.is(Method::L2) {
+            l2::forward(packet, flow, &path()).ok_or(Reason::NoHeadroom)
         } else {
             ipip::encapsulate(packet, flow, &path()).ok_or(Reason::NoHeadroom)
         }

@@ -19,8 +19,8 @@ pub const DECAP_STRICT: u32 = 1 << 6;
 pub const PREFIX_VIPS: u32 = 1 << 7;
 /// A VIP routes by the client's network.
 pub const SOURCE_ROUTES: u32 = 1 << 8;
-/// A real is reached by GUE.
-pub const GUE: u32 = 1 << 9;
+/// A real is reached by another tunnel than IPIP.
+pub const TUNNELS: u32 = 1 << 9;
 /// Frames that are too large are answered by ICMP.
 pub const TOO_BIG: u32 = 1 << 10;
 /// A VIP has UDP flow migration.
@@ -34,5 +34,8 @@ pub const HASH_FLAGS: u32 = 1 << 14;
 /// The number of new flows is limited.
 pub const GUARD: u32 = 1 << 15;
 
+/// A real is reached without a tunnel.
+pub const L2: u32 = 1 << 16;
+
 /// All of them but [`KATRAN`].
-pub const ALL: u32 = (1 << 16) - 2;
+pub const ALL: u32 = (1 << 17) - 2;

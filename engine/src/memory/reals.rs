@@ -20,18 +20,54 @@ const LOCAL: u64 = 1 << 51;
 /// Where its [`Method`] is.
 const METHOD_SHIFT: u32 = 56;
 
-/// How packets get to a real.
+/// How packets get to a real. Profile katran has the first two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Method {
     /// IP in IP.
     Ipip = 0,
-    /// UDP directly followed by the IP packet: GUE version 1.
+    /// GUE version 1: UDP directly followed by the IP packet.
     Gue = 1,
+    /// GRE (RFC 2784) without any option.
+    Gre = 2,
+    /// UDP directly followed by the IP packet, a port for each inner family.
+    Fou = 3,
+    /// GUE version 0: a header of 4 bytes behind UDP.
+    Gue0 = 4,
+    /// Geneve (RFC 8926) without options, an IP packet inside.
+    Geneve = 5,
+    /// Geneve without options, an Ethernet frame inside.
+    GeneveEthernet = 6,
+    /// No tunnel: the frame goes to the real's MAC.
+    L2 = 7,
 }
 
-/// One real, 32 bytes.
-#[repr(C, align(32))]
+/// What the control plane knows of the way to a real.
+#[cfg(not(target_arch = "bpf"))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Way {
+    /// How packets get there.
+    pub method: Method,
+    /// It is this host.
+    pub local: bool,
+    /// Virtual network of Geneve, 24 bits.
+    pub vni: u32,
+    /// UDP destination port for an IPv4 packet inside, and for an IPv6 packet; in host order.
+    pub ports: [u16; 2],
+    /// Destination of the Ethernet frame inside Geneve: a MAC word ([`crate::wire::mac_word`]).
+    pub inner_mac: u64,
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl Way {
+    /// By a method that needs nothing else.
+    pub const fn by(method: Method) -> Self {
+        Self { method, local: false, vni: 0, ports: [0, 0], inner_mac: 0 }
+    }
+}
+
+/// One real, 64 bytes.
+#[repr(C, align(64))]
 #[cfg_attr(not(target_arch = "bpf"), derive(Default, Debug))]
 pub struct Real {
     addr: [S64; 2],
@@ -39,9 +75,14 @@ pub struct Real {
     hop: S64,
     /// The VIP's id plus one: for the control plane that takes over pinned tables.
     owner: S64,
+    /// `port for IPv6 << 48 | port for IPv4 << 32 | VNI`, ports as on the wire.
+    tunnel: S64,
+    /// Destination of the Ethernet frame inside Geneve, as `hop` has MACs.
+    inner_mac: S64,
+    spare: [S64; 2],
 }
 
-const _: () = assert!(size_of::<Real>() == 32);
+const _: () = assert!(size_of::<Real>() == 64);
 
 /// How a real is reached: one consistent reading.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,10 +109,10 @@ impl Hop {
     pub fn is_local(self) -> bool {
         self.0 & LOCAL != 0
     }
-    /// It is reached by GUE.
+    /// It is reached by this method.
     #[inline(always)]
-    pub fn is_gue(self) -> bool {
-        self.0 >> METHOD_SHIFT == Method::Gue as u64
+    pub fn is(self, method: Method) -> bool {
+        self.0 >> METHOD_SHIFT == method as u64
     }
     /// The next hop's MAC: the low 48 bits, first byte lowest.
     #[inline(always)]
@@ -94,6 +135,25 @@ impl Real {
         Hop(self.hop.get())
     }
 
+    /// UDP destination port for a packet of this family inside, as on the wire.
+    #[inline(always)]
+    pub fn port(&self, inner_v6: bool) -> u16 {
+        let tunnel = self.tunnel.get();
+        if inner_v6 { (tunnel >> 48) as u16 } else { (tunnel >> 32) as u16 }
+    }
+
+    /// Virtual network of Geneve.
+    #[inline(always)]
+    pub fn vni(&self) -> u32 {
+        self.tunnel.get() as u32
+    }
+
+    /// Destination of the Ethernet frame inside Geneve.
+    #[inline(always)]
+    pub fn inner_mac(&self) -> u64 {
+        self.inner_mac.get()
+    }
+
     /// The VIP that it belongs to, if it belongs to one.
     #[inline(always)]
     pub fn owner(&self) -> Option<u32> {
@@ -105,22 +165,30 @@ impl Real {
 #[cfg(not(target_arch = "bpf"))]
 impl Real {
     /// Fills a free entry: the address first, then what makes it present. `owner`: its VIP, if it has one.
-    pub fn fill(&self, owner: Option<u32>, addr: Addr, is_v6: bool, way: (Method, bool), mac: Option<u64>) {
+    pub fn fill(&self, owner: Option<u32>, addr: Addr, is_v6: bool, way: &Way, mac: Option<u64>) {
         let ([a, b], [x, y]) = (&self.addr, addr);
         a.set(x);
         b.set(y);
         self.owner.set(owner.map_or(0, |vip| u64::from(vip).wrapping_add(1)));
+        self.set_tunnel(way);
         self.hop.publish(PRESENT | if is_v6 { IS_V6 } else { 0 } | Self::way_bits(way) | Self::mac_bits(mac));
     }
 
-    /// Another way to reach it: the method, and whether it is this host.
-    pub fn set_way(&self, way: (Method, bool)) {
+    /// Another way to reach it.
+    pub fn set_way(&self, way: &Way) {
+        self.set_tunnel(way);
         let kept = PRESENT | IS_V6 | RESOLVED | MAC;
         self.hop.publish(self.hop.get() & kept | Self::way_bits(way));
     }
 
-    fn way_bits((method, local): (Method, bool)) -> u64 {
-        u64::from(method as u8) << METHOD_SHIFT | if local { LOCAL } else { 0 }
+    fn set_tunnel(&self, way: &Way) {
+        let [v4, v6] = way.ports.map(|port| u64::from(port.to_be()));
+        self.tunnel.set(v6 << 48 | v4 << 32 | u64::from(way.vni));
+        self.inner_mac.set(way.inner_mac);
+    }
+
+    fn way_bits(way: &Way) -> u64 {
+        u64::from(way.method as u8) << METHOD_SHIFT | if way.local { LOCAL } else { 0 }
     }
 
     /// Another next hop; `None`: not known (any more).

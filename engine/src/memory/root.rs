@@ -5,7 +5,7 @@ use super::shared::{S32, S64};
 
 /// Identifies this layout of the tables. Another number is another layout: its pins cannot be taken over.
 /// Zero (a fresh table) means "not configured", and every frame is passed to the host.
-pub const LAYOUT: u32 = 0x7a_0003;
+pub const LAYOUT: u32 = 0x7a_0004;
 
 /// The seat that forwards. The whole live switch is one store of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,7 +69,10 @@ pub struct Root {
     pub guard_window: S32,
     /// Always 0: a number that the BPF verifier does not know.
     pub zero: S32,
-    rest: [S64; 7],
+    /// Not 0: UDP tunnels go without a checksum where it cannot be had from the headers alone.
+    pub zero_checksums: S32,
+    spare: S32,
+    rest: [S64; 6],
 }
 
 const _: () = assert!(size_of::<Root>() == 256 && align_of::<Root>() == 64);

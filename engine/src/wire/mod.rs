@@ -37,12 +37,16 @@ pub const IPPROTO_IPV6: u8 = 41;
 pub const IPPROTO_FRAGMENT: u8 = 44;
 /// Next header: routing (RFC 8200 section 4.4).
 pub const IPPROTO_ROUTING: u8 = 43;
+/// Protocol number of GRE (RFC 2784).
+pub const IPPROTO_GRE: u8 = 47;
 /// Next header: authentication (RFC 4302).
 pub const IPPROTO_AH: u8 = 51;
 /// Protocol number of ICMPv6.
 pub const IPPROTO_ICMPV6: u8 = 58;
 /// Next header: destination options (RFC 8200 section 4.6).
 pub const IPPROTO_DSTOPTS: u8 = 60;
+/// "Transparent Ethernet bridging" (RFC 1701): a frame in a tunnel.
+pub const ETHERTYPE_ETHERNET: u16 = 0x6558;
 /// TTL or hop limit of outer headers.
 pub const OUTER_TTL: u8 = 64;
 

@@ -163,14 +163,14 @@ impl Packet for Frame {
         let range = self.range::<N>(at);
         self.bytes.get_mut(range)?.first_chunk_mut()
     }
-    fn grow_head<const N: usize>(&mut self) -> bool {
-        let grown = self.head.checked_sub(N);
+    fn grow_head(&mut self, by: usize) -> bool {
+        let grown = self.head.checked_sub(by);
         self.head = grown.unwrap_or(self.head);
         grown.is_some()
     }
-    fn shrink_head<const N: usize>(&mut self) -> bool {
-        let fits = self.len() >= N + 14;
-        self.head += if fits { N } else { 0 };
+    fn shrink_head(&mut self, by: usize) -> bool {
+        let fits = self.len() >= by + 14;
+        self.head += if fits { by } else { 0 };
         fits
     }
     fn truncate(&mut self, len: usize) -> bool {

@@ -153,7 +153,7 @@ proptest! {
         let size = bytes.len();
         let mut buf = FrameBuf::received(&mut bytes, received).expect("sane");
         let mut plain = frame;
-        let grown = if small { buf.grow_head::<20>() } else { buf.grow_head::<40>() };
+        let grown = buf.grow_head(if small { 20 } else { 40 });
         let by = if small { 20 } else { 40 };
         prop_assert_eq!(grown, length + by <= size);
         if grown {

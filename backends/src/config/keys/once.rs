@@ -71,8 +71,10 @@ pub static TUNNEL: Section = Section {
             "one of",
             "\"ipip\"",
             "\"ipip\"",
-            "Forwarding method of every VIP that names none, and of the reals that belong to no VIP. `ipip` carries both families \
-             inside both, and so does `gue`: version 1, UDP with the packet right behind it, as Katran sends it.",
+            "Forwarding method of every VIP that names none, and of the reals that belong to no VIP. `l2` sends the frame to the \
+             real's own MAC, all others carry both families inside both: `ipip`; `gre` without options; `fou`, UDP with the \
+             packet right behind it and a port for each family; `gue`, version 1, one port for both, as Katran sends it; \
+             `gue0`, version 0, with a header of four bytes; `geneve` without options. Profile katran: `ipip` and `gue`.",
         )
         .of(ENCAPS),
         key("source_v4", "IPv4 address, unicast", "the interface's own", "\"10.0.13.37\"", "Source of outer IPv4 headers."),
@@ -82,8 +84,8 @@ pub static TUNNEL: Section = Section {
             "IPv4 prefix, length 1 to 32, host bits zero",
             "none; in profile katran 172.16.0.0/16",
             "\"172.16.0.0/16\"",
-            "Outer IPv4 sources of IPIP are crafted inside it, per flow, so that the real's network card spreads them over its \
-             queues; then IPIP does not need `source_v4`. GUE has its source port for that and always needs it.",
+            "Outer IPv4 sources of IPIP and GRE are crafted inside it, per flow, so that the real's network card spreads them over its \
+             queues; then these do not need `source_v4`. UDP tunnels have their source port for that and always need it.",
         ),
         key(
             "source_prefix_v6",
@@ -93,6 +95,19 @@ pub static TUNNEL: Section = Section {
             "The same for outer IPv6 headers; at most the last 32 bits differ between flows.",
         ),
         key("gue_port", "number, 1 to 65535", "6080", "6080", "UDP destination port of GUE, sent and opened."),
+        key("fou_port_v4", "number, 1 to 65535", "5555", "5555", "UDP destination port of FOU with an IPv4 packet inside."),
+        key("fou_port_v6", "number, 1 to 65535", "5556", "5556", "UDP destination port of FOU with an IPv6 packet inside."),
+        key("geneve_port", "number, 1 to 65535", "6081", "6081", "UDP destination port of Geneve."),
+        key(
+            "udp_checksum",
+            "one of",
+            "\"always\"",
+            "\"always\"",
+            "The outer checksum of UDP tunnels costs nothing where the packet's own is right; fragments, ICMP, UDP without a \
+             checksum, options and extension headers have to be read to their end for it. `where-cheap` sends those without: 0, \
+             over IPv6, too (RFC 6935), which the receiver must allow. Profile katran trusts every packet's own.",
+        )
+        .of(&[now("always"), now("where-cheap")]),
         key(
             "decap",
             "array of distinct",

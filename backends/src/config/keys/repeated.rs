@@ -93,6 +93,16 @@ pub static VIP: Section = Section {
             "Slots of the ring; a hundred for each real keep the shares within a per cent or so. Profile katran: 65537 only.",
         ),
         key("encap", "one of", "that of `[tunnel]`", "\"ipip\"", "Forwarding method of its reals.").of(ENCAPS),
+        key("vni", "number, 0 to 16777215", "0", "7", "Virtual network of `geneve`; the device of its reals must have the same."),
+        key(
+            "geneve_inner",
+            "one of",
+            "\"ip\"",
+            "\"ethernet\"",
+            "What is inside `geneve`: the packet (a device with `innerprotoinherit`), or an Ethernet frame with it, to the \
+             `inner_mac` of the real.",
+        )
+        .of(&[now("ip"), now("ethernet")]),
         key(
             "flags",
             "array of distinct",
@@ -141,5 +151,12 @@ pub static REAL: Section = Section {
         .of(&[now("up"), now("drain"), now("down")]),
         key("local", "true or false", "false", "true", "The real is this machine; only with the flag `local` of its VIP."),
         key("encap", "one of", "that of the VIP", "\"ipip\"", "Forwarding method of this real.").of(ENCAPS),
+        key(
+            "inner_mac",
+            "Ethernet address",
+            "none; `geneve_inner = \"ethernet\"` needs it",
+            "\"02:00:00:00:00:01\"",
+            "MAC of the real's Geneve device: destination of the frame inside.",
+        ),
     ],
 };

@@ -1,0 +1,260 @@
+//! The standard profile's tunnels but IPIP: an outer IP header, for most of them UDP, and a short header of their own.
+//!
+//! | method | IP protocol | behind it |
+//! |---|---|---|
+//! | GRE (RFC 2784) | 47 | 4 bytes: no flags, version 0, the EtherType |
+//! | FOU | 17 | UDP; the port tells the inner family |
+//! | GUE version 1 (draft-ietf-intarea-gue-09 section 4) | 17 | UDP; the version nibble of the inner packet is the variant |
+//! | GUE version 0 (section 3) | 17 | UDP, 4 bytes: version and flags 0, the inner packet's IP protocol |
+//! | Geneve (RFC 8926 section 3.4) | 17 | UDP, 8 bytes: no options, the EtherType, the virtual network; then perhaps Ethernet |
+//!
+//! The outer header copies TOS or traffic class, ECN bits included (RFC 6040 section 4.1, normal mode); the client's TTL or
+//! hop limit is decremented, as any forwarder does. A real's NIC spreads UDP tunnels over its queues by the source port, and
+//! GRE by the outer source, which is crafted as that of IPIP.
+//!
+//! The UDP checksum comes from the headers alone ("local checksum offload"): a segment with a right checksum sums up to the
+//! complement of its pseudo header, whatever is in it. Where that cannot be known (fragments, ICMP, UDP without a checksum,
+//! options and extension headers) the packet is summed up, or, if the configuration says so, there is none: 0, which RFC
+//! 6935 section 5 allows for tunnels over IPv6, too. A computed 0 is sent as all ones.
+
+use super::Path;
+use super::ipip::{source_v4, source_v6, spread};
+use crate::checksum;
+use crate::memory::Real;
+use crate::memory::reals::Method;
+use crate::packet::Packet;
+use crate::parse::{Flow, Part};
+use crate::verdict::Reason::{self, NoHeadroom, NoSource};
+use crate::wire::{
+    DONT_FRAGMENT, ETHERTYPE_ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, IPPROTO_GRE, IPPROTO_IPIP, IPPROTO_IPV6,
+    IPPROTO_TCP, IPPROTO_UDP, Ipv4, Ipv6, Udp,
+};
+
+/// Bytes of the header of GRE and of GUE version 0.
+pub(crate) const SHORT: usize = 4;
+/// Bytes of Geneve's.
+pub(crate) const GENEVE: usize = 8;
+/// With the Ethernet header inside.
+pub(crate) const GENEVE_ETHERNET: usize = const { GENEVE + Ethernet::LEN };
+
+/// Whether a method has UDP behind the outer IP header, and the bytes of its own header.
+pub(super) const fn layers(method: Method) -> (bool, usize) {
+    match method {
+        Method::Ipip | Method::L2 => (false, 0),
+        Method::Gre => (false, SHORT),
+        Method::Gue | Method::Fou => (true, 0),
+        Method::Gue0 => (true, SHORT),
+        Method::Geneve => (true, GENEVE),
+        Method::GeneveEthernet => (true, GENEVE_ETHERNET),
+    }
+}
+
+#[inline(never)]
+pub(super) fn encapsulate<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>, real: &Real) -> Result<(), Reason> {
+    let has_udp = !path.hop.is(Method::Gre);
+    one_hop(packet, flow.is_v6).ok_or(NoHeadroom)?;
+    let inner = if has_udp { inner_sum(packet, flow, path) } else { 0 };
+    if path.hop.is_v6() {
+        over_v6(packet, flow, path, real, has_udp, inner)
+    } else {
+        over_v4(packet, flow, path, real, has_udp, inner)
+    }
+}
+
+/// What [`inner_sum`] says if there is to be no checksum.
+const NO_CHECKSUM: u64 = u64::MAX;
+
+/// What the client's packet sums up to; [`NO_CHECKSUM`]: there is to be none.
+#[inline(always)]
+fn inner_sum<P: Packet>(packet: &P, flow: &Flow, path: &Path<'_>) -> u64 {
+    if is_known(packet, flow) {
+        return from_headers(packet, flow).unwrap_or(NO_CHECKSUM);
+    }
+    if path.root.zero_checksums.get() != 0 {
+        return NO_CHECKSUM;
+    }
+    packet.sum(Ethernet::LEN, flow.len as usize).unwrap_or(NO_CHECKSUM)
+}
+
+/// Whether the inner checksum says what the segment sums up to. Options and extension headers are not in the sum.
+#[inline(always)]
+fn is_known<P: Packet>(packet: &P, flow: &Flow) -> bool {
+    let usual = if flow.is_v6 { const { Ethernet::LEN + Ipv6::LEN } } else { const { Ethernet::LEN + Ipv4::LEN } };
+    if flow.quoted || flow.part != Part::Whole || flow.l4 as usize != usual {
+        return false;
+    }
+    flow.protocol == IPPROTO_TCP || Udp::view(packet, flow.l4()).is_some_and(|udp| udp.checksum.get() != 0)
+}
+
+/// What the client's packet sums up to if its transport checksum is right: its IP header, and the complement of the
+/// pseudo header. The addresses are in both, and cancel out.
+#[inline(always)]
+pub(super) fn from_headers<P: Packet>(packet: &P, flow: &Flow) -> Option<u64> {
+    let (header, length, protocol) = if flow.is_v6 {
+        let &Ipv6 { payload_len, next_header, .. } = Ipv6::view(packet, Ethernet::LEN)?;
+        (checksum::sum(packet.bytes::<8>(Ethernet::LEN)?), payload_len.get(), next_header)
+    } else {
+        let &Ipv4 { total_len, protocol, .. } = Ipv4::view(packet, Ethernet::LEN)?;
+        (checksum::sum(packet.bytes::<12>(Ethernet::LEN)?), total_len.get().wrapping_sub(Ipv4::LEN as u16), protocol)
+    };
+    let pseudo = (length.to_be() as u64).wrapping_add((protocol as u16).to_be() as u64);
+    Some(header.wrapping_add(checksum::finish(pseudo) as u64).wrapping_add(0xffff))
+}
+
+/// Takes one hop off the client's packet.
+#[inline(always)]
+pub(super) fn one_hop<P: Packet>(packet: &mut P, is_v6: bool) -> Option<()> {
+    if is_v6 {
+        Ipv6::view_mut(packet, Ethernet::LEN)?.decrement_hop_limit();
+    } else {
+        Ipv4::view_mut(packet, Ethernet::LEN)?.decrement_ttl();
+    }
+    Some(())
+}
+
+/// Bytes between the outer IP header and the client's packet.
+#[inline(always)]
+fn between(path: &Path<'_>) -> usize {
+    let hop = path.hop;
+    if hop.is(Method::Gre) {
+        SHORT
+    } else if hop.is(Method::Gue0) {
+        const { Udp::LEN + SHORT }
+    } else if hop.is(Method::Geneve) {
+        const { Udp::LEN + GENEVE }
+    } else if hop.is(Method::GeneveEthernet) {
+        const { Udp::LEN + GENEVE_ETHERNET }
+    } else {
+        Udp::LEN
+    }
+}
+
+#[inline(always)]
+fn over_v4<P: Packet>(
+    packet: &mut P,
+    flow: &Flow,
+    path: &Path<'_>,
+    real: &Real,
+    has_udp: bool,
+    inner: u64,
+) -> Result<(), Reason> {
+    const AT: usize = const { Ethernet::LEN + Ipv4::LEN };
+    let ([dst, _], between) = (path.addr, between(path));
+    let src = if has_udp { path.root.source_v4.get() } else { source_v4(path, flow) };
+    if src == 0 {
+        return Err(NoSource);
+    }
+    if !packet.grow_head(const { Ipv4::LEN }.wrapping_add(between)) {
+        return Err(NoHeadroom);
+    }
+    let len = flow.len.wrapping_add(between as u32);
+    let protocol = if has_udp { IPPROTO_UDP } else { IPPROTO_GRE };
+    Ethernet::view_mut(packet, 0).map(|eth| path.emit(eth, ETHERTYPE_IPV4)).ok_or(NoHeadroom)?;
+    Ipv4::view_mut(packet, Ethernet::LEN)
+        .map(|ip| ip.emit(src, dst as u32, flow.tos, len, protocol, DONT_FRAGMENT))
+        .ok_or(NoHeadroom)?;
+    if !has_udp {
+        return short(packet, AT, gre(flow)).ok_or(NoHeadroom);
+    }
+    let pseudo = (src as u64).wrapping_add(dst);
+    let own = own_header(packet, flow, path, real, const { AT + Udp::LEN }).ok_or(NoHeadroom)?;
+    udp(packet, flow, real, AT, len, [inner, pseudo, own]).ok_or(NoHeadroom)
+}
+
+#[inline(always)]
+fn over_v6<P: Packet>(
+    packet: &mut P,
+    flow: &Flow,
+    path: &Path<'_>,
+    real: &Real,
+    has_udp: bool,
+    inner: u64,
+) -> Result<(), Reason> {
+    const AT: usize = const { Ethernet::LEN + Ipv6::LEN };
+    let (dst, between) = (path.addr, between(path));
+    let src = if has_udp { path.root.source_v6() } else { source_v6(path, flow) };
+    if src == [0, 0] {
+        return Err(NoSource);
+    }
+    if !packet.grow_head(const { Ipv6::LEN }.wrapping_add(between)) {
+        return Err(NoHeadroom);
+    }
+    let len = flow.len.wrapping_add(between as u32);
+    let protocol = if has_udp { IPPROTO_UDP } else { IPPROTO_GRE };
+    Ethernet::view_mut(packet, 0).map(|eth| path.emit(eth, ETHERTYPE_IPV6)).ok_or(NoHeadroom)?;
+    Ipv6::view_mut(packet, Ethernet::LEN).map(|ip| ip.emit_outer(src, dst, flow.tos, len, protocol)).ok_or(NoHeadroom)?;
+    if !has_udp {
+        return short(packet, AT, gre(flow)).ok_or(NoHeadroom);
+    }
+    let pseudo = checksum::address_sum(src).wrapping_add(checksum::address_sum(dst));
+    let own = own_header(packet, flow, path, real, const { AT + Udp::LEN }).ok_or(NoHeadroom)?;
+    udp(packet, flow, real, AT, len, [inner, pseudo, own]).ok_or(NoHeadroom)
+}
+
+#[inline(always)]
+fn ethertype(flow: &Flow) -> u16 {
+    if flow.is_v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 }
+}
+
+#[inline(always)]
+fn gre(flow: &Flow) -> [u8; SHORT] {
+    let [a, b] = ethertype(flow).to_be_bytes();
+    [0, 0, a, b]
+}
+
+#[inline(always)]
+fn short<P: Packet>(packet: &mut P, at: usize, header: [u8; SHORT]) -> Option<()> {
+    *packet.bytes_mut::<SHORT>(at)? = header;
+    Some(())
+}
+
+/// Writes what is between UDP and the client's packet; gives its sum.
+#[inline(always)]
+fn own_header<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>, real: &Real, at: usize) -> Option<u64> {
+    let hop = path.hop;
+    if hop.is(Method::Gue0) {
+        let header = [0, if flow.is_v6 { IPPROTO_IPV6 } else { IPPROTO_IPIP }, 0, 0];
+        short(packet, at, header)?;
+        return Some(checksum::sum(&header));
+    }
+    let with_ethernet = hop.is(Method::GeneveEthernet);
+    if !with_ethernet && !hop.is(Method::Geneve) {
+        return Some(0);
+    }
+    let [a, b] = (if with_ethernet { ETHERTYPE_ETHERNET } else { ethertype(flow) }).to_be_bytes();
+    let [c, d, e, f] = (real.vni() << 8).to_be_bytes();
+    let header = [0, 0, a, b, c, d, e, f];
+    *packet.bytes_mut::<GENEVE>(at)? = header;
+    let mut sum = checksum::sum(&header);
+    if with_ethernet {
+        let at = at.wrapping_add(GENEVE);
+        Ethernet::view_mut(packet, at)?.emit(real.inner_mac(), path.from, ethertype(flow));
+        sum = sum.wrapping_add(checksum::sum(packet.bytes::<{ Ethernet::LEN }>(at)?));
+    }
+    Some(sum)
+}
+
+/// Writes the UDP header; `sums`: of the client's packet, of the outer addresses, of the tunnel's own header.
+#[inline(always)]
+fn udp<P: Packet>(packet: &mut P, flow: &Flow, real: &Real, at: usize, len: u32, sums: [u64; 3]) -> Option<()> {
+    let (from, to, length) = ((spread(flow) as u16 | 0xc000).to_be(), real.port(flow.is_v6), (len as u16).to_be());
+    let [inner, pseudo, own] = sums;
+    let checksum = if inner == NO_CHECKSUM {
+        0
+    } else {
+        // length and protocol of the pseudo header, then the header itself
+        let words = [length, (IPPROTO_UDP as u16).to_be(), from, to, length];
+        let sum = inner.wrapping_add(pseudo).wrapping_add(own);
+        match checksum::finish(words.iter().fold(sum, |sum, word| sum.wrapping_add(*word as u64))) {
+            // A computed 0 is sent as all ones (RFC 768).
+            0 => 0xffff,
+            checksum => checksum,
+        }
+    };
+    let ([a, b], [c, d]) = (from.to_ne_bytes(), to.to_ne_bytes());
+    let udp = Udp::view_mut(packet, at)?;
+    udp.ports = [a, b, c, d];
+    udp.len = (len as u16).into();
+    udp.checksum = u16::from_be_bytes(checksum.to_ne_bytes()).into();
+    Some(())
+}
