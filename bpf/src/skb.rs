@@ -86,6 +86,19 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn bytes_anywhere<const N: usize>(&self, at: usize) -> Option<&[u8; N]> {
+        // SAFETY: as in `mark`.
+        let start = unsafe { (*self.skb).data } as usize + at;
+        // SAFETY: a reference is valid. Read back, it is one pointer, which is compared and read: LLVM would calculate it
+        // twice, and what is known of one of them the verifier does not know of the other.
+        let start = unsafe { (&raw const start).read_volatile() };
+        // SAFETY: as in `mark`.
+        let end = unsafe { (*self.skb).data_end } as usize;
+        // SAFETY: compared with the end; the verifier proves it again.
+        if start + N > end { None } else { Some(unsafe { &*(start as *const [u8; N]) }) }
+    }
+
+    #[inline(always)]
     fn bytes_mut<const N: usize>(&mut self, at: usize) -> Option<&mut [u8; N]> {
         // SAFETY: as in `bytes`; `&mut self` makes it the only window.
         self.window(at).map(|window| unsafe { &mut *window })

@@ -224,8 +224,11 @@ fn inner_sum<P: Packet>(packet: &P, is_v6: bool) -> Option<u64> {
         (const { Ethernet::LEN + Ipv4::LEN }, ip.protocol, header, pseudo)
     };
     let is_known = match protocol {
-        IPPROTO_TCP => Tcp::view(packet, at).is_some(),
-        IPPROTO_UDP => Udp::view(packet, at)?.checksum.get() != 0,
+        IPPROTO_TCP => packet.bytes_anywhere::<{ Tcp::LEN }>(at).is_some(),
+        IPPROTO_UDP => {
+            let [.., a, b] = packet.bytes_anywhere::<{ Udp::LEN }>(at)?;
+            *a != 0 || *b != 0
+        }
         _ => false,
     };
     // The complement of a sum of 16 bits is the sum's negative.
