@@ -13,7 +13,7 @@ use aya::{Ebpf, EbpfLoader};
 use tandem_backends::memory::{Area, Shared, Tables};
 use tandem_backends::xdp::REFERENCES;
 use tandem_engine::memory::counters::BLOCK;
-use tandem_engine::memory::reals::{MAX_REALS, Method};
+use tandem_engine::memory::reals::{MAX_REALS, Method, Way};
 use tandem_engine::memory::rings::SLOTS_PER_LINE;
 use tandem_engine::memory::{Line, Real, RingLine, Root, VipSlot};
 
@@ -82,7 +82,7 @@ fn copy(tables: &Tables, ebpf: &mut Ebpf) -> Result<()> {
     }
     for (to, from) in area::<Real>(ebpf, "REALS", MAX_REALS as usize)?.iter().zip(tables.reals()) {
         if let Some(owner) = from.owner() {
-            to.fill(Some(owner), from.addr(), from.hop().is_v6(), (Method::Ipip, false), Some(from.hop().mac()));
+            to.fill(Some(owner), from.addr(), from.hop().is_v6(), &Way::by(Method::Ipip), Some(from.hop().mac()));
         }
     }
     let map = ebpf.map_mut("VIP_HASH").context("the object has no VIP_HASH")?;

@@ -44,6 +44,12 @@ pub struct Tunnel {
 }
 
 impl Tunnels {
+    /// All of them, at the ports that are used where nobody says others: IANA's for GUE and Geneve, for FOU those of
+    /// `ip-fou(8)`.
+    pub const fn standard() -> Self {
+        Self { ipip: true, gre: true, gue_port: 6080, fou_ports: [5555, 5556], geneve_port: 6081, katran: false }
+    }
+
     /// Whether any of them has UDP.
     #[inline(always)]
     fn any_udp(&self) -> bool {

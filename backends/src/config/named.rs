@@ -12,7 +12,7 @@ use super::plan::{Decap, HealthEncap, MAX_DECAPS, MAX_REALS, Plan, Then};
 use super::prefix::Prefix;
 use super::reader::{Place, Reader};
 use super::sections::narrow;
-use super::service::VipFlags;
+use super::service::{Encap, VipFlags};
 use super::tables::Table;
 use super::values;
 
@@ -44,7 +44,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>, plan:
     plan.server_ids = server_ids(reader, document, addresses);
     plan.source_routes = source_routes(reader, document, addresses);
     plan.decaps = decaps(reader, document, plan);
-    plan.health_encaps = health_encaps(reader, document, addresses);
+    plan.health_encaps = health_encaps(reader, document, plan, addresses);
     let routed = plan.vips.iter().position(|vip| vip.flags.contains(VipFlags::SOURCE_ROUTING));
     if let (Some(index), true) = (routed, plan.source_routes.is_empty()) {
         let table = reader.tables(&keys::VIP, document, "").into_iter().nth(index);
@@ -133,7 +133,12 @@ fn decaps<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>, plan: &Plan) -
     tables.iter().filter_map(decap).collect()
 }
 
-fn health_encaps<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>, addresses: &mut Addresses) -> Vec<HealthEncap> {
+fn health_encaps<'t>(
+    reader: &mut Reader<'_>,
+    document: &'t DeTable<'t>,
+    plan: &Plan,
+    addresses: &mut Addresses,
+) -> Vec<HealthEncap> {
     let mut seen = Seen::default();
     let tables = reader.tables(&keys::HEALTH_ENCAP, document, "");
     let probe = |table: &Table<'_>| {
@@ -141,9 +146,22 @@ fn health_encaps<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>, address
         let real = real(reader, table, addresses);
         let (mark, place) = (mark?, reader.any(table, "mark")?.place);
         seen.note(reader, mark, place, "mark");
-        Some(HealthEncap { mark, real: real? })
+        let real = real?;
+        if !can_be_probed(plan, real)
+            && let Some(item) = reader.any(table, "real")
+        {
+            let problem = format!("probes by this real's forwarding method are of a later version (found \"{real}\")");
+            reader.mistake(Kind::NotYet, &item.place, problem, "accepted now: reals by ipip and gue".to_owned());
+        }
+        Some(HealthEncap { mark, real })
     };
     tables.iter().filter_map(probe).collect()
+}
+
+/// Whether probes can go to a real as its packets do.
+fn can_be_probed(plan: &Plan, real: IpAddr) -> bool {
+    let of_vips = plan.vips.iter().flat_map(|vip| &vip.reals).filter(|other| other.address == real).map(|other| other.encap);
+    of_vips.chain([plan.encap]).all(|encap| matches!(encap, Encap::Ipip | Encap::Gue))
 }
 
 fn real(reader: &mut Reader<'_>, table: &Table<'_>, addresses: &mut Addresses) -> Option<IpAddr> {

@@ -12,6 +12,7 @@ use super::apply::{Changes, Control};
 use super::error::ControlError;
 use super::grace::Grace;
 use super::host::Hops;
+use super::reals::method;
 use super::vip_table::{self, Inserted};
 use super::{addr_words, key_name, rings, vip_key};
 use super::reals::method;

@@ -33,7 +33,12 @@ impl Opening {
     /// # Errors
     /// [`ReplayError::Xdp`]: the kernel refuses.
     pub fn new(backend: Backend, plan: &Plan) -> Result<Self, ReplayError> {
-        let tunnels = Tunnels { ipip: true, gue_port: plan.gue_port, katran: plan.profile == Profile::Katran };
+        let katran = plan.profile == Profile::Katran;
+        let tunnels = if katran {
+            Tunnels { katran, gre: false, fou_ports: [0, 0], geneve_port: 0, gue_port: plan.gue_port, ipip: true }
+        } else {
+            Tunnels { fou_ports: plan.fou_ports, geneve_port: plan.geneve_port, gue_port: plan.gue_port, ..Tunnels::standard() }
+        };
         let seat = match backend {
             Backend::Xdp => Seat::Kernel(Box::new(Decap::load(&tunnels)?)),
             Backend::Engine => Seat::Engine(Buffer::default()),

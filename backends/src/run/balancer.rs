@@ -1,9 +1,11 @@
 //! The running balancer: both seats over one memory, and the loop that looks after them.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use crossbeam::channel::{Receiver, never, select, tick};
 use tandem_engine::memory::Mode;
 
@@ -11,9 +13,9 @@ use super::error::RunError;
 use super::protocol::{ModeName, ModeReport, Paths, Request, WorkerRow};
 use super::server::{Asked, Server};
 use crate::afxdp::{Ask, Bound, Event, Seat, SeatConfig, receive_queues};
-use crate::config::{Attach, ModeWish, Plan};
+use crate::config::{Attach, Encap, ModeWish, Plan};
 use crate::control::{Control, Counters, Facts, KernelGrace, marks};
-use crate::facts::{Interface, Netlink, check_privileges, is_bpffs, macs};
+use crate::facts::{Interface, Netlink, NextHop, NoHop, check_privileges, is_bpffs, macs};
 use crate::memory::{Plain, Sizes};
 use crate::xdp::{Balancer, Role, SlotWish};
 
@@ -334,12 +336,25 @@ fn facts(plan: &Plan, interface: &Interface, netlink: &Netlink, balancer: &Balan
             for (real, no) in found.iter().filter_map(|(real, hop)| Some((real, hop.as_ref().err()?))) {
                 log::warn!("real {real}: {no}; until then its frames are dropped and counted as no-next-hop");
             }
+            no_gateway_to_l2(plan, &found)?;
             macs(&found)
         }
     };
     let udp_idle_ticks = balancer.clock().ticks(plan.udp_idle);
     let second_ticks = balancer.clock().ticks(Duration::from_secs(1));
     Ok(Facts { local_mac, source_v4, source_v6, udp_idle_ticks, second_ticks, key: random_key()?, hops })
+}
+
+/// A frame without a tunnel has to go to the real itself: a gateway would route it by its destination, back to us.
+fn no_gateway_to_l2(plan: &Plan, hops: &HashMap<IpAddr, Result<NextHop, NoHop>>) -> Result<(), RunError> {
+    let reals = plan.vips.iter().flat_map(|vip| &vip.reals).filter(|real| real.encap == Encap::L2);
+    let behind = reals.filter_map(|real| Some((real.address, hops.get(&real.address)?.as_ref().ok()?.via)));
+    match behind.into_iter().find(|(real, via)| real != via) {
+        Some((real, via)) => Err(RunError::Lacks(format!(
+            "real {real} has encap \"l2\" and is behind the gateway {via}; put it on the interface's own network, or choose a tunnel"
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn random_key() -> Result<[u32; 16], RunError> {

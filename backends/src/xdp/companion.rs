@@ -22,9 +22,6 @@ pub enum Companion {
 }
 
 impl Companion {
-    /// GUE's port where nobody says another (RFC 7605; IANA's for GUE).
-    const GUE_PORT: u16 = 6080;
-
     fn name(self) -> &'static str {
         match self {
             Self::Decap => "decap",
@@ -39,7 +36,7 @@ impl Companion {
 /// [`XdpError`].
 pub fn attach_companion(companion: Companion, interface: &str, mode: Attach, pin: &Path) -> Result<(), XdpError> {
     let mut ebpf = match companion {
-        Companion::Decap => load_decap(&Tunnels { ipip: true, gue_port: Companion::GUE_PORT, katran: false })?,
+        Companion::Decap => load_decap(&Tunnels::standard())?,
         Companion::Pass => load_object(&mut EbpfLoader::new(), OBJECT)?,
     };
     attach(program(&mut ebpf, companion.name())?, companion.name(), interface, mode, Some(pin))

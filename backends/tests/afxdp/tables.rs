@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::memory::{Plain, Sizes, Tables};
-use tandem_engine::memory::reals::Method;
+use tandem_engine::memory::reals::{Method, Way};
 use tandem_engine::memory::vips::PROBES;
 use tandem_engine::memory::{RingLine, SeatCounter, Vip, VipKey, counters, root};
 use tandem_engine::{Packet, Reason, process, wire};
@@ -63,7 +63,7 @@ fn add(tables: &Tables, id: u32, addr: Ipv4Addr, room: u8, reals: &[(u16, bool)]
     for &(real, is_v6) in reals {
         let v4 = u64::from(u32::from_ne_bytes([172, 16, 1, real as u8]));
         let addr = if is_v6 { [0xfd00, u64::from(real)] } else { [v4, 0] };
-        tables.reals()[usize::from(real)].fill(Some(id), addr, is_v6, (Method::Ipip, false), Some(0x0200_0000_0002));
+        tables.reals()[usize::from(real)].fill(Some(id), addr, is_v6, &Way::by(Method::Ipip), Some(0x0200_0000_0002));
     }
     let first = 1 + (id - 1) * RingLine::lines(RING);
     let ring: Vec<u16> = reals.iter().map(|r| r.0).cycle().take(RING as usize).collect();

@@ -242,3 +242,47 @@ fn prefixes() {
     let all = Prefix::new(address("0.0.0.0"), 0).unwrap();
     assert!(all.contains(address("255.255.255.255")) && !all.contains(address("::")));
 }
+
+/// X2 among them: no tunnel without a port, and none with another's.
+#[test]
+fn methods() {
+    let with = |tunnel: &str, vip: &str, real: &str| {
+        format!(
+            "[node]\ninterface = \"eth0\"\n[tunnel]\n{tunnel}\n[[vip]]\naddress = \"10.200.1.1\"\nport = 80\nprotocol = \"tcp\"\n{vip}\n[[vip.real]]\naddress = \"10.0.0.1\"\n{real}\n"
+        )
+    };
+    let sources = "source_v4 = \"10.0.13.37\"";
+    for encap in ["ipip", "gue", "gue0", "gre", "fou", "geneve", "l2"] {
+        warns(&with(sources, &format!("encap = \"{encap}\""), ""), "");
+        warns(&with(sources, "", &format!("encap = \"{encap}\"")), "");
+    }
+    warns(&with(sources, "encap = \"geneve\"\nvni = 16777215\ngeneve_inner = \"ethernet\"", "inner_mac = \"02:00:00:00:00:01\""), "");
+    refuses(
+        &with("fou_port_v4 = 0", "", ""),
+        "4:15: key `tunnel.fou_port_v4`: out of range (found 0); accepted: number, 1 to 65535, for example 5555",
+    );
+    refuses(
+        &with("fou_port_v6 = 6080", "", ""),
+        "4:15: key `tunnel.fou_port_v6`: the port of `gue_port`, too (found 6080); each kind of tunnel needs a port of its own",
+    );
+    refuses(
+        &with(sources, "encap = \"geneve\"\nvni = 16777216", ""),
+        "10:7: key `vip[0].vni`: out of range (found 16777216); accepted: number, 0 to 16777215, for example 7",
+    );
+    refuses(
+        &with(sources, "encap = \"geneve\"\ngeneve_inner = \"ethernet\"", ""),
+        "11:1: key `vip[0].real[0]`: its VIP has `geneve_inner = \"ethernet\"`, and where the frame inside goes is not known; add `inner_mac`, the MAC of the real's Geneve device",
+    );
+    refuses(
+        &with(sources, "encap = \"l2\"", "").replace("\"10.0.0.1\"", "\"fc00::1\""),
+        "11:11: key `vip[0].real[0].address`: `l2` puts no header of another family around the packet (found \"fc00::1\"); name the real by an address of the VIP's family, or choose a tunnel",
+    );
+    refuses(
+        &with(sources, "encap = \"gre\"", "").replace("[tunnel]", "profile = \"katran\"\n[tunnel]"),
+        "12:11: key `vip[0].real[0].address`: a forwarding method that Katran has not; accepted in profile katran: ipip, gue",
+    );
+    refuses(
+        &(with(sources, "encap = \"gre\"", "") + "[[health_encap]]\nmark = 1\nreal = \"10.0.0.1\"\n"),
+        "15:8: key `health_encap[0].real`: probes by this real's forwarding method are of a later version (found \"10.0.0.1\"); accepted now: reals by ipip and gue",
+    );
+}

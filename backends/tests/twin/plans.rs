@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use tandem_backends::config::{Encap, Plan, Protocol, Real, RealState, Vip, VipFlags, Weighting, parse};
+use tandem_backends::config::{Encap, GeneveInner, Mac, Plan, Protocol, Real, RealState, Vip, VipFlags, Weighting, parse};
 
 use crate::frames::Rng;
 
@@ -69,7 +69,15 @@ pub fn full(rng: &mut Rng, profile: &str) -> Plan {
     for (n, vip) in plan.vips.iter_mut().enumerate() {
         vip.reals = reals(rng);
         for real in &mut vip.reals {
-            real.encap = if rng.one_in(3) { Encap::Gue } else { Encap::Ipip };
+            real.encap = match rng.below(if katran { 3 } else { 10 }) {
+                0 => Encap::Gue,
+                3 => Encap::Gue0,
+                4 => Encap::Gre,
+                5 => Encap::Fou,
+                6 | 7 => Encap::Geneve,
+                8 => Encap::L2,
+                _ => Encap::Ipip,
+            };
             real.local = rng.one_in(4);
         }
         let udp = VipFlags::QUIC | VipFlags::UDP_STABLE_ROUTING | VipFlags::UDP_FLOW_MIGRATION;
@@ -105,6 +113,8 @@ fn all_vips() -> Vec<Vip> {
                 ring_size: [31, 127, 1021][n % 3],
                 prefix_len: None,
                 encap: Encap::Ipip,
+                vni: 0x10_0000 + n as u32,
+                geneve_inner: if n % 2 == 0 { GeneveInner::Ip } else { GeneveInner::Ethernet },
                 flags: match n {
                     4 if protocol == Protocol::Udp => VipFlags::NO_SOURCE_PORT | VipFlags::BYPASS_FLOW_TABLE,
                     4 => VipFlags::BYPASS_FLOW_TABLE,
@@ -129,7 +139,7 @@ fn real(rng: &mut Rng) -> Real {
         1 => RealState::Down,
         _ => RealState::Up,
     };
-    Real { address, weight: rng.below(4) as u32, state, local: false, encap: Encap::Ipip }
+    Real { address, weight: rng.below(4) as u32, state, local: false, encap: Encap::Ipip, inner_mac: Some(Mac([2, 0, 0, 0, 7, 7])) }
 }
 
 fn reals(rng: &mut Rng) -> Vec<Real> {

@@ -8,7 +8,7 @@ use etherparse::{PacketBuilder, TcpHeader};
 use tandem_engine::maglev::{Endpoint, Recipe, Weighting, fill};
 use tandem_engine::memory::counters::BLOCK;
 use tandem_engine::memory::prefixes::SPACES;
-use tandem_engine::memory::reals::Method;
+use tandem_engine::memory::reals::{Method, Way};
 use tandem_engine::memory::rings::SLOTS_PER_LINE;
 use tandem_engine::memory::root::LAYOUT;
 use tandem_engine::memory::vips::{PROBES, SLOTS};
@@ -19,6 +19,9 @@ use tandem_engine::{Addr, Packet};
 /// The next hop of every real, and the balancer itself.
 pub const HOP_MAC: [u8; 6] = [0, 0, 0xde, 0xad, 0xbe, 0xaf];
 pub const LOCAL_MAC: [u8; 6] = [0, 0xff, 0xde, 0xad, 0xbe, 0xaf];
+
+/// Bytes in front of a frame: more than any outer header has.
+const HEADROOM: usize = 128;
 
 /// Tables in memory of the test.
 pub struct Bed {
@@ -85,7 +88,7 @@ impl Bed {
         let mut endpoints = Vec::new();
         for (id, (address, weight)) in (1..).zip(reals) {
             let mac = Some(mac_word(HOP_MAC));
-            self.reals[usize::from(id)].fill(Some(0), words(*address), address.is_ipv6(), (Method::Ipip, false), mac);
+            self.reals[usize::from(id)].fill(Some(0), words(*address), address.is_ipv6(), &Way::by(Method::Ipip), mac);
             endpoints.push(Endpoint::new(Recipe::Standard, id, *address, *weight));
         }
         let mut slots = vec![0; ring as usize];
@@ -93,6 +96,13 @@ impl Bed {
         for (line, ids) in self.rings[1..].iter().zip(slots.chunks(SLOTS_PER_LINE as usize)) {
             line.fill(ids);
         }
+    }
+}
+
+impl Bed {
+    /// Another way to the real with this id.
+    pub fn way(&self, id: u16, way: &Way) {
+        self.reals[usize::from(id)].set_way(way);
     }
 }
 
@@ -132,7 +142,7 @@ impl Memory for Bed {
     }
 }
 
-/// A frame with 64 bytes of headroom.
+/// A frame with [`HEADROOM`].
 pub struct Frame {
     bytes: Vec<u8>,
     head: usize,
@@ -140,9 +150,9 @@ pub struct Frame {
 
 impl Frame {
     pub fn new(frame: &[u8]) -> Self {
-        let mut bytes = vec![0; 64];
+        let mut bytes = vec![0; HEADROOM];
         bytes.extend_from_slice(frame);
-        Self { bytes, head: 64 }
+        Self { bytes, head: HEADROOM }
     }
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[self.head..]

@@ -6,6 +6,7 @@ mod flows;
 mod hashes;
 mod hit_ratio;
 mod maglev;
+mod methods;
 mod strip;
 mod tunnels;
 mod writers;

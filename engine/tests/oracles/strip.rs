@@ -8,7 +8,7 @@ use super::bed::Frame;
 
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 9], [2, 0, 0, 0, 0, 1]];
 const GUE_PORT: u16 = 6080;
-const STANDARD: Tunnels = Tunnels { ipip: true, gue_port: GUE_PORT, katran: false };
+const STANDARD: Tunnels = Tunnels { gue_port: GUE_PORT, gre: false, fou_ports: [0, 0], geneve_port: 0, ..Tunnels::standard() };
 const KATRAN: Tunnels = Tunnels { katran: true, ..STANDARD };
 
 /// A client's packet with its Ethernet header.
@@ -165,9 +165,13 @@ fn what_is_inside_must_be_ip() {
         let inner = frame.len() - client(false).len() + 14;
         for first in [0x00, 0x05, 0x44, 0x50, 0x65, 0xf5] {
             frame[inner] = first;
-            // In GUE the version says what it is; IPIP's protocol says what it has to be.
-            let is_v6 = gue.is_some() && first >> 4 == 6;
-            let expected = if is_v6 { Outcome::Decapsulated } else { Outcome::MalformedTunnel };
+            // In GUE the version says what it is (0: a header with fields that are not opened); IPIP's protocol says what
+            // it has to be.
+            let expected = match (gue, first >> 4) {
+                (Some(_), 6) => Outcome::Decapsulated,
+                (Some(_), 0) => Outcome::TunnelOptions,
+                _ => Outcome::MalformedTunnel,
+            };
             assert_eq!(run(&frame, &STANDARD).1, expected, "{first:#x}");
         }
     }

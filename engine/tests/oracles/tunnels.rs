@@ -11,8 +11,8 @@ use crate::bed::{Bed, Frame, HOP_MAC, LOCAL_MAC, Tuple, words};
 
 const RING: u32 = 31;
 
-/// Two VIPs of each family, for TCP and UDP on port 80, and one real.
-fn bed(real: IpAddr, vip: IpAddr, flags: u32) -> Bed {
+/// Two VIPs, for TCP and UDP on port 80, and one real.
+pub fn bed(real: IpAddr, vip: IpAddr, flags: u32) -> Bed {
     let bed = Bed::new(64, RING);
     bed.reals(RING, &[(real, 1)]);
     bed.vip(1, vip, 80, 6, flags, RING);
@@ -21,17 +21,17 @@ fn bed(real: IpAddr, vip: IpAddr, flags: u32) -> Bed {
 }
 
 #[derive(Clone, Debug)]
-struct Case {
-    tuple: Tuple,
-    real: IpAddr,
-    ttl: u8,
-    tos: u8,
-    tcp: bool,
-    syn: bool,
-    payload: Vec<u8>,
-    padding: usize,
-    vary: u32,
-    flags: u32,
+pub struct Case {
+    pub tuple: Tuple,
+    pub real: IpAddr,
+    pub ttl: u8,
+    pub tos: u8,
+    pub tcp: bool,
+    pub syn: bool,
+    pub payload: Vec<u8>,
+    pub padding: usize,
+    pub vary: u32,
+    pub flags: u32,
 }
 
 fn address(v6: bool, bytes: [u8; 16]) -> IpAddr {
@@ -39,7 +39,7 @@ fn address(v6: bool, bytes: [u8; 16]) -> IpAddr {
     if v6 { bytes.into() } else { [bytes[0], bytes[1], bytes[2], bytes[3]].into() }
 }
 
-fn case() -> impl Strategy<Value = Case> {
+pub fn case() -> impl Strategy<Value = Case> {
     let addresses = (any::<[u8; 16]>(), any::<[u8; 16]>(), any::<[u8; 16]>(), any::<[bool; 2]>());
     let header = (2_u8.., any::<u8>(), any::<[bool; 2]>(), any::<u16>());
     let rest = (
@@ -66,7 +66,7 @@ fn case() -> impl Strategy<Value = Case> {
 
 impl Case {
     /// The client's frame, with its TOS or traffic class, its checksums right, and padding after it.
-    fn frame(&self) -> Vec<u8> {
+    pub fn frame(&self) -> Vec<u8> {
         let mut frame = if self.tcp {
             self.tuple.tcp(self.ttl, self.syn, false, &self.payload)
         } else {
@@ -96,7 +96,7 @@ fn ecn(tos: u8) -> etherparse::IpEcn {
 }
 
 /// The inner packet as a forwarder has to leave it: nothing changed but the TTL and what follows from it.
-fn forwarded_inner(frame: &[u8]) -> Vec<u8> {
+pub fn forwarded_inner(frame: &[u8]) -> Vec<u8> {
     let mut inner = frame[14..].to_vec();
     if inner[0] >> 4 == 6 {
         inner[7] -= 1;

@@ -1,0 +1,260 @@
+//! Every forwarding method, put on and taken off again. What is emitted is compared with what the documents say byte by byte,
+//! and its checksums are summed up over the bytes that they cover (RFC 1071 section 4.1).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use etherparse::Ipv4HeaderSlice;
+use proptest::prelude::*;
+use tandem_engine::memory::features::{L2, TUNNELS};
+use tandem_engine::memory::reals::{Method, Way};
+use tandem_engine::strip::{Outcome, Tunnels, decapsulate};
+use tandem_engine::wire::mac_word;
+use tandem_engine::{Reason, process, room_for};
+
+use crate::bed::{Bed, Frame, HOP_MAC, LOCAL_MAC, words};
+use crate::tunnels::{Case, bed, case, forwarded_inner};
+
+const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 13, 37);
+const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0xfc00, 0x2307, 0, 0, 0, 0, 0, 0x1337);
+const INNER_MAC: [u8; 6] = [2, 0, 0, 7, 7, 7];
+const VNI: u32 = 0x12_3456;
+
+/// What is unusual about the client's packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Oddity {
+    None,
+    /// UDP over IPv4 without a checksum.
+    NoChecksum,
+    /// The first of several fragments.
+    Fragment,
+}
+
+fn methods() -> impl Strategy<Value = Method> {
+    prop::sample::select(vec![
+        Method::Ipip,
+        Method::Gue,
+        Method::Gre,
+        Method::Fou,
+        Method::Gue0,
+        Method::Geneve,
+        Method::GeneveEthernet,
+        Method::L2,
+    ])
+}
+
+fn ports(method: Method) -> [u16; 2] {
+    let Tunnels { gue_port, fou_ports, geneve_port, .. } = Tunnels::standard();
+    match method {
+        Method::Ipip | Method::Gre | Method::L2 => [0, 0],
+        Method::Gue | Method::Gue0 => [gue_port; 2],
+        Method::Fou => fou_ports,
+        Method::Geneve | Method::GeneveEthernet => [geneve_port; 2],
+    }
+}
+
+fn sources(bed: &Bed) {
+    bed.root.source_v4.set(u32::from_ne_bytes(SOURCE_V4.octets()));
+    for (cell, word) in bed.root.source_v6.iter().zip(words(SOURCE_V6.into())) {
+        cell.set(word);
+    }
+    bed.root.features.set(TUNNELS | L2);
+}
+
+/// Word by word in network order.
+fn rfc1071(parts: &[&[u8]]) -> u16 {
+    let bytes: Vec<u8> = parts.concat();
+    let mut sum = 0_u32;
+    for pair in bytes.chunks(2) {
+        sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+    }
+    while sum >> 16 != 0 {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// Makes the client's packet odd; `false`: it is as usual.
+fn make_odd(frame: &mut [u8], case: &Case, oddity: Oddity) -> bool {
+    let is_v6 = case.tuple.source.is_ipv6();
+    let l4 = if is_v6 { 54 } else { 34 };
+    match oddity {
+        Oddity::None => false,
+        Oddity::NoChecksum if !is_v6 && !case.tcp => {
+            frame[l4 + 6..l4 + 8].fill(0);
+            true
+        }
+        Oddity::Fragment if !is_v6 => {
+            let mut header = Ipv4HeaderSlice::from_slice(&frame[14..]).unwrap().to_header();
+            header.more_fragments = true;
+            header.header_checksum = header.calc_header_checksum();
+            header.write(&mut std::io::Cursor::new(&mut frame[14..34])).unwrap();
+            true
+        }
+        Oddity::NoChecksum | Oddity::Fragment => false,
+    }
+}
+
+/// Outer source, destination and payload of what was emitted, and its IP protocol.
+struct Outer<'a> {
+    source: IpAddr,
+    protocol: u8,
+    pseudo: Vec<u8>,
+    payload: &'a [u8],
+}
+
+fn outer<'a>(out: &'a [u8], case: &Case, room: usize) -> Outer<'a> {
+    let inner_len = case_len(case);
+    if case.real.is_ipv6() {
+        let ip = &out[14..54];
+        assert_eq!(u16::from_be_bytes([ip[4], ip[5]]) as usize, inner_len + room - 40, "payload length");
+        assert_eq!((ip[0] >> 4, ip[0] << 4 | ip[1] >> 4, ip[7]), (6, case.tos, 64));
+        let source: [u8; 16] = ip[8..24].try_into().unwrap();
+        let payload = &out[54..][..inner_len + room - 40];
+        let len = (payload.len() as u32).to_be_bytes();
+        let pseudo = [&ip[8..40], &len, &[0, 0, 0, ip[6]]].concat();
+        assert_eq!(ip[24..40], match case.real { IpAddr::V6(real) => real.octets(), IpAddr::V4(_) => unreachable!() });
+        Outer { source: source.into(), protocol: ip[6], pseudo, payload }
+    } else {
+        let ip = &out[14..34];
+        assert_eq!(rfc1071(&[ip]), 0, "header checksum");
+        assert_eq!(u16::from_be_bytes([ip[2], ip[3]]) as usize, inner_len + room, "total length");
+        assert_eq!((ip[0], ip[1], ip[6], ip[7], ip[8]), (0x45, case.tos, 0x40, 0, 64), "TOS, don't fragment, TTL");
+        let source: [u8; 4] = ip[12..16].try_into().unwrap();
+        let payload = &out[34..][..inner_len + room - 20];
+        let pseudo = [&ip[12..20], &[0, ip[9]], &(payload.len() as u16).to_be_bytes()[..]].concat();
+        assert_eq!(ip[16..20], match case.real { IpAddr::V4(real) => real.octets(), IpAddr::V6(_) => unreachable!() });
+        Outer { source: source.into(), protocol: ip[9], pseudo, payload }
+    }
+}
+
+/// Bytes of the client's IP packet.
+fn case_len(case: &Case) -> usize {
+    case.frame().len() - 14 - case.padding
+}
+
+fn ethertype(is_v6: bool) -> [u8; 2] {
+    if is_v6 { [0x86, 0xdd] } else { [8, 0] }
+}
+
+/// What is between UDP (or the IP header) and the client's packet.
+fn own_header(method: Method, inner_v6: bool) -> Vec<u8> {
+    let [a, b] = ethertype(inner_v6);
+    let [_, c, d, e] = VNI.to_be_bytes();
+    match method {
+        Method::Ipip | Method::Gue | Method::Fou | Method::L2 => vec![],
+        Method::Gre => vec![0, 0, a, b],
+        Method::Gue0 => vec![0, if inner_v6 { 41 } else { 4 }, 0, 0],
+        Method::Geneve => vec![0, 0, a, b, c, d, e, 0],
+        Method::GeneveEthernet => [&[0, 0, 0x65, 0x58, c, d, e, 0][..], &INNER_MAC, &LOCAL_MAC, &[a, b]].concat(),
+    }
+}
+
+fn check(out: &[u8], case: &Case, method: Method, no_checksum: bool) {
+    let inner_v6 = case.tuple.source.is_ipv6();
+    let room = usize::from(room_for(case.real.is_ipv6(), method));
+    let outer = outer(out, case, room);
+    let own = own_header(method, inner_v6);
+    let udp = match method {
+        Method::Ipip | Method::L2 | Method::Gre => {
+            let protocol = if method == Method::Gre { 47 } else if inner_v6 { 41 } else { 4 };
+            assert_eq!(outer.protocol, protocol);
+            0
+        }
+        Method::Gue | Method::Fou | Method::Gue0 | Method::Geneve | Method::GeneveEthernet => {
+            assert_eq!(outer.protocol, 17);
+            let plain: IpAddr = if case.real.is_ipv6() { SOURCE_V6.into() } else { SOURCE_V4.into() };
+            assert_eq!(outer.source, plain, "the port varies, not the source");
+            let word = |at: usize| u16::from_be_bytes([outer.payload[at], outer.payload[at + 1]]);
+            assert!(word(0) >= 0xc000, "a dynamic port");
+            assert_eq!(word(2), ports(method)[usize::from(inner_v6)]);
+            assert_eq!(usize::from(word(4)), outer.payload.len(), "UDP length");
+            if no_checksum {
+                assert_eq!(word(6), 0, "no checksum");
+            } else {
+                assert_ne!(word(6), 0, "a computed 0 is sent as all ones");
+                assert_eq!(rfc1071(&[&outer.pseudo, outer.payload]), 0, "UDP checksum");
+            }
+            8
+        }
+    };
+    assert_eq!(outer.payload[udp..][..own.len()], own);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn every_method_on_and_off(
+        case in case(),
+        method in methods(),
+        oddity in prop::sample::select(vec![Oddity::None, Oddity::NoChecksum, Oddity::Fragment]),
+        zero in any::<bool>(),
+    ) {
+        let mut sent = case.frame();
+        let headers_do = !make_odd(&mut sent, &case, oddity);
+        let bed = bed(case.real, case.tuple.destination, case.flags);
+        sources(&bed);
+        bed.root.zero_checksums.set(u32::from(zero));
+        bed.way(1, &Way { method, local: false, vni: VNI, ports: ports(method), inner_mac: mac_word(INNER_MAC) });
+        let mut frame = Frame::new(&sent);
+        let verdict = process(&mut frame, &bed);
+        prop_assert_eq!(verdict.reason(), Reason::Forwarded);
+
+        let out = frame.as_slice().to_vec();
+        let room = usize::from(room_for(case.real.is_ipv6(), method));
+        prop_assert_eq!(out.len(), sent.len() + room);
+        prop_assert_eq!(&out[..12], [HOP_MAC, LOCAL_MAC].concat());
+        prop_assert_eq!(&out[14 + room..], forwarded_inner(&sent), "the client's packet, and the padding behind it");
+        if method == Method::L2 {
+            prop_assert_eq!(&out[12..14], ethertype(case.tuple.source.is_ipv6()));
+            return Ok(());
+        }
+        prop_assert_eq!(&out[12..14], ethertype(case.real.is_ipv6()));
+        check(&out, &case, method, zero && !headers_do);
+
+        let mut frame = Frame::new(&out);
+        prop_assert_eq!(decapsulate(&mut frame, &Tunnels::standard(), |_| {}), Outcome::Decapsulated);
+        let stripped = [&out[..12], &ethertype(case.tuple.source.is_ipv6()), &out[14 + room..]].concat();
+        prop_assert_eq!(frame.as_slice(), stripped);
+    }
+}
+
+/// X8: a checksum that comes out as 0 would say that there is none. Ports are tried until it does.
+#[test]
+fn x8_a_computed_zero_is_sent_as_all_ones() {
+    let tuple = |port| crate::bed::Tuple {
+        source: [192, 0, 2, 1].into(),
+        destination: [10, 200, 1, 1].into(),
+        source_port: port,
+        port: 80,
+    };
+    // The outer port has the upper quarter of all ports: of these reals one is right for it.
+    let mut ones = 0;
+    for first in [10, 74, 138, 202] {
+        let bed = bed([first, 0, 0, 1].into(), [10, 200, 1, 1].into(), 0);
+        sources(&bed);
+        bed.way(1, &Way { ports: [6080; 2], ..Way::by(Method::Gue) });
+        for port in 0..=u16::MAX {
+            let mut frame = Frame::new(&tuple(port).udp(64, b"x"));
+            assert_eq!(process(&mut frame, &bed).reason(), Reason::Forwarded);
+            let checksum = &frame.as_slice()[40..42];
+            assert_ne!(checksum, [0, 0], "port {port}");
+            ones += u32::from(checksum == [0xff, 0xff]);
+        }
+    }
+    assert!(ones > 0, "nothing makes it 0: the test tests nothing");
+}
+
+/// Without a source of its family a UDP tunnel cannot be sent, and says so.
+#[test]
+fn no_source_no_tunnel() {
+    for real in ["10.0.0.1", "fc00::1"] {
+        let bed = bed(real.parse().unwrap(), [10, 200, 1, 1].into(), 0);
+        bed.root.features.set(TUNNELS);
+        bed.way(1, &Way { ports: [6080; 2], ..Way::by(Method::Gue0) });
+        let tuple =
+            crate::bed::Tuple { source: [192, 0, 2, 1].into(), destination: [10, 200, 1, 1].into(), source_port: 9, port: 80 };
+        let mut frame = Frame::new(&tuple.udp(64, b""));
+        assert_eq!(process(&mut frame, &bed).reason(), Reason::NoSource, "{real}");
+    }
+}
