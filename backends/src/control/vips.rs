@@ -15,7 +15,6 @@ use super::host::Hops;
 use super::reals::method;
 use super::vip_table::{self, Inserted};
 use super::{addr_words, key_name, rings, vip_key};
-use super::reals::method;
 use crate::config::{Encap, GeneveInner, Plan, Then, Vip, VipFlags};
 
 impl Control {

@@ -128,7 +128,7 @@ impl Packet for Endless {
         self.0.get_mut(at..)?.first_chunk_mut()
     }
     fn grow_head(&mut self, by: usize) -> bool {
-        self.0.splice(0..0, [0; by]);
+        self.0.splice(0..0, std::iter::repeat_n(0, by));
         true
     }
     fn shrink_head(&mut self, by: usize) -> bool {

@@ -101,7 +101,7 @@ fn wrong_values_of_vips_and_reals() {
 9:11: key `vip[0].real[0].address`: not an IP address (found \"localhost\"); accepted: address, unicast, of either family, for example \"10.0.0.1\"
 10:10: key `vip[0].real[0].weight`: out of range (found 65536); accepted: number, 0 to 65535, for example 1
 11:9: key `vip[0].real[0].state`: unknown value, perhaps \"drain\" is meant (found \"dran\"); accepted: up, drain, down
-12:9: key `vip[0].real[0].encap`: unknown value (found \"ipsec\"); accepted: ipip, gue",
+12:9: key `vip[0].real[0].encap`: unknown value (found \"ipsec\"); accepted: ipip, gue, gue0, gre, fou, geneve, l2",
     );
 }
 

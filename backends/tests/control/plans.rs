@@ -5,6 +5,7 @@ use std::cell::Cell;
 use tandem_backends::config::{Plan, parse};
 use tandem_backends::control::{Changes, Control, ControlError, Facts, Grace, NoGrace, addr_words, features, key_name, vip_key};
 use tandem_backends::memory::{Plain, Sizes, Tables};
+use tandem_engine::memory::reals::Method;
 use tandem_engine::memory::ids::find;
 use tandem_engine::memory::prefixes::{self, Space};
 use tandem_engine::memory::vips::{self, DECAP, EGRESS, HAS_VIPS};
@@ -108,11 +109,11 @@ fn everything_of_a_plan_is_found() {
     assert_eq!(key_name(&vip_key(same_words)), "252.0.0.1/32:0/tcp");
 
     let real = |id: Option<u32>| bed.desk.real(id.unwrap()).unwrap().hop();
-    assert!(real(of_first("10.0.0.2")).is_gue() && !real(of_first("10.0.0.1")).is_gue() && !real(unowned("10.0.0.1")).is_gue());
+    assert!(real(of_first("10.0.0.2")).is(Method::Gue) && !real(of_first("10.0.0.1")).is(Method::Gue) && !real(unowned("10.0.0.1")).is(Method::Gue));
     assert!(real(control.real_id(prefix, "fc00::1".parse().unwrap()).map(u32::from)).is_local());
     // A connection id can lead to an IPv6 real, whose header is larger than that of GUE over IPv4.
     let entry = vips::find(&bed.desk, root, &vip_key(first)).unwrap();
-    assert_eq!(entry.room(), u32::from(room_for(true, false)));
+    assert_eq!(entry.room(), u32::from(room_for(true, Method::Ipip)));
     assert_eq!(entry.flags & 0xffff, vips::QUIC | vips::UDP_FLOW_MIGRATION);
     assert_eq!(root.features.get(), features(&plan));
     assert_eq!(root.gue_port.get(), u32::from(9886_u16.to_be()));
@@ -181,7 +182,7 @@ fn a_real_changes_its_way_in_place() {
     let after = plan("standard", &REST.replace("encap = \"gue\"", "encap = \"ipip\""));
     assert_eq!(bed.apply(&after), Changes::default());
     assert_eq!(bed.control.real_id(&after.vips[0], "10.0.0.2".parse().unwrap()), Some(id));
-    assert!(!bed.desk.real(u32::from(id)).unwrap().hop().is_gue());
+    assert!(!bed.desk.real(u32::from(id)).unwrap().hop().is(Method::Gue));
 }
 
 #[test]
