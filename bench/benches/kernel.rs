@@ -33,6 +33,8 @@ const MANY: u32 = 1 << 24;
 enum Kind {
     /// Finds its flow.
     Hit,
+    /// Finds its flow, and stays as long as it is.
+    HitInPlace,
     /// Asks the ring and enters nothing.
     Ring,
     /// Asks the ring and overwrites its own entry.
@@ -43,15 +45,31 @@ enum Kind {
     Pass,
 }
 
+/// Which balancer a row is measured on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Loaded {
+    /// For the usual configuration.
+    Usual,
+    /// For the same with a small flow table.
+    Small,
+    /// For everything that can be configured.
+    Everything,
+}
+
 struct Row {
-    name: &'static str,
+    name: String,
     kind: Kind,
+    loaded: Loaded,
     frame: Vec<u8>,
 }
 
 fn rows() -> Vec<Row> {
-    let row = |name, kind, frame| Row { name, kind, frame };
-    vec![
+    let row = |name: &str, kind, frame| {
+        let loaded = if kind == Kind::Evict { Loaded::Small } else { Loaded::Usual };
+        Row { name: name.to_owned(), kind, loaded, frame }
+    };
+    let all = |name: String, kind, frame| Row { name, kind, loaded: Loaded::Everything, frame };
+    let mut rows = vec![
         row("IPv4 UDP hit", Kind::Hit, scene::udp_v4(vip::PLAIN)),
         row("IPv4 TCP hit", Kind::Hit, scene::tcp_v4(vip::PLAIN, false)),
         row("IPv6 TCP hit", Kind::Hit, scene::tcp_v6(vip::V6)),
@@ -63,7 +81,15 @@ fn rows() -> Vec<Row> {
         row("SYN, same flow", Kind::Syn, scene::tcp_v4(vip::PLAIN, true)),
         row("new UDP flow + eviction", Kind::Evict, scene::udp_v4(vip::PLAIN)),
         row("new TCP flow + eviction", Kind::Evict, scene::tcp_v4(vip::PLAIN, false)),
-    ]
+        all("everything: IPv4 UDP hit".to_owned(), Kind::Hit, scene::udp_v4(vip::PLAIN)),
+        all("everything: IPv4 TCP hit".to_owned(), Kind::Hit, scene::tcp_v4(vip::PLAIN, false)),
+        all("everything: not a VIP".to_owned(), Kind::Pass, scene::udp_v4(vip::NONE)),
+    ];
+    rows.extend(scene::METHODS.map(|(method, vip)| {
+        let kind = if method == "l2" { Kind::HitInPlace } else { Kind::Hit };
+        all(format!("everything: {method}, UDP hit"), kind, scene::udp_v4(vip))
+    }));
+    rows
 }
 
 /// A balancer, the references beside it, and the counters of both.
@@ -73,8 +99,12 @@ struct Seats {
 }
 
 impl Seats {
-    fn new(flow_sets: Option<u32>, rival_flows: u32) -> Result<Self> {
-        let plan = scene::plan()?;
+    fn new(loaded: Loaded) -> Result<Self> {
+        let (plan, flow_sets, rival_flows) = match loaded {
+            Loaded::Usual => (scene::plan()?, None, RIVAL_FLOWS),
+            Loaded::Small => (scene::plan()?, Some(SMALL), SMALL * WAYS as u32),
+            Loaded::Everything => (scene::everything()?, None, RIVAL_FLOWS),
+        };
         let blocks = aya::util::nr_cpus().map_err(|(_, e)| e)? as u32;
         let mut sizes = Sizes::for_plan(&plan, blocks);
         sizes.flow_sets = flow_sets.unwrap_or(sizes.flow_sets);
@@ -136,7 +166,7 @@ impl Counts {
     fn fit(&self, kind: Kind, rounds: u64) -> bool {
         let nearly = |n: u64| n <= rounds && n >= rounds - rounds / 100;
         match kind {
-            Kind::Hit => (self.forwarded, self.ring) == (rounds, 0),
+            Kind::Hit | Kind::HitInPlace => (self.forwarded, self.ring) == (rounds, 0),
             Kind::Ring => (self.forwarded, self.ring, self.entered) == (rounds, rounds, 0),
             Kind::Syn => (self.forwarded, self.ring, self.entered) == (rounds, rounds, rounds) && self.evicted.unwrap_or(0) == 0,
             Kind::Evict => {
@@ -188,7 +218,6 @@ impl Run {
 /// All runs of a row, and what its programs counted before.
 struct Bench {
     row: Row,
-    seats: usize,
     null: Run,
     room: Run,
     balancer: Run,
@@ -197,9 +226,9 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(row: Row, seats: &mut Seats, number: usize) -> Result<Self> {
+    fn new(row: Row, seats: &mut Seats) -> Result<Self> {
         let flows = (row.kind == Kind::Evict).then_some(MANY);
-        let encapsulates = row.kind != Kind::Pass;
+        let encapsulates = !matches!(row.kind, Kind::Pass | Kind::HitInPlace);
         let run = |program: &aya::programs::ProgramFd, encapsulates| -> Result<Run> {
             let mut timed = Timed::new(program, &row.frame, flows)?;
             if flows.is_none() {
@@ -212,10 +241,11 @@ impl Bench {
         };
         let null = run(seats.references.program("null")?, false)?;
         let room = run(seats.references.program("room")?, true)?;
-        let rival = run(seats.references.program("hashed")?, encapsulates)?;
+        // which knows IPIP alone
+        let rival = run(seats.references.program("hashed")?, row.kind != Kind::Pass)?;
         let balancer = run(seats.balancer.fd()?, encapsulates)?;
         let before = [seats.balancer_counts(), seats.rival_counts()];
-        Ok(Self { row, seats: number, null, room, balancer, rival, before })
+        Ok(Self { row, null, room, balancer, rival, before })
     }
 
     /// One measurement of each program, and the check that the balancer and the rival did what they had to.
@@ -229,7 +259,7 @@ impl Bench {
             ensure!(counts.fit(self.row.kind, rounds.into()), "{}, {who}: {counts:?} in {rounds} rounds", self.row.name);
         }
         for (who, run) in [("null", &self.null), ("room", &self.room), ("balancer", &self.balancer), ("rival", &self.rival)] {
-            run.check(who).with_context(|| self.row.name)?;
+            run.check(who).with_context(|| self.row.name.clone())?;
         }
         Ok(())
     }
@@ -237,7 +267,7 @@ impl Bench {
     /// What the harness costs, by `of` (the least or the median).
     fn floor(&self, of: fn(&Series) -> f64) -> f64 {
         match self.row.kind {
-            Kind::Pass => of(&self.null.series),
+            Kind::Pass | Kind::HitInPlace => of(&self.null.series),
             Kind::Hit | Kind::Ring | Kind::Syn | Kind::Evict => f64::midpoint(of(&self.null.series), of(&self.room.series)),
         }
     }
@@ -260,18 +290,18 @@ fn is_wanted(row: &Row) -> bool {
 }
 
 fn measure(repeats: u32, rounds: u32) -> Result<()> {
-    let mut seats = [Seats::new(None, RIVAL_FLOWS)?, Seats::new(Some(SMALL), SMALL * WAYS as u32)?];
+    let mut seats = [Seats::new(Loaded::Usual)?, Seats::new(Loaded::Small)?, Seats::new(Loaded::Everything)?];
     let mut benches = Vec::new();
     for row in rows().into_iter().filter(is_wanted) {
-        let number = usize::from(row.kind == Kind::Evict);
-        benches.push(Bench::new(row, &mut seats[number], number)?);
+        let seats = &mut seats[row.loaded as usize];
+        benches.push(Bench::new(row, seats)?);
     }
     let first = benches.first().context("no row has this name")?;
     let mut fixed = fixed(&mut seats[0], &first.row.frame)?;
     for _ in 0..repeats {
         fixed.call(rounds, true)?;
         for bench in &mut benches {
-            bench.round(&seats[bench.seats], rounds)?;
+            bench.round(&seats[bench.row.loaded as usize], rounds)?;
         }
     }
     fixed.check("fixed")?;
@@ -287,34 +317,53 @@ fn report(benches: &[Bench], fixed: &Run, repeats: u32, rounds: u32) {
     println!("\n{repeats} x {rounds} rounds each, ns of thread CPU time per frame, least / median");
     println!("fixed header, no lookup: gross {}, net {}", pair(of.map(|of| of(&fixed.series))), pair(fixed_net));
     println!(
-        "\n{:26} {:>15} {:>13} {:>15} {:>13} {:>8} {:>7}",
+        "\n{:36} {:>15} {:>13} {:>15} {:>13} {:>8} {:>7}",
         "", "gross", "net", "hash maps gross", "net", "x fixed", "x hash"
     );
     for bench in benches {
         let (net, rival) = (of.map(|of| bench.net(&bench.balancer, of)), of.map(|of| bench.net(&bench.rival, of)));
         let (fixed, hash) = (net[0] / fixed_net[0], net[0] / rival[0]);
         println!(
-            "{:26} {:>15} {:>13} {:>15} {:>13} {fixed:>8.2} {hash:>7.3}  {}",
+            "{:36} {:>15} {:>13} {:>15} {:>13} {fixed:>8.2} {hash:>7.3}  {}",
             bench.row.name,
             pair(of.map(|of| of(&bench.balancer.series))),
             pair(net),
             pair(of.map(|of| of(&bench.rival.series))),
             pair(rival),
-            target(bench.row.kind, net[0], fixed, hash),
+            target(&bench.row, net[0], fixed, hash),
         );
+    }
+    compare(benches);
+}
+
+/// What everything else costs those who do not use it, and what each method costs above IPIP.
+fn compare(benches: &[Bench]) {
+    let gross = |name: &str| Some(benches.iter().find(|bench| bench.row.name == name)?.balancer.series.min());
+    for hit in ["IPv4 UDP hit", "IPv4 TCP hit"] {
+        if let (Some(usual), Some(full)) = (gross(hit), gross(&format!("everything: {hit}"))) {
+            let more = (full / usual - 1.0) * 100.0;
+            println!("{hit}: with everything configured {more:+.1} % gross; at most 15 %: {}", verdict(more <= 15.0));
+        }
+    }
+    let Some(ipip) = gross("everything: ipip, UDP hit") else { return };
+    for (method, _) in scene::METHODS {
+        if let Some(method_gross) = gross(&format!("everything: {method}, UDP hit")) {
+            println!("{method:16}: {:+.1} ns over ipip", method_gross - ipip);
+        }
     }
 }
 
 /// What the row is held to, by the least values.
-fn target(kind: Kind, net: f64, fixed: f64, hash: f64) -> String {
-    match kind {
+fn target(row: &Row, net: f64, fixed: f64, hash: f64) -> String {
+    match row.kind {
+        _ if row.loaded == Loaded::Everything => String::new(),
         Kind::Hit => {
             let (by_fixed, by_hash) = (verdict(fixed <= 3.0), verdict(hash <= 0.35));
             format!("at most 3 x fixed: {by_fixed}, 0.35 x hash: {by_hash}")
         }
         Kind::Pass => format!("at most 12 ns: {}", verdict(net <= 12.0)),
         Kind::Evict => format!("at most 70 ns or 0.2 x hash: {}", verdict(net <= 70.0 || hash <= 0.2)),
-        Kind::Ring | Kind::Syn => String::new(),
+        Kind::Ring | Kind::Syn | Kind::HitInPlace => String::new(),
     }
 }
 

@@ -17,6 +17,7 @@ use tandem_bench::rival::Rival;
 use tandem_bench::scene::{self, vip};
 use tandem_bench::timing::{Series, is_measurement, stay_on_one_core, thread_time, verdict};
 use tandem_engine::memory::VipSlot;
+use tandem_engine::memory::reals::Method;
 use tandem_engine::{Flow, From, Reason, room_for};
 
 use std::sync::Arc;
@@ -26,7 +27,7 @@ const CHUNKS: usize = 512;
 const CHUNK: usize = 2048;
 /// Frames of one measurement.
 const FRAMES: u32 = 64 * CHUNKS as u32;
-const ROOM: usize = room_for(false, false) as usize;
+const ROOM: usize = room_for(false, Method::Ipip) as usize;
 
 /// Flows, sets of the table, ns at most (least value), or so many times the rival's.
 const SIZES: [(u32, u32, f64, f64); 3] =

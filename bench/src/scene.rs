@@ -41,14 +41,70 @@ pub mod vip {
 /// Reals of each family.
 const REALS: u16 = 100;
 
+/// The forwarding methods, each with a VIP of [`everything`] on port 80, UDP.
+pub const METHODS: [(&str, Ipv4Addr); 8] = [
+    ("ipip", Ipv4Addr::new(10, 200, 2, 1)),
+    ("gre", Ipv4Addr::new(10, 200, 2, 2)),
+    ("fou", Ipv4Addr::new(10, 200, 2, 3)),
+    ("gue", Ipv4Addr::new(10, 200, 2, 4)),
+    ("gue0", Ipv4Addr::new(10, 200, 2, 5)),
+    ("geneve", Ipv4Addr::new(10, 200, 2, 6)),
+    ("geneve, ethernet", Ipv4Addr::new(10, 200, 2, 7)),
+    ("l2", Ipv4Addr::new(10, 200, 2, 8)),
+];
+
 /// The configuration.
 ///
 /// # Errors
 /// If the text below is not a valid configuration any more.
 pub fn plan() -> Result<Plan> {
-    let mut text = String::from(
+    Ok(parse(&text("too_big = \"drop\"\n")?, "bench").context("the benchmarks' own configuration")?.plan)
+}
+
+/// The same VIPs beside everything else that can be configured, and a VIP for each of [`METHODS`].
+///
+/// # Errors
+/// If the text below is not a valid configuration any more.
+pub fn everything() -> Result<Plan> {
+    const MORE: &str = r#"
+        [server_ids]
+        1022 = "10.0.0.1"
+        [[source_route]]
+        prefix = "203.0.113.0/24"
+        real = "10.0.0.2"
+        [[decap]]
+        address = "10.200.9.9"
+        then = "balance"
+        [[vip]]
+        address = "10.201.0.0/16"
+        port = 443
+        protocol = "udp"
+        flags = ["quic", "udp-flow-migration", "source-routing", "local", "global-flow-table", "hash-src-dst-port"]
+        real = [{ address = "10.0.0.1", local = true }, { address = "10.0.0.2" }]
+        [[vip]]
+        address = "10.202.0.1"
+        port = 444
+        protocol = "udp"
+        flags = ["udp-stable-routing", "hash-dport-only"]
+        real = [{ address = "10.0.0.1", encap = "gue" }]
+    "#;
+    let mut text = text("decap = [\"ipip\", \"gue\"]\ntcp_server_id = true\nsource_v6 = \"fc00::99\"\n")? + MORE;
+    for (method, address) in METHODS {
+        let (encap, more) = match method {
+            "geneve, ethernet" => ("geneve", "geneve_inner = \"ethernet\"\n"),
+            other => (other, ""),
+        };
+        writeln!(text, "[[vip]]\naddress = \"{address}\"\nport = 80\nprotocol = \"udp\"\nencap = \"{encap}\"\n{more}")?;
+        writeln!(text, "real = [{{ address = \"10.0.0.1\", inner_mac = \"02:00:00:00:00:07\" }}]")?;
+    }
+    Ok(parse(&text, "bench").context("the benchmarks' own configuration")?.plan)
+}
+
+/// The configuration with more keys of `[tunnel]`.
+fn text(tunnel: &str) -> Result<String> {
+    let mut text = format!(
         "[node]\nnext_hop_mac = \"02:00:00:00:00:09\"\nlocal_mac = \"02:00:00:00:00:01\"\n\
-         [flows]\nnew_flows_per_core = 4_000_000_000\n[tunnel]\nsource_v4 = \"10.0.13.37\"\nsource_prefix_v6 = \"100::/64\"\n",
+         [flows]\nnew_flows_per_core = 4_000_000_000\n[tunnel]\nsource_v4 = \"10.0.13.37\"\nsource_prefix_v6 = \"100::/64\"\n{tunnel}",
     );
     let vips = [
         (vip::PLAIN.to_string(), 80, "udp", "", false),
@@ -67,7 +123,7 @@ pub fn plan() -> Result<Plan> {
             writeln!(text, "[[vip.real]]\naddress = \"{real}\"")?;
         }
     }
-    Ok(parse(&text, "bench").context("the benchmarks' own configuration")?.plan)
+    Ok(text)
 }
 
 /// Writes the configuration into tables.

@@ -172,7 +172,8 @@ fn unusual<P: Packet>(packet: &P, tunnels: &Tunnels, ip: &Ipv4) -> Outcome {
     if !(0x45..0x50).contains(&ip.version_ihl) {
         return Outcome::NotATunnel;
     }
-    let bare = tunnels.ipip && (ip.protocol == IPPROTO_IPIP || ip.protocol == IPPROTO_IPV6) || tunnels.gre && ip.protocol == IPPROTO_GRE;
+    let bare =
+        tunnels.ipip && (ip.protocol == IPPROTO_IPIP || ip.protocol == IPPROTO_IPV6) || tunnels.gre && ip.protocol == IPPROTO_GRE;
     if ip.is_fragment() {
         return if bare { Outcome::TunnelFragment } else { Outcome::NotATunnel };
     }

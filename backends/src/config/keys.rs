@@ -123,5 +123,4 @@ const fn key(name: &'static str, kind: &'static str, default: &'static str, exam
 pub static SECTIONS: &[&Section] = &[&NODE, &TUNNEL, &FLOWS, &SERVER_IDS, &SOURCE_ROUTE, &DECAP, &HEALTH_ENCAP, &VIP, &REAL];
 
 /// The forwarding methods; shared by three keys.
-const ENCAPS: &[Value] =
-    &[now("ipip"), now("gue"), now("gue0"), now("gre"), now("fou"), now("geneve"), now("l2"), later("nat")];
+const ENCAPS: &[Value] = &[now("ipip"), now("gue"), now("gue0"), now("gre"), now("fou"), now("geneve"), now("l2"), later("nat")];

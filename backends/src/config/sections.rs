@@ -178,8 +178,12 @@ fn read_tunnel(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
 fn read_ports(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
     let [fou_v4, fou_v6] = &mut plan.fou_ports;
     let mut seen: Vec<(&str, u16)> = Vec::new();
-    let ports =
-        [("gue_port", &mut plan.gue_port), ("fou_port_v4", fou_v4), ("fou_port_v6", fou_v6), ("geneve_port", &mut plan.geneve_port)];
+    let ports = [
+        ("gue_port", &mut plan.gue_port),
+        ("fou_port_v4", fou_v4),
+        ("fou_port_v6", fou_v6),
+        ("geneve_port", &mut plan.geneve_port),
+    ];
     for (name, port) in ports {
         if let Some(number) = narrow(reader.number(table, name, 1..65_536)) {
             *port = number;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hashbrown::HashMap;
 use crossbeam::channel::{Receiver, never, select, tick};
+use hashbrown::HashMap;
 use tandem_engine::memory::Mode;
 
 use super::error::RunError;

@@ -256,7 +256,10 @@ fn methods() {
         warns(&with(sources, &format!("encap = \"{encap}\""), ""), "");
         warns(&with(sources, "", &format!("encap = \"{encap}\"")), "");
     }
-    warns(&with(sources, "encap = \"geneve\"\nvni = 16777215\ngeneve_inner = \"ethernet\"", "inner_mac = \"02:00:00:00:00:01\""), "");
+    warns(
+        &with(sources, "encap = \"geneve\"\nvni = 16777215\ngeneve_inner = \"ethernet\"", "inner_mac = \"02:00:00:00:00:01\""),
+        "",
+    );
     refuses(
         &with("fou_port_v4 = 0", "", ""),
         "4:15: key `tunnel.fou_port_v4`: out of range (found 0); accepted: number, 1 to 65535, for example 5555",

@@ -166,7 +166,14 @@ fn every_key_reaches_the_plan() {
     assert_eq!(first.ring_size, 1009);
     assert_eq!((first.encap, second.encap), (Encap::Ipip, Encap::Gue));
     assert_eq!((first.flags, second.flags), (VipFlags::all(), VipFlags::empty()));
-    let real = |address: &str, state, encap| Real { address: address.parse().unwrap(), weight: 1, state, local: false, encap, inner_mac: None };
+    let real = |address: &str, state, encap| Real {
+        address: address.parse().unwrap(),
+        weight: 1,
+        state,
+        local: false,
+        encap,
+        inner_mac: None,
+    };
     let drained = Real { weight: 3, local: true, ..real("10.0.0.1", RealState::Drain, Encap::Gue) };
     assert_eq!(first.reals, [drained, real("fc00::2", RealState::Up, Encap::Ipip)]);
     assert_eq!(second.to_string(), "[fc00:1::/96]:0/tcp");

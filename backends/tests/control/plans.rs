@@ -5,9 +5,9 @@ use std::cell::Cell;
 use tandem_backends::config::{Plan, parse};
 use tandem_backends::control::{Changes, Control, ControlError, Facts, Grace, NoGrace, addr_words, features, key_name, vip_key};
 use tandem_backends::memory::{Plain, Sizes, Tables};
-use tandem_engine::memory::reals::Method;
 use tandem_engine::memory::ids::find;
 use tandem_engine::memory::prefixes::{self, Space};
+use tandem_engine::memory::reals::Method;
 use tandem_engine::memory::vips::{self, DECAP, EGRESS, HAS_VIPS};
 use tandem_engine::memory::{IdKey, Memory, Root, VipKey};
 use tandem_engine::room_for;
@@ -109,7 +109,11 @@ fn everything_of_a_plan_is_found() {
     assert_eq!(key_name(&vip_key(same_words)), "252.0.0.1/32:0/tcp");
 
     let real = |id: Option<u32>| bed.desk.real(id.unwrap()).unwrap().hop();
-    assert!(real(of_first("10.0.0.2")).is(Method::Gue) && !real(of_first("10.0.0.1")).is(Method::Gue) && !real(unowned("10.0.0.1")).is(Method::Gue));
+    assert!(
+        real(of_first("10.0.0.2")).is(Method::Gue)
+            && !real(of_first("10.0.0.1")).is(Method::Gue)
+            && !real(unowned("10.0.0.1")).is(Method::Gue)
+    );
     assert!(real(control.real_id(prefix, "fc00::1".parse().unwrap()).map(u32::from)).is_local());
     // A connection id can lead to an IPv6 real, whose header is larger than that of GUE over IPv4.
     let entry = vips::find(&bed.desk, root, &vip_key(first)).unwrap();

@@ -139,7 +139,14 @@ fn real(rng: &mut Rng) -> Real {
         1 => RealState::Down,
         _ => RealState::Up,
     };
-    Real { address, weight: rng.below(4) as u32, state, local: false, encap: Encap::Ipip, inner_mac: Some(Mac([2, 0, 0, 0, 7, 7])) }
+    Real {
+        address,
+        weight: rng.below(4) as u32,
+        state,
+        local: false,
+        encap: Encap::Ipip,
+        inner_mac: Some(Mac([2, 0, 0, 0, 7, 7])),
+    }
 }
 
 fn reals(rng: &mut Rng) -> Vec<Real> {

@@ -74,7 +74,11 @@ fn unknown_key() {
 
 #[test]
 fn method_of_a_later_version() {
-    let parts = ["key `tunnel.encap`", "later version, not available yet (found \"nat\")", "accepted now: ipip, gue, gue0, gre, fou, geneve, l2"];
+    let parts = [
+        "key `tunnel.encap`",
+        "later version, not available yet (found \"nat\")",
+        "accepted now: ipip, gue, gue0, gre, fou, geneve, l2",
+    ];
     refuses(with("[[vip]]", "encap = \"nat\"\n[[vip]]"), &parts);
 }
 

@@ -112,7 +112,13 @@ fn outer<'a>(out: &'a [u8], case: &Case, room: usize) -> Outer<'a> {
         let payload = &out[54..][..inner_len + room - 40];
         let len = (payload.len() as u32).to_be_bytes();
         let pseudo = [&ip[8..40], &len, &[0, 0, 0, ip[6]]].concat();
-        assert_eq!(ip[24..40], match case.real { IpAddr::V6(real) => real.octets(), IpAddr::V4(_) => unreachable!() });
+        assert_eq!(
+            ip[24..40],
+            match case.real {
+                IpAddr::V6(real) => real.octets(),
+                IpAddr::V4(_) => unreachable!(),
+            }
+        );
         Outer { source: source.into(), protocol: ip[6], pseudo, payload }
     } else {
         let ip = &out[14..34];
@@ -122,7 +128,13 @@ fn outer<'a>(out: &'a [u8], case: &Case, room: usize) -> Outer<'a> {
         let source: [u8; 4] = ip[12..16].try_into().unwrap();
         let payload = &out[34..][..inner_len + room - 20];
         let pseudo = [&ip[12..20], &[0, ip[9]], &(payload.len() as u16).to_be_bytes()[..]].concat();
-        assert_eq!(ip[16..20], match case.real { IpAddr::V4(real) => real.octets(), IpAddr::V6(_) => unreachable!() });
+        assert_eq!(
+            ip[16..20],
+            match case.real {
+                IpAddr::V4(real) => real.octets(),
+                IpAddr::V6(_) => unreachable!(),
+            }
+        );
         Outer { source: source.into(), protocol: ip[9], pseudo, payload }
     }
 }
@@ -156,7 +168,13 @@ fn check(out: &[u8], case: &Case, method: Method, no_checksum: bool) {
     let own = own_header(method, inner_v6);
     let udp = match method {
         Method::Ipip | Method::L2 | Method::Gre => {
-            let protocol = if method == Method::Gre { 47 } else if inner_v6 { 41 } else { 4 };
+            let protocol = if method == Method::Gre {
+                47
+            } else if inner_v6 {
+                41
+            } else {
+                4
+            };
             assert_eq!(outer.protocol, protocol);
             0
         }
