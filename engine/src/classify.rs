@@ -38,7 +38,9 @@ pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, f
         return Err(Stop::of(NotConfigured));
     }
     let katran = memory.has(root, features::KATRAN);
-    if memory.has(root, features::DECAP_IPIP) || memory.has(root, features::DECAP_GUE) {
+    let opens = memory.has(root, features::DECAP_IPIP) || memory.has(root, features::DECAP_GUE);
+    // Asked before the call, which costs more than the answer.
+    if opens && strip::may_be_tunnel(packet, root.gue_port.get() as u16) {
         decap(packet, memory, root, katran, flow)?;
     }
     if katran {

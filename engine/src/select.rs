@@ -75,7 +75,12 @@ fn named<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, katran: bool
         real = if stable != 0 { stable } else { real };
     }
     if memory.has(root, features::TCP_ID) && flow.protocol == IPPROTO_TCP && real == 0 {
-        real = server_id::tcp(packet, memory, root, katran, flow);
+        real = if server_id::has_no_option(flow) {
+            count_event(memory, Event::TcpIdRing);
+            0
+        } else {
+            server_id::tcp(packet, memory, root, katran, flow)
+        };
         if flags & BYPASS_FLOW_TABLE == 0 {
             (to_check, by_tcp) = (real, true);
         }

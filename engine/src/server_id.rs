@@ -105,6 +105,13 @@ pub(crate) fn stable<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, 
     real
 }
 
+/// Whether a TCP segment of a connection has no room for the option: asked before the call, which costs more than the answer.
+#[inline(always)]
+pub(crate) fn has_no_option(flow: &Flow) -> bool {
+    let words = flow.tcp_words >> 4;
+    (words == 5 || words == 6) && !flow.quoted && !flow.is_syn()
+}
+
 /// The real that a TCP segment names by its option.
 #[inline(never)]
 pub(crate) fn tcp<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, katran: bool, flow: &Flow) -> u32 {

@@ -126,6 +126,33 @@ pub fn find<P: Packet>(packet: &P, tunnels: &Tunnels) -> Result<Tunnel, Outcome>
     }
 }
 
+/// Whether a frame can be IPIP, or GUE to this port (as on the wire): what is not is no tunnel by any of the rules of [`find`].
+#[inline(always)]
+pub(crate) fn may_be_tunnel<P: Packet>(packet: &P, gue_port: u16) -> bool {
+    let Some(eth) = Ethernet::view(packet, 0) else { return false };
+    match eth.ethertype.get() {
+        ETHERTYPE_IPV4 => match Ipv4::view(packet, Ethernet::LEN) {
+            Some(ip) => may_carry::<P, { Ethernet::LEN + Ipv4::LEN }>(packet, ip.protocol, gue_port),
+            None => false,
+        },
+        ETHERTYPE_IPV6 => match Ipv6::view(packet, Ethernet::LEN) {
+            Some(ip) => may_carry::<P, { Ethernet::LEN + Ipv6::LEN }>(packet, ip.next_header, gue_port),
+            None => false,
+        },
+        _ => false,
+    }
+}
+
+/// `AT`: where UDP is behind an IP header without options, as all tunnels have.
+#[inline(always)]
+fn may_carry<P: Packet, const AT: usize>(packet: &P, protocol: u8, gue_port: u16) -> bool {
+    match protocol {
+        IPPROTO_IPIP | IPPROTO_IPV6 => true,
+        IPPROTO_UDP => packet.bytes::<4>(AT).is_some_and(|[_, _, a, b]| u16::from_ne_bytes([*a, *b]) == gue_port),
+        _ => false,
+    }
+}
+
 #[inline(always)]
 fn in_ipv4<P: Packet>(packet: &P, tunnels: &Tunnels) -> Result<Tunnel, Outcome> {
     let ip = Ipv4::view(packet, Ethernet::LEN).ok_or(truncated(tunnels))?;

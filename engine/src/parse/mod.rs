@@ -38,6 +38,8 @@ pub struct Flow {
     pub part: Part,
     /// Code of the ICMP error.
     pub icmp_code: u8,
+    /// Words of 32 bits in the TCP header, options included, in the upper half; 0 for UDP.
+    pub tcp_words: u8,
     /// Where the flow's transport header is, in bytes from the start of the frame.
     pub l4: u32,
     /// Identification of a first fragment.
@@ -147,6 +149,7 @@ fn transport<P: Packet>(packet: &P, at: usize, flow: &mut Flow, short: Reason, o
             let tcp = Tcp::view(packet, at).ok_or(Stop::of(short))?;
             flow.ports = u32::from_ne_bytes(tcp.ports);
             flow.tcp_flags = tcp.flags;
+            flow.tcp_words = tcp.offset;
         }
         wire::IPPROTO_UDP => {
             let udp = Udp::view(packet, at).ok_or(Stop::of(short))?;
