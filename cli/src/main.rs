@@ -2,6 +2,7 @@
 
 mod balancer;
 mod check;
+mod decap;
 mod demo;
 mod lab;
 mod mode;
@@ -29,6 +30,8 @@ enum Verb {
     Run(balancer::RunArgs),
     /// Removes what a balancer left attached and pinned
     Detach(balancer::DetachArgs),
+    /// On a real server: takes the tunnels off, so that it needs no tunnel device
+    Decap(decap::DecapArgs),
     /// Several XDP programs on one interface: attaches a root that calls what is in its slots
     Root(root::RootArgs),
     /// Validates a configuration without touching the host
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Run(args) => balancer::run(&args),
         Verb::Detach(args) => balancer::detach(&args),
+        Verb::Decap(args) => decap::decap(&args),
         Verb::Root(args) => root::root(&args),
         Verb::Check(args) => check::check(&args),
         Verb::Replay(args) => replay::replay(&args),

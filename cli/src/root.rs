@@ -64,7 +64,7 @@ impl Place {
 }
 
 /// A name is a part of paths that are made and removed.
-fn interface(text: &str) -> Result<String, String> {
+pub fn interface(text: &str) -> Result<String, String> {
     let fits = (1..16).contains(&text.len()) && !text.contains(['/', '\0']) && text != "." && text != "..";
     if fits { Ok(text.to_owned()) } else { Err("not the name of an interface: 1 to 15 bytes without `/`".to_owned()) }
 }

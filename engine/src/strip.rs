@@ -50,6 +50,11 @@ impl Tunnels {
         Self { ipip: true, gre: true, gue_port: 6080, fou_ports: [5555, 5556], geneve_port: 6081, katran: false }
     }
 
+    /// Those that Katran opens, by its rules.
+    pub const fn katran() -> Self {
+        Self { ipip: true, gre: false, gue_port: 6080, fou_ports: [0, 0], geneve_port: 0, katran: true }
+    }
+
     /// Whether any of them has UDP.
     #[inline(always)]
     fn any_udp(&self) -> bool {
@@ -390,8 +395,8 @@ macro_rules! outcomes {
 outcomes! {
     Decapsulated, "decapsulated", Pass, "The outer headers were taken off.";
     NotATunnel, "not-a-tunnel", Pass, "No tunnel that is opened here: the host's own business, unchanged.";
-    TunnelOptions, "tunnel-options", Pass, "The outer IPv4 header has options; unchanged.";
-    TunnelFragment, "tunnel-fragment", Pass, "A fragment of an outer IPv4 packet of IPIP; unchanged.";
+    TunnelOptions, "tunnel-options", Pass, "The outer IPv4 header or the tunnel's own has options or fields that are not opened; unchanged.";
+    TunnelFragment, "tunnel-fragment", Pass, "A fragment of an outer IPv4 packet of IPIP or GRE; unchanged.";
     MalformedTunnel, "malformed-tunnel", Pass, "No complete IP header of the right version follows the outer headers; unchanged.";
     Ipv4OptionsDropped, "ipv4-options-dropped", Drop, "Profile katran: an IPv4 header that is not of 20 bytes.";
     FragmentDropped, "fragment-dropped", Drop, "Profile katran: an IP fragment.";

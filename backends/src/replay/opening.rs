@@ -33,9 +33,8 @@ impl Opening {
     /// # Errors
     /// [`ReplayError::Xdp`]: the kernel refuses.
     pub fn new(backend: Backend, plan: &Plan) -> Result<Self, ReplayError> {
-        let katran = plan.profile == Profile::Katran;
-        let tunnels = if katran {
-            Tunnels { katran, gre: false, fou_ports: [0, 0], geneve_port: 0, gue_port: plan.gue_port, ipip: true }
+        let tunnels = if plan.profile == Profile::Katran {
+            Tunnels { gue_port: plan.gue_port, ..Tunnels::katran() }
         } else {
             Tunnels { fou_ports: plan.fou_ports, geneve_port: plan.geneve_port, gue_port: plan.gue_port, ..Tunnels::standard() }
         };

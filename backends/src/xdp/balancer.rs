@@ -300,7 +300,7 @@ fn put_again(ebpf: &mut Ebpf, balancer: Result<ProgramFd, ProgramError>) -> Resu
     array.set(0, &balancer, 0).map_err(|_| missing())
 }
 
-fn make_directory(directory: &Path) -> Result<(), XdpError> {
+pub(super) fn make_directory(directory: &Path) -> Result<(), XdpError> {
     fs::create_dir_all(directory).map_err(|e| XdpError::Pin {
         path: directory.to_owned(),
         what: "cannot make the directory of pins",
@@ -316,6 +316,11 @@ fn remove_pins(directory: &Path) -> Result<(), XdpError> {
     for name in MAPS {
         remove(Some(&directory.join(name)))?;
     }
+    remove_directory(directory)
+}
+
+/// Removes an empty directory of pins, and the one that it is in if that was the last.
+pub(super) fn remove_directory(directory: &Path) -> Result<(), XdpError> {
     let fail = |e: std::io::Error| XdpError::Pin {
         path: directory.to_owned(),
         what: "cannot remove the directory of pins",
@@ -323,8 +328,7 @@ fn remove_pins(directory: &Path) -> Result<(), XdpError> {
         cure: "remove what else is in it",
     };
     fs::remove_dir(directory).map_err(fail)?;
-    // The directory of all balancers goes with the last of them.
-    if let Some(parent) = directory.parent().filter(|p| p.ends_with("tandem")) {
+    if let Some(parent) = directory.parent().filter(|p| p.ends_with("tandem") || p.ends_with("tandem-decap")) {
         let _ = fs::remove_dir(parent);
     }
     Ok(())

@@ -3,6 +3,7 @@
 
 mod captures;
 mod check;
+mod decap;
 mod lifetime;
 mod probes;
 mod refusals;

@@ -56,7 +56,7 @@ fn decap_opens_every_tunnel() {
     let kinds = [(false, None), (true, None), (false, Some(6080)), (true, Some(6080))];
     let mut sent: Vec<_> =
         clients.iter().flat_map(|client| kinds.map(|(outer_v6, gue)| tunnelled(client, outer_v6, gue))).collect();
-    sent.extend([clients[0].clone(), tunnelled(&clients[0], false, Some(6081)), vec![1; 13], Vec::new()]);
+    sent.extend([clients[0].clone(), tunnelled(&clients[0], false, Some(6082)), vec![1; 13], Vec::new()]);
     let Written { frames, verdicts, counters } = written(CONFIG, &sent, DECAP);
     for (n, left) in frames.iter().enumerate() {
         assert_eq!(left, if n < 8 { &clients[n / 4] } else { &sent[n] }, "frame {n}");

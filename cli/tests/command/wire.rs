@@ -20,7 +20,7 @@ pub const NEAR: &str = "near";
 /// The client's end.
 pub const FAR: &str = "far";
 /// The client.
-const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The VIP of [`config`]; nobody has it as an address.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 /// Its name in listings.
