@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, never, select, tick};
 use hashbrown::HashMap;
-use tandem_engine::memory::Mode;
+use tandem_engine::memory::{Mode, VipSlot};
+use tandem_engine::wire::Ethernet;
 
 use super::error::RunError;
 use super::protocol::{ModeName, ModeReport, Paths, Request, WorkerRow};
@@ -16,7 +17,7 @@ use crate::afxdp::{Ask, Bound, Event, Seat, SeatConfig, receive_queues};
 use crate::config::{Attach, Encap, ModeWish, Plan};
 use crate::control::{Control, Counters, Facts, KernelGrace, marks};
 use crate::facts::{Interface, Netlink, NextHop, NoHop, check_privileges, is_bpffs, macs};
-use crate::memory::{Plain, Sizes};
+use crate::memory::{Plain, Sizes, Tables};
 use crate::xdp::{Balancer, Role, SlotWish};
 
 /// How long the start waits for next hops that do not answer.
@@ -106,6 +107,7 @@ impl Running {
         balancer.tables().root().switch(Mode::Xdp);
         let changes = control.apply(plan, &facts, &KernelGrace)?;
         log::info!("{}: {} VIPs, {changes:?}", interface.name, plan.vips.len());
+        warn_of_large_frames(plan, &interface, balancer.tables());
         let mut running = Self {
             plan: plan.clone(),
             interface,
@@ -343,6 +345,24 @@ fn facts(plan: &Plan, interface: &Interface, netlink: &Netlink, balancer: &Balan
     let udp_idle_ticks = balancer.clock().ticks(plan.udp_idle);
     let second_ticks = balancer.clock().ticks(Duration::from_secs(1));
     Ok(Facts { local_mac, source_v4, source_v6, udp_idle_ticks, second_ticks, key: random_key()?, hops })
+}
+
+/// What fits into `tunnel.max_frame` has to fit into the interface's MTU with its outer headers, too: the driver drops what
+/// does not, and nobody is told.
+fn warn_of_large_frames(plan: &Plan, interface: &Interface, tables: &Tables) {
+    let room = tables.vips().iter().filter_map(VipSlot::entry).map(|(_, vip)| vip.room()).max().unwrap_or(0);
+    let ethernet = Ethernet::LEN as u32;
+    let (needed, fits) = (plan.max_frame - ethernet + room, (interface.mtu + ethernet).saturating_sub(room));
+    if interface.mtu < needed {
+        log::warn!(
+            "{name} has MTU {mtu}, and the largest frames accepted (tunnel.max_frame = {}) need {needed} with {room} bytes of outer \
+             headers: the driver drops those above {fits}; raise the MTU of the way to the reals (`ip link set {name} mtu {needed}`), \
+             or set tunnel.max_frame = {fits}, and clients are told to send smaller ones",
+            plan.max_frame,
+            name = interface.name,
+            mtu = interface.mtu,
+        );
+    }
 }
 
 /// A frame without a tunnel has to go to the real itself: a gateway would route it by its destination, back to us.

@@ -243,9 +243,9 @@ fn prefixes() {
     assert!(all.contains(address("255.255.255.255")) && !all.contains(address("::")));
 }
 
-/// X2 among them: no tunnel without a port, and none with another's.
+/// No tunnel without a port, and none with another's.
 #[test]
-fn methods() {
+fn x2_methods_and_their_ports() {
     let with = |tunnel: &str, vip: &str, real: &str| {
         format!(
             "[node]\ninterface = \"eth0\"\n[tunnel]\n{tunnel}\n[[vip]]\naddress = \"10.200.1.1\"\nport = 80\nprotocol = \"tcp\"\n{vip}\n[[vip.real]]\naddress = \"10.0.0.1\"\n{real}\n"

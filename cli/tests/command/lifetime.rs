@@ -217,3 +217,21 @@ fn the_mode_is_switched_while_it_runs() {
         assert_eq!(counters["afxdp"]["seat"]["defect"], 0);
     });
 }
+
+/// An interface with the usual MTU, and full frames that get an outer header: said, with the cure, not lost in silence.
+#[test]
+fn frames_that_will_not_fit_are_warned_of() {
+    in_namespace(|links| {
+        links.veth();
+        let scratch = Scratch::new();
+        let balancer = Balancer::start(&scratch.file("t.toml", config(NEAR, "mode = \"xdp\"")));
+        let log = balancer.log();
+        for part in ["has MTU 1500", "need 1520 with 20 bytes", "mtu 1520", "tunnel.max_frame = 1494"] {
+            assert!(log.contains(part), "no {part:?} in {log}");
+        }
+        drop(balancer);
+        let small = config(NEAR, "mode = \"xdp\"").replace("[tunnel]\n", "[tunnel]\nmax_frame = 1494\n");
+        let balancer = Balancer::start(&scratch.file("small.toml", small));
+        assert!(!balancer.log().contains("has MTU"), "{}", balancer.log());
+    });
+}

@@ -68,7 +68,9 @@ fn decap_opens_every_tunnel() {
     let rows = rows.chain((8..10).map(|n| expected(n, "pass", "not-a-tunnel")));
     let rows: Vec<_> = rows.chain((10..12).map(|n| expected(n, "drop", "frame-too-short"))).collect();
     assert_eq!(verdicts.lines().collect::<Vec<_>>(), rows);
-    let events = json!({"total": 10, "v4": 4, "v6": 4, "inner-v4": 4, "inner-v6": 4, "gue": 4});
+    let events = json!({
+        "total": 10, "v4": 4, "v6": 4, "inner-v4": 4, "inner-v6": 4, "gue": 4, "gre": 0, "fou": 0, "geneve": 0
+    });
     assert_eq!(counters["events"], events);
     assert_eq!(moved(&counters), json!({"decapsulated": 8, "not-a-tunnel": 2, "frame-too-short": 2}));
 }

@@ -1,0 +1,188 @@
+//! Mistakes that other balancers made, each as a test with the name that the notes on them have (X: xvs, Z: zon-lb). X2 is a
+//! test of the configuration, X8 of the forwarding methods; X6 and X7 concern set-up checks, X10 and X11 later features, Z5 a
+//! log line.
+
+use std::net::IpAddr;
+
+use tandem_engine::memory::features::TOO_BIG;
+use tandem_engine::memory::reals::{Method, Way};
+use tandem_engine::{From, Reason, Verdict, process};
+
+use crate::bed::{Bed, Frame, Tuple};
+use crate::methods::{self, METHODS, rfc1071};
+use crate::tunnels::{Case, bed, forwarded_inner};
+
+const RING: u32 = 31;
+const V4: [&str; 3] = ["192.0.2.1", "10.200.1.1", "10.0.0.1"];
+const V6: [&str; 3] = ["2001:db8::1", "fc00:1::1", "fc00::1"];
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn tuple([client, vip, _]: [&str; 3]) -> Tuple {
+    Tuple { source: address(client), destination: address(vip), source_port: 40_000, port: 80 }
+}
+
+fn plain_bed(family: [&str; 3]) -> Bed {
+    bed(address(family[2]), address(family[1]), 0)
+}
+
+fn sent(bed: &Bed, frame: &[u8]) -> (Verdict, Vec<u8>) {
+    let mut frame = Frame::new(frame);
+    let verdict = process(&mut frame, bed);
+    (verdict, frame.as_slice().to_vec())
+}
+
+#[test]
+fn x1_udp_and_tcp_of_one_tuple_are_two_flows_and_both_are_kept() {
+    let (one, two) = (address("10.0.0.1"), address("10.0.0.2"));
+    let bed = plain_bed(V4);
+    bed.reals(RING, &[(one, 1), (two, 0)]);
+    let (udp, tcp) = (tuple(V4).udp(64, b"x"), tuple(V4).tcp(64, false, false, b"x"));
+    assert_eq!((sent(&bed, &udp).0.real, sent(&bed, &udp).0.from), (1, From::Flow));
+    bed.reals(RING, &[(one, 0), (two, 1)]);
+    let (verdict, _) = sent(&bed, &tcp);
+    assert_eq!((verdict.real, verdict.from), (2, From::Ring), "TCP must not follow the flow of UDP");
+    let (verdict, _) = sent(&bed, &udp);
+    assert_eq!((verdict.real, verdict.from), (1, From::Flow), "UDP keeps its real when the ring changes");
+}
+
+#[test]
+fn x3_fragmentation_needed_quotes_the_packet_and_comes_from_the_vip() {
+    for family in [V4, V6] {
+        let bed = plain_bed(family);
+        bed.root.features.set(TOO_BIG);
+        bed.root.max_frame.set(1414);
+        let frame = tuple(family).udp(64, &[7; 1400]);
+        let (verdict, out) = sent(&bed, &frame);
+        assert_eq!(verdict.reason(), Reason::TooBigReply);
+        assert_eq!((&out[..6], &out[6..12]), (&frame[6..12], &frame[..6]), "back to who sent it");
+        let ip = &out[14..];
+        if family == V4 {
+            assert_eq!(rfc1071(&[&ip[..20]]), 0, "IP header checksum");
+            assert_eq!((&ip[12..16], &ip[16..20]), (&frame[30..34], &frame[26..30]), "from the VIP to the client");
+            let icmp = &ip[20..usize::from(u16::from_be_bytes([ip[2], ip[3]]))];
+            assert_eq!((icmp[0], icmp[1], &icmp[4..8]), (3, 4, &1400_u32.to_be_bytes()[..]));
+            assert_eq!(rfc1071(&[icmp]), 0, "ICMP checksum");
+            assert_eq!(icmp[8..], frame[14..][..icmp.len() - 8], "the packet as it came, both addresses in it");
+        } else {
+            assert_eq!((&ip[8..24], &ip[24..40]), (&frame[38..54], &frame[22..38]), "from the VIP to the client");
+            let icmp = &ip[40..40 + usize::from(u16::from_be_bytes([ip[4], ip[5]]))];
+            assert_eq!((icmp[0], icmp[1], &icmp[4..8]), (2, 0, &1400_u32.to_be_bytes()[..]));
+            let pseudo = [&ip[8..40], &(icmp.len() as u32).to_be_bytes(), &[0, 0, 0, 58]].concat();
+            assert_eq!(rfc1071(&[&pseudo, icmp]), 0, "ICMPv6 checksum");
+            assert_eq!(icmp[8..], frame[14..][..icmp.len() - 8], "the packet as it came");
+        }
+    }
+}
+
+/// VLANs are not served yet: what has a tag is not read as if it had none. (Z4: nor is it answered.)
+#[test]
+fn x4_z4_a_tagged_frame_is_not_misread() {
+    for family in [V4, V6] {
+        let bed = plain_bed(family);
+        bed.root.features.set(TOO_BIG);
+        bed.root.max_frame.set(300);
+        for frame in [tuple(family).udp(64, b"x"), tuple(family).tcp(64, true, false, b""), tuple(family).udp(64, &[0; 600])] {
+            for tag in [&[0x81, 0, 0x20, 7][..], &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 8]] {
+                let mut tagged = frame.clone();
+                tagged.splice(12..12, tag.iter().copied());
+                let (verdict, out) = sent(&bed, &tagged);
+                assert_eq!((verdict.reason(), out), (Reason::NotIp, tagged));
+            }
+        }
+    }
+}
+
+/// A segment of 40 bytes and the padding behind it: the outer checksum ends where the outer UDP length says.
+#[test]
+fn x5_padding_is_in_no_checksum() {
+    for (family, real) in [(V4, V4[2]), (V4, V6[2]), (V6, V4[2]), (V6, V6[2])] {
+        for (method, padding) in METHODS.into_iter().flat_map(|method| [0, 1, 6, 20].map(|padding| (method, padding))) {
+            let case = Case {
+                tuple: tuple(family),
+                real: address(real),
+                ttl: 64,
+                tos: 0,
+                tcp: true,
+                syn: false,
+                payload: Vec::new(),
+                padding,
+                vary: 0,
+                flags: 0,
+            };
+            methods::put_on_and_off(&case, method, &case.frame(), false, true);
+        }
+    }
+}
+
+#[test]
+fn x9_a_reset_is_looked_up_and_never_entered() {
+    let bed = plain_bed(V4);
+    let reset = tuple(V4).tcp(64, false, true, b"");
+    for _ in 0..2 {
+        assert_eq!(sent(&bed, &reset).0.from, From::Ring);
+    }
+    let _ = sent(&bed, &tuple(V4).tcp(64, false, false, b""));
+    assert_eq!(sent(&bed, &reset).0.from, From::Flow);
+}
+
+/// Lengths of extension headers: words of 8 bytes without the first, of AH words of 4 without the first two.
+#[test]
+fn z1_extension_headers_are_as_long_as_they_say() {
+    let bed = plain_bed(V6);
+    let plain = tuple(V6).udp(64, b"x");
+    let with = |headers: &[(u8, u8, usize)]| {
+        let mut frame = plain.clone();
+        let mut chain = Vec::new();
+        for (n, (_, length, bytes)) in headers.iter().enumerate() {
+            let mut header = vec![0; *bytes];
+            header[..2].copy_from_slice(&[headers.get(n + 1).map_or(17, |next| next.0), *length]);
+            chain.extend(header);
+        }
+        frame[20] = headers[0].0;
+        let payload = u16::from_be_bytes([frame[18], frame[19]]) + chain.len() as u16;
+        frame[18..20].copy_from_slice(&payload.to_be_bytes());
+        frame.splice(54..54, chain);
+        frame
+    };
+    for headers in [&[(0, 0, 8)][..], &[(60, 1, 16)], &[(0, 0, 8), (43, 2, 24), (60, 0, 8)], &[(51, 4, 24)]] {
+        let (verdict, _) = sent(&bed, &with(headers));
+        assert_eq!((verdict.reason(), verdict.vip), (Reason::Forwarded, 2), "{headers:?}");
+    }
+    // a length that leads out of the frame, or to bytes that are no header
+    assert_eq!(sent(&bed, &with(&[(0, 20, 8)])).0.reason(), Reason::TruncatedL4);
+}
+
+#[test]
+fn z2_one_hop_less_and_an_end_of_loops() {
+    for family in [V4, V6] {
+        let bed = plain_bed(family);
+        for ttl in [2, 64, 255] {
+            let frame = tuple(family).udp(ttl, b"x");
+            let (verdict, out) = sent(&bed, &frame);
+            assert_eq!(verdict.reason(), Reason::Forwarded);
+            assert!(out.ends_with(&forwarded_inner(&frame)), "TTL {ttl}");
+        }
+        for ttl in [0, 1] {
+            let frame = tuple(family).udp(ttl, b"x");
+            assert_eq!(sent(&bed, &frame), (Verdict::stop(Reason::TtlExpired), frame));
+        }
+    }
+}
+
+#[test]
+fn z3_no_checksum_stays_none() {
+    let mut frame = tuple(V4).udp(64, b"x");
+    frame[40..42].fill(0);
+    for method in METHODS {
+        let bed = plain_bed(V4);
+        methods::sources(&bed);
+        bed.way(1, &Way { ports: [6080; 2], ..Way::by(method) });
+        let (verdict, out) = sent(&bed, &frame);
+        assert_eq!(verdict.reason(), Reason::Forwarded);
+        assert!(out.ends_with(&forwarded_inner(&frame)), "{method:?}: the client's packet has another checksum");
+        assert!(method != Method::L2 || out.len() == frame.len());
+    }
+}
