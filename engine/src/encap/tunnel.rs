@@ -153,12 +153,8 @@ fn over_v4<P: Packet>(
     Ipv4::view_mut(packet, Ethernet::LEN)
         .map(|ip| ip.emit(src, dst as u32, flow.tos, len, protocol, DONT_FRAGMENT))
         .ok_or(NoHeadroom)?;
-    if !has_udp {
-        return short(packet, AT, gre(flow)).ok_or(NoHeadroom);
-    }
     let pseudo = (src as u64).wrapping_add(dst);
-    let own = own_header(packet, flow, path, real, const { AT + Udp::LEN }).ok_or(NoHeadroom)?;
-    udp(packet, flow, real, AT, len, [inner, pseudo, own]).ok_or(NoHeadroom)
+    behind::<P, AT>(packet, flow, path, real, len, [inner, pseudo]).ok_or(NoHeadroom)
 }
 
 #[inline(always)]
@@ -183,12 +179,26 @@ fn over_v6<P: Packet>(
     let protocol = if has_udp { IPPROTO_UDP } else { IPPROTO_GRE };
     Ethernet::view_mut(packet, 0).map(|eth| path.emit(eth, ETHERTYPE_IPV6)).ok_or(NoHeadroom)?;
     Ipv6::view_mut(packet, Ethernet::LEN).map(|ip| ip.emit_outer(src, dst, flow.tos, len, protocol)).ok_or(NoHeadroom)?;
-    if !has_udp {
-        return short(packet, AT, gre(flow)).ok_or(NoHeadroom);
-    }
     let pseudo = checksum::address_sum(src).wrapping_add(checksum::address_sum(dst));
-    let own = own_header(packet, flow, path, real, const { AT + Udp::LEN }).ok_or(NoHeadroom)?;
-    udp(packet, flow, real, AT, len, [inner, pseudo, own]).ok_or(NoHeadroom)
+    behind::<P, AT>(packet, flow, path, real, len, [inner, pseudo]).ok_or(NoHeadroom)
+}
+
+/// Writes what is behind the outer IP header, `len` bytes of payload to it; `sums`: of the client's packet, and of the outer
+/// addresses.
+#[inline(always)]
+fn behind<P: Packet, const AT: usize>(
+    packet: &mut P,
+    flow: &Flow,
+    path: &Path<'_>,
+    real: &Real,
+    len: u32,
+    [inner, pseudo]: [u64; 2],
+) -> Option<()> {
+    if path.hop.is(Method::Gre) {
+        return short(packet, AT, gre(flow));
+    }
+    let own = own_header(packet, flow, path, real, const { AT + Udp::LEN })?;
+    udp(packet, flow, real, AT, len, [inner, pseudo, own])
 }
 
 #[inline(always)]

@@ -30,16 +30,8 @@ enum Oddity {
 }
 
 /// All of them.
-pub const METHODS: [Method; 8] = [
-    Method::Ipip,
-    Method::Gue,
-    Method::Gre,
-    Method::Fou,
-    Method::Gue0,
-    Method::Geneve,
-    Method::GeneveEthernet,
-    Method::L2,
-];
+pub const METHODS: [Method; 8] =
+    [Method::Ipip, Method::Gue, Method::Gre, Method::Fou, Method::Gue0, Method::Geneve, Method::GeneveEthernet, Method::L2];
 
 fn ports(method: Method) -> [u16; 2] {
     let Tunnels { gue_port, fou_ports, geneve_port, .. } = Tunnels::standard();
