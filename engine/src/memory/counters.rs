@@ -36,7 +36,7 @@ impl Block {
 
 const PER_LINE: usize = 8;
 /// Lines of a block that count frames and their bytes by [`Reason`], side by side: one lookup counts both.
-const REASON_LINES: u32 = 8;
+const REASON_LINES: u32 = 12;
 const PER_REASON: u32 = 2;
 /// The line of [`SeatCounter`]s.
 pub const SEAT_LINE: u32 = REASON_LINES;

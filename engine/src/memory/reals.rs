@@ -66,6 +66,32 @@ impl Way {
     }
 }
 
+/// Where frames to a real leave this host.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Out {
+    /// Index of the interface; 0: the one that the frame came in by.
+    pub interface: u32,
+    /// VLAN id; 0: without a tag, [`Out::SAME_VLAN`]: with the tag that the frame came with.
+    pub vlan: u16,
+    /// Largest IP packet on the way, outer headers included; 0: not known.
+    pub mtu: u16,
+}
+
+impl Out {
+    /// As the frame came.
+    pub const SAME_VLAN: u16 = 0xffff;
+
+    #[inline(always)]
+    const fn of_word(word: u64) -> Self {
+        Self { interface: word as u32, vlan: (word >> 32) as u16, mtu: (word >> 48) as u16 }
+    }
+
+    #[cfg(not(target_arch = "bpf"))]
+    const fn word(self) -> u64 {
+        (self.mtu as u64) << 48 | (self.vlan as u64) << 32 | self.interface as u64
+    }
+}
+
 /// One real, 64 bytes.
 #[repr(C, align(64))]
 #[cfg_attr(not(target_arch = "bpf"), derive(Default, Debug))]
@@ -79,7 +105,10 @@ pub struct Real {
     tunnel: S64,
     /// Destination of the Ethernet frame inside Geneve, as `hop` has MACs.
     inner_mac: S64,
-    spare: [S64; 2],
+    /// `MTU << 48 | VLAN << 32 | interface index`, as [`Out`] has them.
+    out: S64,
+    /// Source MAC of frames to it, as `hop` has MACs; 0: the root's.
+    from: S64,
 }
 
 const _: () = assert!(size_of::<Real>() == 64);
@@ -154,6 +183,18 @@ impl Real {
         self.inner_mac.get()
     }
 
+    /// Where frames to it leave this host.
+    #[inline(always)]
+    pub fn out(&self) -> Out {
+        Out::of_word(self.out.get())
+    }
+
+    /// Source MAC of frames to it; 0: the root's.
+    #[inline(always)]
+    pub fn from(&self) -> u64 {
+        self.from.get()
+    }
+
     /// The VIP that it belongs to, if it belongs to one.
     #[inline(always)]
     pub fn owner(&self) -> Option<u32> {
@@ -171,6 +212,7 @@ impl Real {
         b.set(y);
         self.owner.set(owner.map_or(0, |vip| u64::from(vip).wrapping_add(1)));
         self.set_tunnel(way);
+        self.set_out(Out::default(), 0);
         self.hop.publish(PRESENT | if is_v6 { IS_V6 } else { 0 } | Self::way_bits(way) | Self::mac_bits(mac));
     }
 
@@ -179,6 +221,12 @@ impl Real {
         self.set_tunnel(way);
         let kept = PRESENT | IS_V6 | RESOLVED | MAC;
         self.hop.publish(self.hop.get() & kept | Self::way_bits(way));
+    }
+
+    /// Another way out: `from` is the source MAC of its frames, 0 the root's.
+    pub fn set_out(&self, out: Out, from: u64) {
+        self.from.set(from & MAC);
+        self.out.publish(out.word());
     }
 
     fn set_tunnel(&self, way: &Way) {
