@@ -2,7 +2,11 @@
 
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
-use tandem_engine::Packet;
+use core::hint::black_box;
+use tandem_engine::memory::{Memory, Root};
+use tandem_engine::{Flow, Packet, Reason, Stop, encap, nat};
+
+use crate::tables::{Kernel, known_flow};
 
 /// The frame that `ctx` describes. Positions are read anew for each window, so that none outlives a moved head; volatile, or
 /// LLVM hands them to functions as plain numbers, with which the verifier lets nobody calculate.
@@ -82,6 +86,15 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn bytes_anywhere_mut<const N: usize>(&mut self, at: usize) -> Option<&mut [u8; N]> {
+        let start = self.start() + at;
+        // SAFETY: as in `bytes_anywhere`.
+        let start = unsafe { (&raw const start).read_volatile() };
+        // SAFETY: compared with the frame's end; the verifier proves it again. `&mut self` makes it the only window.
+        if start + N > self.end() { None } else { Some(unsafe { &mut *(start as *mut [u8; N]) }) }
+    }
+
+    #[inline(always)]
     fn grow_head(&mut self, by: usize) -> bool {
         self.move_head(-(by as i32))
     }
@@ -100,6 +113,31 @@ impl Packet for Frame {
             NO_SUM => None,
             sum => Some(sum),
         }
+    }
+
+    /// A global function, which the verifier checks once, whoever calls it.
+    #[inline(always)]
+    fn tunnel<M: Memory>(&mut self, _memory: &M, _root: &Root, flow: &Flow, real: u32, port: u32) -> u32 {
+        // Somebody may have it from here on: what is in it is written before.
+        black_box(core::ptr::from_ref(flow));
+        // SAFETY: the kernel gave `ctx` to the program and keeps it valid while the program runs.
+        unsafe { tandem_tunnel(self.ctx, real, port) }
+    }
+
+    /// As `tunnel`.
+    #[inline(always)]
+    fn nat<M: Memory>(&mut self, _memory: &M, _root: &Root, flow: &Flow, real: u32) -> u32 {
+        black_box(core::ptr::from_ref(flow));
+        // SAFETY: as in `tunnel`.
+        unsafe { tandem_nat(self.ctx, real) }
+    }
+
+    /// As `nat`; beside it, because each needs much of the stack.
+    #[inline(always)]
+    fn nat_error<M: Memory>(&mut self, _memory: &M, _root: &Root, flow: &Flow, real: u32) -> u32 {
+        black_box(core::ptr::from_ref(flow));
+        // SAFETY: as in `tunnel`.
+        unsafe { tandem_nat_error(self.ctx, real) }
     }
 
     #[inline(always)]
@@ -123,3 +161,44 @@ pub unsafe extern "C" fn tandem_sum(ctx: *mut xdp_md, at: u32, len: u32) -> u64 
     // The offset is bounded for the verifier, to what no header chain is longer than.
     tandem_engine::checksum::of_packet(&Frame::new(ctx), (at & 0x3ff) as usize, len as usize).unwrap_or(NO_SUM)
 }
+
+/// Puts the frame into a tunnel; its flow is the one that this CPU knows.
+///
+/// # Safety
+/// `ctx` is what the kernel gave to the running program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn tandem_tunnel(ctx: *mut xdp_md, real: u32, port: u32) -> u32 {
+    let Some(kernel) = Kernel::new() else { return NO_TABLES };
+    let Some(root) = kernel.root() else { return NO_TABLES };
+    // SAFETY: `Frame::tunnel` gave it away.
+    encap::tunnel(&mut Frame::new(ctx), &kernel, root, unsafe { known_flow() }, real, port)
+}
+
+/// Translates the frame to the other side of its NAT; its flow is the one that this CPU knows.
+///
+/// # Safety
+/// `ctx` is what the kernel gave to the running program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn tandem_nat(ctx: *mut xdp_md, real: u32) -> u32 {
+    let Some(kernel) = Kernel::new() else { return NO_TABLES };
+    let Some(root) = kernel.root() else { return NO_TABLES };
+    // SAFETY: `Frame::nat` gave it away.
+    nat::translate(&mut Frame::new(ctx), &kernel, root, unsafe { known_flow() }, real)
+}
+
+/// The same with an ICMP error.
+///
+/// # Safety
+/// `ctx` is what the kernel gave to the running program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn tandem_nat_error(ctx: *mut xdp_md, real: u32) -> u32 {
+    let Some(kernel) = Kernel::new() else { return NO_TABLES };
+    let Some(root) = kernel.root() else { return NO_TABLES };
+    // SAFETY: `Frame::nat_error` gave it away.
+    nat::error(&mut Frame::new(ctx), &kernel, root, unsafe { known_flow() }, real)
+}
+
+const NO_TABLES: u32 = Stop::raw(Some(Stop::of(Reason::NoReal)));

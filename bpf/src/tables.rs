@@ -2,6 +2,7 @@
 //!
 //! The numbers of entries here are the smallest; the loader sets the real ones.
 
+use core::hint::black_box;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::Global;
@@ -16,8 +17,9 @@ use tandem_engine::memory::prefixes::{self, SPACES, Space};
 use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::vips::SLOTS;
 use tandem_engine::memory::{
-    Addr, FlowSet, IdKey, IdLine, Line, Memory, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot, ids,
+    Addr, FlowSet, IdKey, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot, ids,
 };
+use tandem_engine::nat::{self, Ask};
 
 /// `BPF_F_MMAPABLE` (kernel fc9702273e2e, v5.5): only plain arrays can have it.
 const MMAPABLE: u32 = 1 << 10;
@@ -40,6 +42,8 @@ static IDS: Array<IdLine> = Array::with_max_entries(1, MMAPABLE);
 static PREFIXES: Array<PrefixSlot> = Array::with_max_entries(4, MMAPABLE);
 #[map]
 static TREES: Array<Tree> = Array::with_max_entries(2 * SPACES, MMAPABLE);
+#[map]
+static NATS: Array<Nat> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static TRACE: Array<Trace> = Array::with_max_entries(1, MMAPABLE);
 /// What each CPU knows of the frame that it works on. On the stack it would leave no room for anything else, and the verifier
@@ -77,13 +81,29 @@ pub fn trace() -> Option<&'static Trace> {
 /// Jiffies in a tick of the coarse clock, as a power of two.
 const TICK_SHIFT: u32 = 6;
 
-/// This CPU's place for what it knows of a frame, as new.
+/// This CPU's place for what it knows of a frame.
 #[inline(always)]
-pub fn flow() -> &'static mut Flow {
+fn flow_place() -> *mut Flow {
     // The mask tells the verifier what the loader has made sure of.
     let at = (cpu() & (MAX_CPUS - 1)) as usize;
     // SAFETY: the index is in the array.
-    let flow = unsafe { (&raw mut FLOW).cast::<Flow>().add(at) };
+    unsafe { (&raw mut FLOW).cast::<Flow>().add(at) }
+}
+
+/// What this CPU knows of the frame that it works on: for a global function, which gets no pointers.
+///
+/// # Safety
+/// Whoever called that function has given the reference of [`flow`] away meanwhile, and nobody changes it.
+#[inline(always)]
+pub unsafe fn known_flow() -> &'static Flow {
+    // SAFETY: an entry of the array, in which `flow` put a flow.
+    unsafe { &*flow_place() }
+}
+
+/// This CPU's place for what it knows of a frame, as new.
+#[inline(always)]
+pub fn flow() -> &'static mut Flow {
+    let flow = flow_place();
     const WORDS: usize = const { size_of::<Flow>() / 8 };
     for word in 0..WORDS {
         // SAFETY: the entry has as many words, aligned as the map's entries are. Volatile, or LLVM calls a function that
@@ -123,6 +143,20 @@ pub extern "C" fn tandem_longest(space: u32, tag: u32, a: u64, b: u64) -> u32 {
     let Some(kernel) = Kernel::new() else { return 0 };
     match kernel.root() {
         Some(root) => prefixes::find(&kernel, root, Space::of_number(space), tag, [a, b]),
+        None => 0,
+    }
+}
+
+/// Asks the NAT table for the place of the frame's connection. Global for the same reason; the frame's flow is the one that
+/// this CPU knows.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tandem_nat_place(ask: u32, real: u32) -> u32 {
+    let Some(kernel) = Kernel::new() else { return 0 };
+    // SAFETY: `Kernel::nat_place` hid it.
+    let flow = unsafe { known_flow() };
+    match kernel.root() {
+        Some(root) => nat::place(&kernel, root, flow, Ask::of_number(ask), real),
         None => 0,
     }
 }
@@ -192,6 +226,16 @@ impl Memory for Kernel {
     fn longest(&self, _root: &Root, space: Space, tag: u32, addr: Addr) -> u32 {
         let [a, b] = addr;
         tandem_longest(space as u32, tag, a, b)
+    }
+    #[inline(always)]
+    fn nat(&self, index: u32) -> Option<&Nat> {
+        NATS.get(index)
+    }
+    #[inline(always)]
+    fn nat_place(&self, _root: &Root, flow: &Flow, ask: Ask, real: u32) -> u32 {
+        // Somebody may have it from here on: what is in it is written before.
+        black_box(core::ptr::from_ref(flow));
+        tandem_nat_place(ask as u32, real)
     }
     #[inline(always)]
     fn has(&self, root: &Root, feature: u32) -> bool {

@@ -9,6 +9,7 @@ use crate::memory::vips::{
     self, BYPASS_FLOW_TABLE, DECAP, EGRESS, HAS_VIPS, HASH_DPORT_ONLY, HASH_SRC_DST_PORT, NO_SOURCE_PORT, QUIC, Vip, VipKey,
 };
 use crate::memory::{Memory, Root, features, root};
+use crate::nat::Ask;
 use crate::packet::Packet;
 use crate::parse::{Flow, Part, parse, parse_katran};
 use crate::strip::{self, Tunnel, Tunnels};
@@ -57,7 +58,13 @@ pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, f
         flow.vip = Vip { id: NO_VIP, flags: Vip::flags_with_room(0, crate::ROOM_MAX as u8), ring: 0, ring_len: 0 };
         return fits(root, flow);
     }
-    let exact = vip(memory, root, katran, flow).ok_or(Stop::of(NotAVip))?;
+    let nat = memory.has(root, features::NAT);
+    if nat {
+        flow.wire_ports = flow.ports;
+    }
+    let Some(exact) = vip(memory, root, katran, flow) else {
+        return if nat { reply(memory, root, flow) } else { Err(Stop::of(NotAVip)) };
+    };
     if let Some(trace) = memory.trace() {
         trace.vip.set(flow.vip.id.wrapping_add(1));
     }
@@ -103,6 +110,18 @@ fn unusual<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: 
     }
     let answered = if flow.is_v6 { answer::echo_v6(packet) } else { answer::echo_v4(packet) };
     Err(answered.unwrap_or(Stop::of(Icmp)))
+}
+
+/// What is for no VIP may be the answer of a real behind NAT.
+#[inline(always)]
+fn reply<M: Memory>(memory: &M, root: &Root, flow: &mut Flow) -> Result<(), Stop> {
+    flow.nat = memory.nat_place(root, flow, Ask::Reply, 0);
+    if flow.nat == 0 {
+        return Err(Stop::of(NotAVip));
+    }
+    flow.is_reply = true;
+    flow.vip = Vip { id: NO_VIP, flags: Vip::flags_with_room(0, crate::ROOM_MAX as u8), ring: 0, ring_len: 0 };
+    fits(root, flow)
 }
 
 /// Finds the VIP by address and port, else by address and any port. `true`: as the exact address and port.

@@ -14,6 +14,7 @@
 //!
 //! It never talks to the outside world and so cannot fail: a frame that it cannot forward has a [`Reason`].
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![deny(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -33,12 +34,13 @@ compile_error!("tandem's tables hold wire-order integers as little-endian machin
 mod answer;
 pub mod checksum;
 mod classify;
-mod encap;
+pub mod encap;
 pub mod handover;
 pub mod hash;
 #[cfg(not(target_arch = "bpf"))]
 pub mod maglev;
 pub mod memory;
+pub mod nat;
 mod packet;
 mod parse;
 pub mod probe;
@@ -102,6 +104,14 @@ fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: 
     if flow.part == Part::Later {
         return later_fragment(packet, memory, root, flow, now);
     }
+    if memory.has(root, features::NAT) {
+        if !flow.is_reply && flow.vip.flags & (vips::NAT_V4 | vips::NAT_V6) != 0 {
+            flow.nat = memory.nat_place(root, flow, nat::Ask::Client, 0);
+        }
+        if flow.nat != 0 {
+            return translated(packet, memory, root, flow);
+        }
+    }
     // The flow may lose its port to the VIP's flags; outer sources are crafted from it all the same.
     let port = flow.ports & 0xffff;
     let choice = select::choose(packet, memory, root, flow, now)?;
@@ -124,6 +134,17 @@ fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: 
         select::remember_fragment(memory, root, flow, real, now);
     }
     Ok(Verdict::chosen(is_local, vip, real, bytes, from))
+}
+
+/// A packet of a connection that NAT knows.
+#[inline(always)]
+fn translated<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<Verdict, Stop> {
+    nat::send(packet, memory, root, flow, 0)?;
+    if flow.is_reply {
+        return Err(Stop::of(Reason::NatReply));
+    }
+    let real = flow.nat.checked_sub(1).and_then(|at| memory.nat(at)).map_or(0, memory::Nat::real);
+    Ok(Verdict::chosen(false, flow.vip.id, real, flow.len, From::Flow))
 }
 
 /// A fragment without ports follows the first one.

@@ -1,5 +1,8 @@
 //! A frame, seen through windows of fixed size.
 
+use crate::memory::{Memory, Root};
+use crate::parse::Flow;
+
 /// A frame that the core may read, write and grow at the head.
 ///
 /// A window borrows the packet, so none outlives a change of its ends.
@@ -20,6 +23,11 @@ pub trait Packet {
     }
     /// The `N` bytes from offset `at`, to change them.
     fn bytes_mut<const N: usize>(&mut self, at: usize) -> Option<&mut [u8; N]>;
+    /// The same for an offset that was calculated.
+    #[inline(always)]
+    fn bytes_anywhere_mut<const N: usize>(&mut self, at: usize) -> Option<&mut [u8; N]> {
+        self.bytes_mut(at)
+    }
     /// Makes the frame longer at its start, by at most 255 bytes; what is there is undefined. `false`: no room, and nothing
     /// changed.
     fn grow_head(&mut self, by: usize) -> bool;
@@ -35,5 +43,29 @@ pub trait Packet {
         Self: Sized,
     {
         crate::checksum::of_packet(self, at, len)
+    }
+    /// [`crate::encap::tunnel`].
+    #[inline(always)]
+    fn tunnel<M: Memory>(&mut self, memory: &M, root: &Root, flow: &Flow, real: u32, port: u32) -> u32
+    where
+        Self: Sized,
+    {
+        crate::encap::tunnel(self, memory, root, flow, real, port)
+    }
+    /// [`crate::nat::translate`].
+    #[inline(always)]
+    fn nat<M: Memory>(&mut self, memory: &M, root: &Root, flow: &Flow, real: u32) -> u32
+    where
+        Self: Sized,
+    {
+        crate::nat::translate(self, memory, root, flow, real)
+    }
+    /// [`crate::nat::error`].
+    #[inline(always)]
+    fn nat_error<M: Memory>(&mut self, memory: &M, root: &Root, flow: &Flow, real: u32) -> u32
+    where
+        Self: Sized,
+    {
+        crate::nat::error(self, memory, root, flow, real)
     }
 }

@@ -66,6 +66,24 @@ impl Stop {
         Self::encode(reason, 0)
     }
 
+    /// One number, 0 for none: what a function of the kernel program returns.
+    #[inline(always)]
+    pub const fn raw(stop: Option<Self>) -> u32 {
+        match stop {
+            Some(stop) => stop.0.get(),
+            None => 0,
+        }
+    }
+
+    /// The way back.
+    #[inline(always)]
+    pub const fn of_raw(raw: u32) -> Option<Self> {
+        match NonZeroU32::new(raw) {
+            Some(number) => Some(Self(number)),
+            None => None,
+        }
+    }
+
     #[inline(always)]
     const fn encode(reason: Reason, more: u32) -> Self {
         let action = reason.action() as u32;
@@ -255,6 +273,10 @@ reasons! {
     FragmentUnknown, "fragment-unknown", Drop, "To an address with VIPs: a fragment whose first one was not seen.";
     DecapTtlExpired, "decap-ttl-expired", Drop, "Stripped, and the inner TTL or hop limit is used up.";
     NoSource, "no-source", Drop, "GUE towards a real of a family without tunnel.source_v4 or source_v6.";
+    NatReply, "nat-reply", Tx, "From a real behind NAT: translated back and sent to the client.";
+    NatFull, "nat-full", Drop, "To a VIP behind NAT: no port or place is free for a new connection.";
+    NatUnknown, "nat-unknown", Drop, "To a VIP behind NAT: an ICMP error about no connection that is known.";
+    NatUntranslatable, "nat-untranslatable", Drop, "NAT between IPv4 and IPv6: a fragment, or an ICMP error that the other one has not.";
 }
 
 impl Reason {

@@ -6,7 +6,7 @@
 mod once;
 mod repeated;
 
-pub use once::{FLOWS, NODE, SERVER_IDS, TUNNEL};
+pub use once::{FLOWS, NAT, NODE, SERVER_IDS, TUNNEL};
 pub use repeated::{DECAP, HEALTH_ENCAP, REAL, SOURCE_ROUTE, VIP};
 
 /// Since when a section, key or value works.
@@ -111,16 +111,13 @@ const fn now(name: &'static str) -> Value {
     Value { name, since: NOW }
 }
 
-const fn later(name: &'static str) -> Value {
-    Value { name, since: Since::Later }
-}
-
 const fn key(name: &'static str, kind: &'static str, default: &'static str, example: &'static str, meaning: &'static str) -> Key {
     Key { name, kind, default, example, meaning, since: NOW, values: &[] }
 }
 
 /// Every section, in the order of the reference.
-pub static SECTIONS: &[&Section] = &[&NODE, &TUNNEL, &FLOWS, &SERVER_IDS, &SOURCE_ROUTE, &DECAP, &HEALTH_ENCAP, &VIP, &REAL];
+pub static SECTIONS: &[&Section] =
+    &[&NODE, &TUNNEL, &FLOWS, &NAT, &SERVER_IDS, &SOURCE_ROUTE, &DECAP, &HEALTH_ENCAP, &VIP, &REAL];
 
 /// The forwarding methods; shared by three keys.
-const ENCAPS: &[Value] = &[now("ipip"), now("gue"), now("gue0"), now("gre"), now("fou"), now("geneve"), now("l2"), later("nat")];
+const ENCAPS: &[Value] = &[now("ipip"), now("gue"), now("gue0"), now("gre"), now("fou"), now("geneve"), now("l2"), now("nat")];

@@ -11,6 +11,7 @@ mod finding;
 pub mod keys;
 mod mac;
 mod named;
+mod nat;
 mod nearest;
 mod plan;
 mod prefix;
@@ -31,6 +32,7 @@ use toml::de::DeTable;
 
 pub use finding::{Finding, Kind};
 pub use mac::{Mac, MacError};
+pub use nat::NatPlan;
 pub use plan::{
     Attach, Decap, DecapKinds, HealthEncap, MAX_DECAPS, MAX_PREFIX_VIPS, MAX_REALS, MAX_RING_SIZE, MAX_VIPS, ModeWish, Plan,
     Profile, Then, TooBig,

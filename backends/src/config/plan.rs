@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use super::mac::Mac;
+use super::nat::NatPlan;
 use super::prefix::Prefix;
 use super::service::{Encap, Real, RealState, Vip};
 
@@ -93,6 +94,8 @@ pub struct Plan {
     pub udp_idle: Duration,
     /// New flows that one core remembers in a second; above it the ring alone decides.
     pub new_flows_per_core: u32,
+    /// How addresses are translated for the reals with [`Encap::Nat`].
+    pub nat: NatPlan,
     /// The real of each server id (not 0); distinct in the id.
     pub server_ids: Vec<(u32, IpAddr)>,
     /// The real for clients of each prefix, in the order of the file; distinct in the prefix.
@@ -123,7 +126,7 @@ impl Plan {
     /// Whether a real of the family needs a plain source: that of a UDP tunnel always does, that of IPIP and GRE if none are
     /// crafted. (Probes of health checks are never crafted.)
     fn any_plain(&self, family: impl Fn(&IpAddr) -> bool, crafted: bool) -> bool {
-        let plain = |encap: Encap| encap.has_udp() || !crafted && encap != Encap::L2;
+        let plain = |encap: Encap| encap.has_udp() || !crafted && !matches!(encap, Encap::L2 | Encap::Nat);
         self.vips.iter().flat_map(|vip| &vip.reals).any(|real| family(&real.address) && plain(real.encap))
             || self.unowned_reals().any(|address| family(&address) && plain(self.encap))
             || self.health_encaps.iter().any(|probe| family(&probe.real))

@@ -72,7 +72,12 @@ fn read_real(
             places.insert(address, place);
         }
     }
-    Some(Real { address, weight: weight?, state, local, encap, inner_mac })
+    let port: Option<u16> = narrow(reader.number(table, "port", 1..65_536));
+    if let (Some(_), Some(item), false) = (port, reader.any(table, "port"), encap == Encap::Nat) {
+        let problem = "a port of its own, and its method replaces no ports: it gets the packet's".to_owned();
+        reader.warn(&item.place, problem, "remove it, or set `encap = \"nat\"`".to_owned());
+    }
+    Some(Real { address, weight: weight?, state, local, encap, inner_mac, port })
 }
 
 /// Notes a method that cannot reach the real.

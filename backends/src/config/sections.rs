@@ -7,6 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::finding::Kind;
 use super::keys::{self, Section};
+use super::nat::{self, NatPlan};
 use super::plan::{self, Attach, DecapKinds, ModeWish, Plan, Profile, TooBig};
 use super::reader::{Place, Reader};
 use super::service::Encap;
@@ -22,6 +23,7 @@ pub(super) const ENCAPS: &[(&str, Encap)] = &[
     ("fou", Encap::Fou),
     ("geneve", Encap::Geneve),
     ("l2", Encap::L2),
+    ("nat", Encap::Nat),
 ];
 
 /// The whole document; what is missing or wrong has its default, and a wrong one its finding.
@@ -29,7 +31,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>) -> Pl
     reader.check_sections(document);
     let mut plan = defaults();
     let mut once = |section| reader.tables(section, document, "").into_iter().next();
-    let (node, tunnel, flows) = (once(&keys::NODE), once(&keys::TUNNEL), once(&keys::FLOWS));
+    let (node, tunnel, flows, nat) = (once(&keys::NODE), once(&keys::TUNNEL), once(&keys::FLOWS), once(&keys::NAT));
     if let Some(table) = &node {
         read_node(reader, table, &mut plan);
     }
@@ -38,6 +40,9 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>) -> Pl
     }
     if let Some(table) = &flows {
         read_flows(reader, table, &mut plan);
+    }
+    if let Some(table) = &nat {
+        nat::read(reader, table, &mut plan.nat);
     }
     if plan.profile == Profile::Katran {
         plan.source_prefix_v4.get_or_insert(plan::KATRAN_SOURCES_V4);
@@ -77,6 +82,7 @@ fn defaults() -> Plan {
         flow_capacity: plan::FLOW_CAPACITY,
         udp_idle: plan::UDP_IDLE,
         new_flows_per_core: plan::NEW_FLOWS_PER_CORE,
+        nat: NatPlan::default(),
         server_ids: Vec::new(),
         source_routes: Vec::new(),
         decaps: Vec::new(),

@@ -63,6 +63,8 @@ pub enum Encap {
     Geneve,
     /// No tunnel: the frame goes to the MAC of the real, which has the address of the VIP.
     L2,
+    /// Addresses and ports are replaced, in both directions.
+    Nat,
 }
 
 impl Encap {
@@ -171,6 +173,8 @@ pub struct Real {
     pub encap: Encap,
     /// Destination of the Ethernet frame inside Geneve.
     pub inner_mac: Option<Mac>,
+    /// The server's port, if NAT replaces it.
+    pub port: Option<u16>,
 }
 
 /// `vip.real.state`.

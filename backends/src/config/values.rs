@@ -133,6 +133,13 @@ pub(super) fn udp_idle(text: &str) -> Result<Duration, Wrong> {
     if (UDP_IDLE_LEAST..=UDP_IDLE_MOST).contains(&duration) { Ok(duration) } else { Err("out of range".into()) }
 }
 
+/// `30s`, `124m`, between one second and a day.
+pub(super) fn nat_idle(text: &str) -> Result<Duration, Wrong> {
+    let duration = duration(text)?;
+    let range = Duration::from_secs(1)..=Duration::from_secs(86_400);
+    if range.contains(&duration) { Ok(duration) } else { Err("out of range".into()) }
+}
+
 fn duration(text: &str) -> Result<Duration, Wrong> {
     let number = text.trim_end_matches(|unit: char| unit.is_ascii_lowercase());
     let unit = text.get(number.len()..).unwrap_or_default();

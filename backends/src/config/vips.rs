@@ -8,6 +8,7 @@ use toml::de::DeTable;
 use super::finding::Kind;
 use super::keys;
 use super::named::Addresses;
+use super::nat;
 use super::plan::{MAX_PREFIX_VIPS, MAX_RING_SIZE, MAX_VIPS, Plan, Profile, RING_SIZE};
 use super::reader::{Place, Reader};
 use super::reals;
@@ -107,6 +108,7 @@ fn read_vip(
     note_duplicate(reader, table, &vip, seen);
     let vip = Vip { ring_size: ring_size?, reals: reals?, ..vip };
     note_flags(reader, table, &vip, plan.profile);
+    nat::note(reader, table, &vip, &plan.nat);
     warn_of_drops(reader, table, &vip, plan);
     Some(vip)
 }

@@ -12,6 +12,7 @@ use tandem_engine::memory::vips::MAX_VIPS;
 use super::error::ControlError;
 use super::grace::Grace;
 use super::host::Facts;
+use super::nat;
 use super::reals::{Owned, wanted};
 use super::{features, ids, prefixes, rings, vip_key, vip_table, words_addr};
 use crate::config::{Plan, Vip};
@@ -105,6 +106,7 @@ impl Control {
             vip_table::initialise(root);
         }
         facts.write(plan, root);
+        nat::write(plan, facts, &tables)?;
         let any_port = u32::from(plan.vips.iter().any(|vip| vip.port == 0));
         root.any_port.set(any_port.max(root.any_port.get()));
         changes.reals_added += self.fill_unowned(plan, &facts.hops);

@@ -37,6 +37,17 @@ pub enum ControlError {
         /// Limit.
         most: u32,
     },
+    /// Fewer places for connections of NAT than the plan asks for.
+    #[error(
+        "[nat] asks for {found} places for connections, the table has {places}; restart with `tandem detach` before, so that it \
+         is made larger (flows are lost), or ask for fewer"
+    )]
+    NatTableSmall {
+        /// Places of the plan.
+        found: u32,
+        /// Places of the table.
+        places: usize,
+    },
     /// The VIP table has no place for the key under any seed.
     #[error("{vip}: the VIP table has no place for it")]
     VipTableFull {

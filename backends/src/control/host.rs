@@ -23,6 +23,8 @@ pub struct Facts {
     pub source_v6: Option<Ipv6Addr>,
     /// Ticks that `flows.udp_idle` takes.
     pub udp_idle_ticks: u32,
+    /// Ticks that silent connections of NAT are kept, by phase.
+    pub nat_idle_ticks: [u32; 5],
     /// Ticks of a second.
     pub second_ticks: u32,
     /// Key of the flow table's hash: used only if the tables are new.
@@ -55,6 +57,7 @@ impl Facts {
             source_v4: plan.source_v4,
             source_v6: plan.source_v6,
             udp_idle_ticks: replay_ticks(plan.udp_idle),
+            nat_idle_ticks: plan.nat.idle.map(replay_ticks),
             second_ticks: replay_ticks(Duration::from_secs(1)),
             key: key_of_seed(seed),
             hops,
@@ -104,7 +107,7 @@ fn host_bits(length: u8, bits: u8) -> u32 {
 
 /// Ticks of replays, where 256 ms are a tick as on a kernel of 250 Hz.
 fn replay_ticks(time: Duration) -> u32 {
-    u32::try_from(time.as_millis().div_ceil(256)).unwrap_or(u32::MAX).clamp(1, (1 << 15) - 1)
+    u32::try_from(time.as_millis().div_ceil(256)).unwrap_or(u32::MAX).max(1)
 }
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): from a seed to a key.

@@ -13,7 +13,7 @@ use super::apply::{Changes, Control};
 use super::error::ControlError;
 use super::grace::Grace;
 use super::host::Hops;
-use super::{addr_words, vip_key};
+use super::{addr_words, nat, vip_key};
 use crate::config::{Encap, GeneveInner, Plan, Real, Vip};
 
 /// A real of a VIP, or of none.
@@ -35,13 +35,14 @@ pub(super) fn method(encap: Encap, inner: GeneveInner) -> Method {
         (Encap::Geneve, GeneveInner::Ip) => Method::Geneve,
         (Encap::Geneve, GeneveInner::Ethernet) => Method::GeneveEthernet,
         (Encap::L2, _) => Method::L2,
+        (Encap::Nat, _) => Method::Nat,
     }
 }
 
 /// UDP destination ports for an IPv4 packet inside, and for an IPv6 packet.
 fn ports(plan: &Plan, method: Method) -> [u16; 2] {
     match method {
-        Method::Ipip | Method::Gre | Method::L2 => [0, 0],
+        Method::Ipip | Method::Gre | Method::L2 | Method::Nat => [0, 0],
         Method::Gue | Method::Gue0 => [plan.gue_port; 2],
         Method::Fou => plan.fou_ports,
         Method::Geneve | Method::GeneveEthernet => [plan.geneve_port; 2],
@@ -51,7 +52,8 @@ fn ports(plan: &Plan, method: Method) -> [u16; 2] {
 fn way_to(plan: &Plan, vip: &Vip, real: &Real, local: bool) -> Way {
     let method = method(real.encap, vip.geneve_inner);
     let inner_mac = real.inner_mac.map_or(0, |mac| mac_word(mac.0));
-    Way { method, local, vni: vip.vni, ports: ports(plan, method), inner_mac }
+    let ports = real.port.map_or_else(|| ports(plan, method), |port| [port, 0]);
+    Way { method, local, vni: vip.vni, ports, inner_mac }
 }
 
 /// The addresses of this host: which real that is does not depend on who names it.
@@ -132,6 +134,7 @@ impl Control {
         self.pending.clear();
         if !gone.is_empty() {
             changes.flows_forgotten += self.forget(|id| gone.contains_key(&id));
+            nat::forget(&self.tables, |id| gone.contains_key(&(id as u16)));
             self.wait(grace)?;
         }
         for (id, pair) in &gone {

@@ -104,7 +104,11 @@ fn of_reason(reason: Reason) -> &'static str {
         | Reason::BadLength
         | Reason::TtlExpired
         | Reason::NoNextHop
-        | Reason::FragmentUnknown => "",
+        | Reason::FragmentUnknown
+        | Reason::NatReply
+        | Reason::NatFull
+        | Reason::NatUnknown
+        | Reason::NatUntranslatable => "",
     }
 }
 
@@ -113,7 +117,7 @@ fn of_event(event: Event) -> &'static str {
         Event::MissTcpSyn => "LRU_MISS v1",
         Event::MissTcpOther => "LRU_MISS v2",
         Event::RingDecisions => "LRU_CNTRS v2",
-        Event::Guarded | Event::AgainFrames | Event::AgainBytes => "",
+        Event::Guarded | Event::AgainFrames | Event::AgainBytes | Event::NatOpened | Event::NatErrors => "",
         Event::SourceRouteMiss => "LPM_SRC v1",
         Event::SourceRouteHit => "LPM_SRC v2",
         Event::TooBigV4 => "ICMP_TOOBIG v1",
@@ -163,7 +167,7 @@ fn of_vip(counter: VipCounter) -> (&'static str, &'static str) {
         VipCounter::Ring => {
             ("Of these packets: those whose real the ring chose.", "sum of lru_miss_stats, if the VIP is the sampled one")
         }
-        VipCounter::Entered => ("Flows entered into the flow table.", ""),
+        VipCounter::Entered => ("Flows entered into the flow table, or into that of NAT.", ""),
         VipCounter::Evicted => ("Of these: those that took the place of another flow.", ""),
         VipCounter::ServerIdNew => ("Connections that began, where packets carry server ids.", "server_id_stats v1"),
         VipCounter::ServerIdMismatch => ("Server ids that named another real than the flow table.", "server_id_stats v2"),

@@ -14,7 +14,7 @@ use super::grace::Grace;
 use super::host::Hops;
 use super::reals::method;
 use super::vip_table::{self, Inserted};
-use super::{addr_words, key_name, rings, vip_key};
+use super::{addr_words, key_name, nat, rings, vip_key};
 use crate::config::{Encap, GeneveInner, Plan, Then, Vip, VipFlags};
 
 impl Control {
@@ -125,9 +125,10 @@ impl Control {
     /// What is known of the addresses that have VIPs, or at which tunnels end.
     pub(super) fn apply_addresses<G: Grace>(&mut self, plan: &Plan, grace: &G) -> Result<(), ControlError> {
         let wanted = addresses(plan);
-        for (key, flags) in &wanted {
+        for (key, known) in &wanted {
             let before = vip_table::slot(&self.tables, key).and_then(|slot| slot.entry()).map(|(_, entry)| entry);
-            self.put_entry(key, Entry { id: NO_VIP, flags: *flags, ring: 0, ring_len: 0 }, before, grace)?;
+            let entry = Entry { id: NO_VIP, flags: known.flags, ring: known.source, ring_len: 0 };
+            self.put_entry(key, entry, before, grace)?;
         }
         for (key, _) in vip_table::addresses(&self.tables) {
             if let (false, Some(slot)) = (wanted.contains_key(&key), vip_table::slot(&self.tables, &key)) {
@@ -168,8 +169,16 @@ impl Control {
     }
 }
 
+/// What is known of an address.
+#[derive(Default)]
+struct Known {
+    flags: u32,
+    /// Its index among the sources of NAT.
+    source: u32,
+}
+
 /// The entry of each address that has VIPs, or at which tunnels end.
-fn addresses(plan: &Plan) -> HashMap<VipKey, u32> {
+fn addresses(plan: &Plan) -> HashMap<VipKey, Known> {
     let vips = plan.vips.iter().filter(|vip| vip.prefix_len.is_none()).map(|vip| (vip.address, flags::HAS_VIPS));
     let decaps = plan.decaps.iter().map(|decap| match decap.then {
         Then::Balance => (decap.address, flags::DECAP),
@@ -177,7 +186,12 @@ fn addresses(plan: &Plan) -> HashMap<VipKey, u32> {
     });
     let mut addresses = HashMap::new();
     for (address, flag) in vips.chain(decaps) {
-        *addresses.entry(VipKey::address(addr_words(address))).or_default() |= flag;
+        addresses.entry(VipKey::address(addr_words(address))).or_insert_with(Known::default).flags |= flag;
+    }
+    for (index, source) in (0..).zip(nat::sources(plan)) {
+        let known = addresses.entry(VipKey::address(addr_words(source))).or_insert_with(Known::default);
+        known.flags |= flags::NAT_SOURCE;
+        known.source = index;
     }
     addresses
 }
@@ -190,7 +204,14 @@ fn entry_flags(vip: &Vip, plan: &Plan) -> u32 {
     let own = plan.kept(vip).map(|real| room(real.address, real.encap, vip.geneve_inner));
     let unowned = plan.unowned_reals().map(|address| room(address, plan.encap, GeneveInner::Ip));
     let room = own.chain(unowned.filter(|_| others)).max().unwrap_or_default();
-    Entry::flags_with_room(bits(vip.flags), room)
+    let by_nat = |encap: Encap, address: IpAddr| match (encap, address) {
+        (Encap::Nat, IpAddr::V4(_)) => flags::NAT_V4,
+        (Encap::Nat, IpAddr::V6(_)) => flags::NAT_V6,
+        _ => 0,
+    };
+    let own = plan.kept(vip).map(|real| by_nat(real.encap, real.address));
+    let unowned = plan.unowned_reals().filter(|_| others).map(|address| by_nat(plan.encap, address));
+    Entry::flags_with_room(own.chain(unowned).fold(bits(vip.flags), |flags, flag| flags | flag), room)
 }
 
 fn bits(of: VipFlags) -> u32 {

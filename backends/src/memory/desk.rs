@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use tandem_engine::memory::counters::BLOCK;
-use tandem_engine::memory::{FlowSet, IdLine, Line, Memory, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot};
+use tandem_engine::memory::{FlowSet, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot};
 
 use super::tables::Tables;
 
@@ -68,6 +68,10 @@ impl<const TRACED: bool> Memory for Desk<TRACED> {
     #[inline(always)]
     fn tree(&self, index: u32) -> Option<&Tree> {
         self.tables.trees.get(index as usize)
+    }
+    #[inline(always)]
+    fn nat(&self, index: u32) -> Option<&Nat> {
+        self.tables.nats.get(index as usize)
     }
     #[inline(always)]
     fn count(&self, index: u32) -> Option<&Line> {

@@ -7,7 +7,7 @@ use tandem_engine::memory::flows::WAYS;
 use tandem_engine::memory::prefixes::SPACES;
 use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::vips::SLOTS;
-use tandem_engine::memory::{FlowSet, IdLine, Line, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot};
+use tandem_engine::memory::{FlowSet, IdLine, Line, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot};
 
 use super::area::{Area, MapError, Shared};
 use crate::config::Plan;
@@ -26,6 +26,8 @@ pub struct Sizes {
     pub id_lines: u32,
     /// Slots of one half of the prefix table: a power of two, 32 bytes each.
     pub prefix_slots: u32,
+    /// Places of the NAT table, 128 bytes each.
+    pub nat_places: u32,
     /// The [`features`](tandem_engine::memory::features) that the kernel program is loaded with.
     pub features: u32,
 }
@@ -43,6 +45,7 @@ impl Sizes {
             blocks: blocks.max(1),
             id_lines: control::id_lines(plan),
             prefix_slots: control::prefixes::slots(plan),
+            nat_places: control::nat_places(plan),
             features: control::features(plan),
         }
     }
@@ -63,6 +66,7 @@ impl Sizes {
             + self.id_lines as usize * size_of::<IdLine>()
             + 2 * self.prefix_slots as usize * size_of::<PrefixSlot>()
             + 2 * SPACES as usize * size_of::<Tree>()
+            + self.nat_places as usize * size_of::<Nat>()
     }
 }
 
@@ -96,6 +100,7 @@ pub struct Tables {
     pub(super) ids: Area<IdLine>,
     pub(super) prefixes: Area<PrefixSlot>,
     pub(super) trees: Area<Tree>,
+    pub(super) nats: Area<Nat>,
     trace: Area<Trace>,
     /// Stands in for the first entry of an area, which always has one.
     no_root: Root,
@@ -123,6 +128,7 @@ impl Tables {
             ids: source.area("IDS", sizes.id_lines as usize)?,
             prefixes: source.area("PREFIXES", 2 * sizes.prefix_slots as usize)?,
             trees: source.area("TREES", 2 * SPACES as usize)?,
+            nats: source.area("NATS", sizes.nat_places as usize)?,
             trace: source.area("TRACE", 1)?,
             no_root: Root::default(),
             no_trace: Trace::default(),
@@ -166,6 +172,14 @@ impl Tables {
     pub fn trees(&self) -> &[Tree] {
         &self.trees
     }
+    /// The NAT table.
+    pub fn nats(&self) -> &[Nat] {
+        &self.nats
+    }
+    /// The NAT table, to be zeroed.
+    pub fn nat_area(&self) -> &Area<Nat> {
+        &self.nats
+    }
     /// The trace cell.
     pub fn trace(&self) -> &Trace {
         self.trace.first().unwrap_or(&self.no_trace)
@@ -187,6 +201,7 @@ impl Tables {
             blocks: self.blocks(),
             id_lines: self.ids.len() as u32,
             prefix_slots: self.prefixes.len() as u32 / 2,
+            nat_places: self.nats.len() as u32,
             features: self.root().features.get(),
         }
     }

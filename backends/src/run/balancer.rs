@@ -343,8 +343,9 @@ fn facts(plan: &Plan, interface: &Interface, netlink: &Netlink, balancer: &Balan
         }
     };
     let udp_idle_ticks = balancer.clock().ticks(plan.udp_idle);
+    let nat_idle_ticks = plan.nat.idle.map(|idle| balancer.clock().ticks(idle));
     let second_ticks = balancer.clock().ticks(Duration::from_secs(1));
-    Ok(Facts { local_mac, source_v4, source_v6, udp_idle_ticks, second_ticks, key: random_key()?, hops })
+    Ok(Facts { local_mac, source_v4, source_v6, udp_idle_ticks, nat_idle_ticks, second_ticks, key: random_key()?, hops })
 }
 
 /// What fits into `tunnel.max_frame` has to fit into the interface's MTU with its outer headers, too: the driver drops what

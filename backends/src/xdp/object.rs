@@ -32,8 +32,8 @@ pub enum Role {
 }
 
 /// The maps that make up the one memory, and the workers' sockets.
-pub(super) const MAPS: [&str; 12] =
-    ["ROOT", "VIPS", "RINGS", "REALS", "FLOWS", "COUNTS", "IDS", "PREFIXES", "TREES", "TRACE", "AGAIN", "XSKS"];
+pub(super) const MAPS: [&str; 13] =
+    ["ROOT", "VIPS", "RINGS", "REALS", "FLOWS", "COUNTS", "IDS", "PREFIXES", "TREES", "NATS", "TRACE", "AGAIN", "XSKS"];
 
 /// Creates (or takes over) the maps, and maps them.
 pub(super) fn load(role: &Role, sizes: Sizes) -> Result<(Ebpf, Arc<Tables>), XdpError> {
@@ -61,7 +61,8 @@ pub(super) fn load(role: &Role, sizes: Sizes) -> Result<(Ebpf, Arc<Tables>), Xdp
         .map_max_entries("FLOWS", sizes.flow_sets)
         .map_max_entries("COUNTS", sizes.blocks)
         .map_max_entries("IDS", sizes.id_lines)
-        .map_max_entries("PREFIXES", 2 * sizes.prefix_slots);
+        .map_max_entries("PREFIXES", 2 * sizes.prefix_slots)
+        .map_max_entries("NATS", sizes.nat_places);
     let ebpf = load_object(&mut loader, OBJECT)?;
     let tables = Tables::of(&mut Mapped(&ebpf), sizes)?;
     Ok((ebpf, tables))
@@ -97,6 +98,7 @@ fn pinned_sizes(directory: &Path) -> Result<Option<Sizes>, XdpError> {
         blocks: entries("COUNTS")?,
         id_lines: entries("IDS")?,
         prefix_slots: entries("PREFIXES")? / 2,
+        nat_places: entries("NATS")?,
         features: 0,
     }))
 }

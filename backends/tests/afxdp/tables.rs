@@ -35,6 +35,7 @@ pub fn make(workers: u32) -> Arc<Tables> {
         blocks: workers,
         id_lines: 1,
         prefix_slots: 2,
+        nat_places: 1,
         features: 0,
     };
     let tables = Tables::plain(sizes).expect("a little memory");

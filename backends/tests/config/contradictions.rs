@@ -289,3 +289,38 @@ fn x2_methods_and_their_ports() {
         "15:8: key `health_encap[0].real`: probes by this real's forwarding method are of a later version (found \"10.0.0.1\"); accepted now: reals by ipip and gue",
     );
 }
+
+/// A VIP whose only real is reached by NAT, after the lines of `[nat]`.
+fn by_nat(nat: &str, vip: &str, real: &str) -> String {
+    format!("[nat]\n{nat}[[vip]]\naddress = \"{vip}\"\nport = 80\nprotocol = \"tcp\"\nencap = \"nat\"\nreal = [{{ {real} }}]\n")
+}
+
+#[test]
+fn nat() {
+    let v6 = "sources_v6 = [\"fc00::40\"]\n";
+    let plan = good(&by_nat(v6, "10.200.1.1", "address = \"fc00::1\", port = 8080")).plan;
+    assert_eq!((plan.vips[0].reals[0].port, plan.nat.sources_v6.len(), plan.nat.ports), (Some(8080), 1, 31_744));
+    assert_eq!(good(&by_nat("", "10.200.1.1", "address = \"10.0.0.1\"")).plan.nat, Default::default());
+    refuses(
+        &by_nat("", "10.200.1.1", "address = \"fc00::1\""),
+        "2:1: key `vip[0]`: 10.200.1.1:80/tcp reaches fc00::1 by `nat`, and its clients have no IPv6 address; give them one: `nat.sources_v6`",
+    );
+    refuses(
+        &by_nat("sources_v4 = [\"10.200.1.1\"]\n", "10.200.1.1", "address = \"10.0.0.1\""),
+        "3:1: key `vip[0]`: its address is a source of NAT, too (found \"10.200.1.1\"); name another address in `[nat]`",
+    );
+    refuses(
+        &by_nat("first_port = 65000\nports = 537\n", "10.200.1.1", "address = \"10.0.0.1\""),
+        "3:9: key `nat.ports`: 537 ports from 65000 on: they end at 65535; accepted here: up to 536",
+    );
+    refuses(
+        &by_nat("sources_v4 = [\"10.0.0.4\", \"10.0.0.4\", \"fc00::1\"]\ntcp_closed = \"25h\"\n", "10.200.1.1", "address = \"10.0.0.1\""),
+        "2:27: key `nat.sources_v4[1]`: the same source twice (found \"10.0.0.4\"); remove one of them
+2:39: key `nat.sources_v4[2]`: an IPv6 address where IPv4 is needed (found \"fc00::1\"); accepted: array of distinct IPv4 addresses, unicast, at most 16 with those of IPv6, for example [\"10.0.13.40\"]
+3:14: key `nat.tcp_closed`: out of range (found \"25h\"); accepted: duration, 1s to 24h, for example \"10s\"",
+    );
+    let ipip = by_nat("", "10.200.1.1", "address = \"10.0.0.1\", port = 8080").replace("encap = \"nat\"\n", "");
+    let warnings: Vec<String> = good(&ipip).warnings.iter().map(ToString::to_string).collect();
+    let about = "key `vip[0].real[0].port`: a port of its own, and its method replaces no ports: it gets the packet's; remove it";
+    assert!(warnings.iter().any(|warning| warning.contains(about)), "{warnings:?}");
+}

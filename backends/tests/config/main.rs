@@ -173,6 +173,7 @@ fn every_key_reaches_the_plan() {
         local: false,
         encap,
         inner_mac: None,
+        port: None,
     };
     let drained = Real { weight: 3, local: true, ..real("10.0.0.1", RealState::Drain, Encap::Gue) };
     assert_eq!(first.reals, [drained, real("fc00::2", RealState::Up, Encap::Ipip)]);

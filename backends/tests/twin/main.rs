@@ -4,6 +4,7 @@
 //! `TANDEM_LONG=1` runs 10 million frames instead of 100,000.
 
 mod frames;
+mod nat;
 mod oracle;
 mod plans;
 mod rich;
@@ -43,12 +44,16 @@ impl Twins {
     }
 
     fn frame(&mut self, frame: &[u8], headroom: Headroom) -> tandem_backends::replay::Decision {
+        self.frame_and_bytes(frame, headroom).0
+    }
+
+    fn frame_and_bytes(&mut self, frame: &[u8], headroom: Headroom) -> (tandem_backends::replay::Decision, Vec<u8>) {
         let (ours, bytes) = self.engine.frame_with(frame, headroom).unwrap();
         let (theirs, kernel_bytes) = self.kernel.frame_with(frame, headroom).unwrap();
         assert_eq!(ours, theirs, "frame {frame:02x?}");
         assert_eq!(bytes, kernel_bytes, "frame {frame:02x?}: {ours:?}");
         self.seen.extend(ours.reason.map(Reason::name));
-        ours
+        (ours, bytes.to_vec())
     }
 
     fn tick(&self, tick: u32) {
@@ -66,6 +71,9 @@ impl Twins {
         let (ours, theirs) = (self.engine.tables(), self.kernel.tables());
         for (i, (a, b)) in ours.flows().iter().zip(theirs.flows()).enumerate() {
             assert_eq!(a.snapshot(), b.snapshot(), "flow set {i}");
+        }
+        for (i, (a, b)) in ours.nats().iter().zip(theirs.nats()).enumerate() {
+            assert_eq!(a.snapshot(), b.snapshot(), "place {i} of NAT");
         }
         let counters = Counters::read(ours, 0..1);
         assert_eq!(counters, Counters::read(theirs, 0..1));
@@ -174,7 +182,7 @@ fn run_full(seed: u64, profile: &str) {
     // Nothing fills the global table here, and frames that cannot be encapsulated are another test's. Katran takes what is in
     // a tunnel over IPv4 for IPv4; in the standard profile no flow stays at a real that is down.
     let other = if profile == "katran" { "egress-decap-v6" } else { "udp-migrated" };
-    let mut expected = vec!["encap-failed-v4", "encap-failed-v6", "global-flow-hit", other];
+    let mut expected = vec!["encap-failed-v4", "encap-failed-v6", "global-flow-hit", "nat-errors", "nat-opened", other];
     expected.sort_unstable();
     assert_eq!(never, expected, "events that were never counted");
 }
@@ -240,6 +248,10 @@ fn every_reason_is_reached() {
         }
         seen.extend(twins.seen);
     }
+    let plan = nat::plan(&mut rng, 1);
+    let mut twins = Twins::new(&plan, 64).expect("as before");
+    nat::talk(&mut rng, &plan, &mut twins, 20_000);
+    seen.extend(twins.seen);
     let never: Vec<_> = Reason::ALL.iter().map(|reason| reason.name()).filter(|name| !seen.contains(name)).collect();
     assert_eq!(never, [""; 0], "never reached");
 }

@@ -146,6 +146,7 @@ fn real(rng: &mut Rng) -> Real {
         local: false,
         encap: Encap::Ipip,
         inner_mac: Some(Mac([2, 0, 0, 0, 7, 7])),
+        port: None,
     }
 }
 

@@ -73,13 +73,12 @@ fn unknown_key() {
 }
 
 #[test]
-fn method_of_a_later_version() {
-    let parts = [
-        "key `tunnel.encap`",
-        "later version, not available yet (found \"nat\")",
-        "accepted now: ipip, gue, gue0, gre, fou, geneve, l2",
-    ];
-    refuses(with("[[vip]]", "encap = \"nat\"\n[[vip]]"), &parts);
+fn nat_to_another_family_without_a_source() {
+    let vip =
+        "[[vip]]\naddress = \"10.200.1.9\"\nport = 80\nprotocol = \"tcp\"\nencap = \"nat\"\nreal = [{ address = \"fc00::9\" }]\n";
+    let parts =
+        ["key `vip[1]`: 10.200.1.9:80/tcp reaches fc00::9 by `nat`, and its clients have no IPv6 address", "nat.sources_v6"];
+    refuses([GOOD, vip].concat(), &parts);
 }
 
 #[test]

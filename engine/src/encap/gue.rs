@@ -13,7 +13,7 @@ use crate::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Header, IPPROTO_UDP, Ipv4, Ipv
 const OVER_V4: usize = const { Ipv4::LEN + Udp::LEN };
 const OVER_V6: usize = const { Ipv6::LEN + Udp::LEN };
 
-#[inline(never)]
+#[inline(always)]
 pub(super) fn encapsulate<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>) -> Result<(), Reason> {
     let is_v6 = path.hop.is_v6();
     // An IPv6 packet is taken for one whose header is not in its length.

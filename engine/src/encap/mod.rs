@@ -9,7 +9,8 @@ pub(crate) use tunnel::{GENEVE, GENEVE_ETHERNET, SHORT};
 
 use crate::memory::counters::{Event, count_event};
 use crate::memory::reals::{Hop, Method};
-use crate::memory::{Addr, Memory, Root, features};
+use crate::memory::{Addr, Memory, Real, Root, features};
+use crate::nat;
 use crate::packet::Packet;
 use crate::parse::Flow;
 use crate::verdict::{Reason, Stop};
@@ -22,6 +23,10 @@ pub const ROOM_MAX: usize = const { Ipv6::LEN + Udp::LEN + tunnel::GENEVE_ETHERN
 pub const fn room_for(real_is_v6: bool, method: Method) -> u8 {
     if let Method::L2 = method {
         return 0;
+    }
+    if let Method::Nat = method {
+        // from IPv4 to IPv6
+        return if real_is_v6 { const { (Ipv6::LEN - Ipv4::LEN) as u8 } } else { 0 };
     }
     let (has_udp, own) = tunnel::layers(method);
     let ip = if real_is_v6 { Ipv6::LEN } else { Ipv4::LEN };
@@ -62,37 +67,58 @@ pub fn deliver<P: Packet, M: Memory>(
     packet: &mut P,
     memory: &M,
     root: &Root,
-    flow: &Flow,
-    real: u32,
+    flow: &mut Flow,
+    id: u32,
     port: u32,
 ) -> Result<(), Stop> {
-    let real = memory.real(real).ok_or(Stop::of(Reason::NoReal))?;
+    let real = memory.real(id).ok_or(Stop::of(Reason::NoReal))?;
     let hop = real.hop();
     if !hop.is_present() {
         return Err(Stop::of(Reason::NoReal));
     }
-    let katran = memory.has(root, features::KATRAN);
-    let done = if hop.is_resolved() {
-        // Katran answers with the MAC that it was called by.
-        let called = |packet: &P| Ethernet::view(packet, 0).map(Ethernet::destination);
-        let from = if katran { called(packet).unwrap_or(0) } else { root.local_mac.get() };
-        // Made where it is used: what a function that is not inlined gets is written to the stack first.
-        let path = || Path { root, hop, addr: real.addr(), katran, from, port };
-        let in_tunnel = memory.has(root, features::TUNNELS) && !hop.is(Method::Ipip) && !hop.is(Method::L2);
-        if in_tunnel && katran {
-            gue::encapsulate(packet, flow, &path())
-        } else if in_tunnel {
-            tunnel::encapsulate(packet, flow, &path(), real)
-        } else if memory.has(root, features::L2) && hop.is(Method::L2) {
-            l2::forward(packet, flow, &path()).ok_or(Reason::NoHeadroom)
-        } else {
-            ipip::encapsulate(packet, flow, &path()).ok_or(Reason::NoHeadroom)
-        }
+    if memory.has(root, features::NAT) && hop.is(Method::Nat) && hop.is_resolved() {
+        return nat::send(packet, memory, root, flow, id);
+    }
+    let done = if !hop.is_resolved() {
+        Err(Stop::of(Reason::NoNextHop))
+    } else if memory.has(root, features::TUNNELS) && !hop.is(Method::Ipip) && !hop.is(Method::L2) {
+        done(packet.tunnel(memory, root, flow, id, port))
     } else {
-        Err(Reason::NoNextHop)
+        let path = path(packet, memory, root, real, port);
+        let sent = if memory.has(root, features::L2) && hop.is(Method::L2) {
+            l2::forward(packet, flow, &path)
+        } else {
+            ipip::encapsulate(packet, flow, &path)
+        };
+        sent.ok_or(Stop::of(Reason::NoHeadroom))
     };
-    done.map_err(|reason| {
-        count_event(memory, if hop.is_v6() { Event::EncapFailedV6 } else { Event::EncapFailedV4 });
-        Stop::of(reason)
-    })
+    done.inspect_err(|_| count_event(memory, if hop.is_v6() { Event::EncapFailedV6 } else { Event::EncapFailedV4 }))
+}
+
+/// What a raw [`Stop`] says.
+#[inline(always)]
+pub(crate) fn done(raw: u32) -> Result<(), Stop> {
+    match Stop::of_raw(raw) {
+        None => Ok(()),
+        Some(stop) => Err(stop),
+    }
+}
+
+#[inline(always)]
+fn path<'r, P: Packet, M: Memory>(packet: &P, memory: &M, root: &'r Root, real: &Real, port: u32) -> Path<'r> {
+    let katran = memory.has(root, features::KATRAN);
+    // Katran answers with the MAC that it was called by.
+    let called = |packet: &P| Ethernet::view(packet, 0).map(Ethernet::destination);
+    let from = if katran { called(packet).unwrap_or(0) } else { root.local_mac.get() };
+    Path { root, hop: real.hop(), addr: real.addr(), katran, from, port }
+}
+
+/// Puts the frame into a tunnel to the real with this id that is neither IPIP nor none. `port` as in [`deliver`]. Gives a raw
+/// [`Stop`], 0: it is done.
+#[inline(always)]
+pub fn tunnel<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &Flow, id: u32, port: u32) -> u32 {
+    let Some(real) = memory.real(id) else { return Stop::raw(Some(Stop::of(Reason::NoReal))) };
+    let path = path(packet, memory, root, real, port);
+    let done = if path.katran { gue::encapsulate(packet, flow, &path) } else { tunnel::encapsulate(packet, flow, &path, real) };
+    Stop::raw(done.err().map(Stop::of))
 }

@@ -40,7 +40,7 @@ pub(crate) const GENEVE_ETHERNET: usize = const { GENEVE + Ethernet::LEN };
 /// Whether a method has UDP behind the outer IP header, and the bytes of its own header.
 pub(super) const fn layers(method: Method) -> (bool, usize) {
     match method {
-        Method::Ipip | Method::L2 => (false, 0),
+        Method::Ipip | Method::L2 | Method::Nat => (false, 0),
         Method::Gre => (false, SHORT),
         Method::Gue | Method::Fou => (true, 0),
         Method::Gue0 => (true, SHORT),
@@ -49,7 +49,7 @@ pub(super) const fn layers(method: Method) -> (bool, usize) {
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 pub(super) fn encapsulate<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>, real: &Real) -> Result<(), Reason> {
     let has_udp = !path.hop.is(Method::Gre);
     one_hop(packet, flow.is_v6).ok_or(NoHeadroom)?;

@@ -4,7 +4,7 @@ mod katran;
 
 use crate::memory::features::KATRAN;
 use crate::memory::vips::MAX_VIPS;
-use crate::memory::{Root, Tag};
+use crate::memory::{Addr, Root, Tag};
 use crate::parse::Flow;
 
 /// The profile's packet hash.
@@ -90,6 +90,24 @@ pub(crate) fn tag(root: &Root, flow: &Flow, kind: Kind) -> Tag {
     print = (print ^ print >> 31).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     print ^= print >> 29;
     Tag { one: set & mask, two: (print >> 24) as u32 & mask, print: print | 1 << 63 }
+}
+
+/// Where the NAT table may have a client's connections: the first place and the step to the next, to be scaled.
+#[inline(always)]
+pub(crate) fn client(root: &Root, [a, b]: Addr, port: u16, protocol: u8) -> (u32, u32) {
+    let last = (protocol as u32) << 16 | port as u32;
+    let nh = |shift: usize| {
+        pair(root, shift, last, !last).wrapping_add(halves(root, shift.wrapping_add(2), a)).wrapping_add(halves(
+            root,
+            shift.wrapping_add(4),
+            b,
+        ))
+    };
+    let mix = |x: u64| {
+        let x = (x ^ x >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((x ^ x >> 29).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32) as u32
+    };
+    (mix(nh(0)), mix(nh(5)) | 1)
 }
 
 #[inline(always)]

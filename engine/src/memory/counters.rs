@@ -96,7 +96,7 @@ pub enum VipCounter {
     Bytes = 1,
     /// Of these frames: those whose real was chosen anew, by the ring or by the client's network.
     Ring = 2,
-    /// Flows entered into the flow table (or written anew by a SYN).
+    /// Flows entered into the flow table (or written anew by a SYN), or into that of NAT.
     Entered = 3,
     /// Of these: those that took the place of another flow.
     Evicted = 4,
@@ -211,6 +211,8 @@ events! {
     TcpIdSyn, "tcp-id-syn", "TCP SYNs while TCP is routed by server id.";
     AgainFrames, "again-frames", "Frames that were looked at again after their tunnel was stripped.";
     AgainBytes, "again-bytes", "Bytes of these frames with their tunnel.";
+    NatOpened, "nat-opened", "Connections that NAT began to translate.";
+    NatErrors, "nat-errors", "ICMP errors about connections of NAT, translated in either direction.";
 }
 
 /// What a seat counts of its own work: not part of the verdict, and not equal in both seats.

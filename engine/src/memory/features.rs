@@ -37,5 +37,8 @@ pub const GUARD: u32 = 1 << 15;
 /// A real is reached without a tunnel.
 pub const L2: u32 = 1 << 16;
 
+/// A real is reached by NAT.
+pub const NAT: u32 = 1 << 17;
+
 /// All of them but [`KATRAN`].
-pub const ALL: u32 = (1 << 17) - 2;
+pub const ALL: u32 = (1 << 18) - 2;

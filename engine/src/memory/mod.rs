@@ -8,6 +8,7 @@ pub mod counters;
 pub mod features;
 pub mod flows;
 pub mod ids;
+pub mod nats;
 pub mod prefixes;
 pub mod reals;
 pub mod rings;
@@ -19,12 +20,16 @@ pub mod vips;
 pub use counters::{Line, SeatCounter, VipCounter};
 pub use flows::{FlowSet, Tag};
 pub use ids::{IdKey, IdLine};
+pub use nats::{Nat, NatRules};
 pub use prefixes::{PrefixKey, PrefixSlot, Space, Tree};
 pub use reals::Real;
 pub use rings::RingLine;
 pub use root::{Mode, Root};
 pub use trace::Trace;
 pub use vips::{Vip, VipKey, VipSlot};
+
+use crate::nat;
+use crate::parse::Flow;
 
 /// An address as it is on the wire, in two words of the machine's byte order; an IPv4 address fills the first half of the first word.
 pub type Addr = [u64; 2];
@@ -49,6 +54,16 @@ pub trait Memory {
     fn prefix(&self, index: u32) -> Option<&PrefixSlot>;
     /// The tree of a space: `half * SPACES + space`.
     fn tree(&self, index: u32) -> Option<&Tree>;
+    /// Place `index` of the NAT table.
+    fn nat(&self, index: u32) -> Option<&Nat>;
+    /// [`nat::place`].
+    #[inline(always)]
+    fn nat_place(&self, root: &Root, flow: &Flow, ask: nat::Ask, real: u32) -> u32
+    where
+        Self: Sized,
+    {
+        nat::place(self, root, flow, ask, real)
+    }
     /// Whether the configuration uses a feature ([`features`]). The kernel knows at load time what it can leave out.
     #[inline(always)]
     fn has(&self, root: &Root, feature: u32) -> bool {

@@ -40,6 +40,8 @@ pub enum Method {
     GeneveEthernet = 6,
     /// No tunnel: the frame goes to the real's MAC.
     L2 = 7,
+    /// Other addresses and ports, and back again for what the real answers.
+    Nat = 8,
 }
 
 /// What the control plane knows of the way to a real.
@@ -52,7 +54,8 @@ pub struct Way {
     pub local: bool,
     /// Virtual network of Geneve, 24 bits.
     pub vni: u32,
-    /// UDP destination port for an IPv4 packet inside, and for an IPv6 packet; in host order.
+    /// UDP destination port for an IPv4 packet inside, and for an IPv6 packet; in host order. Of NAT the first is the real's
+    /// port, 0: the VIP's.
     pub ports: [u16; 2],
     /// Destination of the Ethernet frame inside Geneve: a MAC word ([`crate::wire::mac_word`]).
     pub inner_mac: u64,

@@ -1,6 +1,7 @@
 //! What every frame needs: one entry, written by the control plane.
 
 use super::Addr;
+use super::nats::NatRules;
 use super::shared::{S32, S64};
 
 /// Identifies this layout of the tables. Another number is another layout: its pins cannot be taken over.
@@ -17,7 +18,7 @@ pub enum Mode {
     Afxdp = 1,
 }
 
-/// The shared root, 256 bytes: a hot line, the hash key, the rest.
+/// The shared root, 576 bytes: a hot line, the hash key, the rest, the NAT.
 #[repr(C, align(64))]
 #[cfg_attr(not(target_arch = "bpf"), derive(Default, Debug))]
 pub struct Root {
@@ -73,9 +74,11 @@ pub struct Root {
     pub zero_checksums: S32,
     spare: S32,
     rest: [S64; 6],
+    /// What the NAT does.
+    pub nat: NatRules,
 }
 
-const _: () = assert!(size_of::<Root>() == 256 && align_of::<Root>() == 64);
+const _: () = assert!(size_of::<Root>() == 576 && align_of::<Root>() == 64);
 
 impl Root {
     /// The outer IPv6 source of IPIP.

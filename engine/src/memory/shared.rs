@@ -55,6 +55,11 @@ macro_rules! shared {
                 // SAFETY: the pointer comes from a reference, so it is valid and aligned; `UnsafeCell` allows the write.
                 unsafe { self.0.get().write_volatile(value) }
             }
+            /// Stores `value` after everything that was stored before: volatile accesses stay in their order.
+            #[inline(always)]
+            pub fn publish(&self, value: $int) {
+                self.set(value);
+            }
         }
     };
 }
@@ -71,3 +76,28 @@ shared!(
     /// A shared `u64`.
     S64, u64, AtomicU64
 );
+
+/// What was read before this was read before what is read after it.
+#[inline(always)]
+pub fn in_order() {
+    // BPF's accesses are volatile, and stay in their order.
+    #[cfg(not(target_arch = "bpf"))]
+    core::sync::atomic::fence(core::sync::atomic::Ordering::Acquire);
+}
+
+impl S64 {
+    /// Adds `n` (modulo 2^64) in one step that no other core's comes between. BPF had no other such step before Linux 5.12.
+    ///
+    /// On x86 it is a full barrier: what is read after it is not older than it.
+    #[inline(always)]
+    pub fn add(&self, n: u64) {
+        #[cfg(not(target_arch = "bpf"))]
+        self.0.fetch_add(n, core::sync::atomic::Ordering::SeqCst);
+        #[cfg(target_arch = "bpf")]
+        // SAFETY: the pointer comes from a reference, so it is valid and aligned for as long as that lives; rustc has no
+        // such operation for BPF, and the instruction does nothing else.
+        unsafe {
+            core::arch::asm!("lock *(u64 *)({at} + 0) += {n}", at = in(reg) self.0.get(), n = in(reg) n, options(nostack));
+        }
+    }
+}

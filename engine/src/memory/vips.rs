@@ -33,12 +33,18 @@ pub const HASH_SRC_DST_PORT: u32 = 1 << 7;
 pub const UDP_STABLE_ROUTING: u32 = 1 << 8;
 /// VIP flag: UDP flows leave reals that are down.
 pub const UDP_FLOW_MIGRATION: u32 = 1 << 9;
+/// VIP flag: an IPv4 real of it is reached by NAT.
+pub const NAT_V4: u32 = 1 << 10;
+/// VIP flag: an IPv6 real of it is reached by NAT.
+pub const NAT_V6: u32 = 1 << 11;
 /// Flag of an address: it has VIPs.
 pub const HAS_VIPS: u32 = 1 << 16;
 /// Flag of an address: tunnels to it are stripped and what was in them is balanced.
 pub const DECAP: u32 = 1 << 17;
 /// Flag of an address, beside [`DECAP`]: what was in the tunnel is sent on instead.
 pub const EGRESS: u32 = 1 << 18;
+/// Flag of an address: clients' addresses are replaced by it; its index among them is in the place of the ring.
+pub const NAT_SOURCE: u32 = 1 << 19;
 /// Where the VIP's room (bytes before the inner packet, at most 255) sits in the flags.
 const ROOM_SHIFT: u32 = 24;
 

@@ -48,6 +48,12 @@ pub struct Flow {
     pub frame: u32,
     /// Bytes of the IP packet, as its header says.
     pub len: u32,
+    /// Source and destination port as on the wire, whatever the VIP's flags take out of the flow; only if NAT is used.
+    pub wire_ports: u32,
+    /// Its place in the NAT table plus one; 0: none (yet).
+    pub nat: u32,
+    /// It comes from a real behind NAT.
+    pub is_reply: bool,
     /// What parsing found that has a counter of its own: bits by [`crate::memory::counters::Event`].
     pub seen: Seen,
     /// The VIP it is for.

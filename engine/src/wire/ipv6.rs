@@ -79,6 +79,13 @@ impl Ipv6 {
         self.hop_limit = self.hop_limit.wrapping_sub(1);
     }
 
+    /// Other addresses.
+    #[inline(always)]
+    pub fn set_addresses(&mut self, src: Addr, dst: Addr) {
+        self.src = bytes(src);
+        self.dst = bytes(dst);
+    }
+
     /// Writes an outer header for `payload` bytes; the flow label is 0.
     #[inline(always)]
     pub fn emit_outer(&mut self, src: Addr, dst: Addr, class: u8, payload: u32, next_header: u8) {
@@ -86,8 +93,7 @@ impl Ipv6 {
         self.payload_len = U16::new(payload as u16);
         self.next_header = next_header;
         self.hop_limit = OUTER_TTL;
-        self.src = bytes(src);
-        self.dst = bytes(dst);
+        self.set_addresses(src, dst);
     }
 }
 

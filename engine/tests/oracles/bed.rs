@@ -12,7 +12,9 @@ use tandem_engine::memory::reals::{Method, Way};
 use tandem_engine::memory::rings::SLOTS_PER_LINE;
 use tandem_engine::memory::root::LAYOUT;
 use tandem_engine::memory::vips::{PROBES, SLOTS};
-use tandem_engine::memory::{FlowSet, IdLine, Line, Memory, PrefixSlot, Real, RingLine, Root, Trace, Tree, Vip, VipKey, VipSlot};
+use tandem_engine::memory::{
+    FlowSet, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, Vip, VipKey, VipSlot,
+};
 use tandem_engine::wire::mac_word;
 use tandem_engine::{Addr, Packet};
 
@@ -34,6 +36,7 @@ pub struct Bed {
     ids: Vec<IdLine>,
     prefixes: Vec<PrefixSlot>,
     trees: Vec<Tree>,
+    pub nats: Vec<Nat>,
     pub trace: Trace,
     pub now: Cell<u32>,
 }
@@ -55,6 +58,7 @@ impl Bed {
             ids: table(1),
             prefixes: table(4),
             trees: table(2 * SPACES),
+            nats: table(1),
             trace: Trace::default(),
             now: Cell::new(30_000),
         };
@@ -77,8 +81,11 @@ impl Bed {
 
     /// Adds a VIP whose ring, if it is given one, starts at line 1.
     pub fn vip(&self, id: u32, address: IpAddr, port: u16, protocol: u8, flags: u32, ring: u32) {
-        let key = VipKey::new(words(address), port.to_be(), protocol);
-        let vip = Vip { id, flags, ring: 1, ring_len: ring };
+        self.entry(VipKey::new(words(address), port.to_be(), protocol), Vip { id, flags, ring: 1, ring_len: ring });
+    }
+
+    /// Puts an entry into the VIP table.
+    pub fn entry(&self, key: VipKey, vip: Vip) {
         let slot = (0..PROBES).map(|probe| &self.vips[key.slot(0, 1, SLOTS - 1, probe) as usize]).find(|slot| slot.is_empty());
         slot.expect("a handful of VIPs fits").fill(&key, vip);
     }
@@ -130,6 +137,9 @@ impl Memory for Bed {
     }
     fn tree(&self, index: u32) -> Option<&Tree> {
         self.trees.get(index as usize)
+    }
+    fn nat(&self, index: u32) -> Option<&Nat> {
+        self.nats.get(index as usize)
     }
     fn count(&self, index: u32) -> Option<&Line> {
         self.counts.get(index as usize)

@@ -7,6 +7,7 @@ mod hashes;
 mod hit_ratio;
 mod maglev;
 mod methods;
+mod nat;
 mod peers;
 mod strip;
 mod tunnels;

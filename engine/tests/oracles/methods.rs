@@ -36,7 +36,7 @@ pub const METHODS: [Method; 8] =
 fn ports(method: Method) -> [u16; 2] {
     let Tunnels { gue_port, fou_ports, geneve_port, .. } = Tunnels::standard();
     match method {
-        Method::Ipip | Method::Gre | Method::L2 => [0, 0],
+        Method::Ipip | Method::Gre | Method::L2 | Method::Nat => [0, 0],
         Method::Gue | Method::Gue0 => [gue_port; 2],
         Method::Fou => fou_ports,
         Method::Geneve | Method::GeneveEthernet => [geneve_port; 2],
@@ -145,7 +145,7 @@ fn own_header(method: Method, inner_v6: bool) -> Vec<u8> {
     let [a, b] = ethertype(inner_v6);
     let [_, c, d, e] = VNI.to_be_bytes();
     match method {
-        Method::Ipip | Method::Gue | Method::Fou | Method::L2 => vec![],
+        Method::Ipip | Method::Gue | Method::Fou | Method::L2 | Method::Nat => vec![],
         Method::Gre => vec![0, 0, a, b],
         Method::Gue0 => vec![0, if inner_v6 { 41 } else { 4 }, 0, 0],
         Method::Geneve => vec![0, 0, a, b, c, d, e, 0],
@@ -159,7 +159,7 @@ fn check(out: &[u8], case: &Case, method: Method, no_checksum: bool) {
     let outer = outer(out, case, room);
     let own = own_header(method, inner_v6);
     let udp = match method {
-        Method::Ipip | Method::L2 | Method::Gre => {
+        Method::Ipip | Method::L2 | Method::Nat | Method::Gre => {
             let protocol = if method == Method::Gre {
                 47
             } else if inner_v6 {

@@ -72,9 +72,10 @@ pub static TUNNEL: Section = Section {
             "\"ipip\"",
             "\"ipip\"",
             "Forwarding method of every VIP that names none, and of the reals that belong to no VIP. `l2` sends the frame to the \
-             real's own MAC, all others carry both families inside both: `ipip`; `gre` without options; `fou`, UDP with the \
+             real's own MAC, the tunnels carry both families inside both: `ipip`; `gre` without options; `fou`, UDP with the \
              packet right behind it and a port for each family; `gue`, version 1, one port for both, as Katran sends it; \
-             `gue0`, version 0, with a header of four bytes; `geneve` without options. Profile katran: `ipip` and `gue`.",
+             `gue0`, version 0, with a header of four bytes; `geneve` without options. `nat` replaces addresses and ports, in both \
+             directions (`[nat]`). Profile katran: `ipip` and `gue`.",
         )
         .of(ENCAPS),
         key("source_v4", "IPv4 address, unicast", "the interface's own", "\"10.0.13.37\"", "Source of outer IPv4 headers."),
@@ -172,6 +173,73 @@ pub static FLOWS: Section = Section {
             "125_000",
             "New flows that one core remembers; above it the ring alone decides, so that a flood does not push out what is there.",
         ),
+    ],
+};
+
+/// Translation of addresses.
+pub static NAT: Section = Section {
+    name: "nat",
+    repeated: false,
+    meaning: "Reals with the method `nat`: what their clients send gets the real's address and port, and what they answer is \
+              translated back here.",
+    since: NOW,
+    keys: &[
+        key(
+            "sources_v4",
+            "array of distinct IPv4 addresses, unicast, at most 16 with those of IPv6",
+            "[]",
+            "[\"10.0.13.40\"]",
+            "Addresses of this host that the clients' are replaced by towards IPv4 reals; each client always gets the same. \
+             Answers come back by themselves then, and clients may be of the other family. Empty: clients keep their addresses, \
+             and the reals' route to them has to lead through this host.",
+        ),
+        key(
+            "sources_v6",
+            "array of distinct IPv6 addresses, unicast, at most 16 with those of IPv4",
+            "[]",
+            "[\"fc00:2307::40\"]",
+            "The same towards IPv6 reals.",
+        ),
+        key("first_port", "number, 1 to 65535", "1024", "1024", "First of the ports towards the reals."),
+        key(
+            "ports",
+            "number, 1 to 65535",
+            "31744",
+            "64512",
+            "How many there are; each carries one connection of each protocol, whatever its real. The default ends where those \
+             begin that Linux takes for this host's own connections, 32768; an address that only NAT uses can have all, 64512. A \
+             connection takes 128 bytes.",
+        ),
+        key(
+            "capacity",
+            "number, 16 to 67108864",
+            "65_536",
+            "65_536",
+            "Connections whose client keeps its address. A place is free for nearly all new ones until three quarters are taken.",
+        ),
+        key(
+            "tcp_opening",
+            "duration, 1s to 24h",
+            "\"30s\"",
+            "\"30s\"",
+            "How long a silent connection of TCP is kept before its client has answered the real.",
+        ),
+        key(
+            "tcp_established",
+            "duration, 1s to 24h",
+            "\"124m\"",
+            "\"15m\"",
+            "The same when it is established (RFC 5382 REQ-5 asks for no less than the default).",
+        ),
+        key("tcp_half_closed", "duration, 1s to 24h", "\"4m\"", "\"2m\"", "The same when one side has sent all."),
+        key(
+            "tcp_closed",
+            "duration, 1s to 24h",
+            "\"30s\"",
+            "\"10s\"",
+            "The same when both have, or one of them aborted it. A SYN with the same ports opens a new one at once.",
+        ),
+        key("udp", "duration, 1s to 24h", "\"2m\"", "\"30s\"", "The same of UDP (RFC 4787 REQ-5: two minutes at least)."),
     ],
 };
 

@@ -158,5 +158,6 @@ pub static REAL: Section = Section {
             "\"02:00:00:00:00:01\"",
             "MAC of the real's Geneve device: destination of the frame inside.",
         ),
+        key("port", "number, 1 to 65535", "that of the packet", "8080", "Port of the server; only with `nat`."),
     ],
 };

@@ -1,0 +1,146 @@
+//! Frames of connections behind NAT: clients', what their reals answer to what they got, and errors about both.
+
+use tandem_backends::config::{Encap, Plan, parse};
+use tandem_backends::replay::Decision;
+use tandem_backends::xdp::Headroom;
+use tandem_engine::Reason;
+
+use crate::frames::{self, Rng};
+use crate::{Twins, frames_of_this_run, plans};
+
+/// Sources of one, both or no family.
+const SOURCES: [&str; 3] =
+    ["", "sources_v4 = [\"10.0.13.40\", \"10.0.13.41\"]\nsources_v6 = [\"fc00:2307::40\"]", "sources_v4 = [\"10.0.13.40\"]"];
+
+/// Nearly all reals by NAT, and few ports.
+pub fn plan(rng: &mut Rng, sources: usize) -> Plan {
+    let mut plan = plans::first(rng);
+    let text = format!("[nat]\nports = 300\ncapacity = 500\ntcp_opening = \"2s\"\n{}", SOURCES[sources]);
+    plan.nat = parse(&text, "nat").unwrap().plan.nat;
+    let nat = plan.nat.clone();
+    for vip in &mut plan.vips {
+        let v4 = vip.address.is_ipv4();
+        for real in &mut vip.reals {
+            if rng.below(12) > 0 && (nat.replaces(real.address) || real.address.is_ipv4() == v4) {
+                real.encap = Encap::Nat;
+                real.port = rng.one_in(2).then_some(8080);
+            }
+        }
+    }
+    plan
+}
+
+/// What was forwarded last: what was sent, and what came out.
+#[derive(Default)]
+pub struct Talk {
+    last: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Talk {
+    /// The next frame: a client's, an answer to what came out, or an error about either.
+    pub fn next(&self, rng: &mut Rng, plan: &Plan) -> Vec<u8> {
+        let about = (!self.last.is_empty()).then(|| rng.pick(&self.last).clone());
+        let Some((sent, out)) = about.filter(|_| rng.below(5) > 1) else { return frames::frame(rng, plan) };
+        let mut frame = match rng.below(8) {
+            0 => error(rng, &out),
+            1 => error(rng, &turned(&sent)),
+            2 => sent,
+            _ => turned(&out),
+        };
+        let l4 = frames::l4(&frame);
+        if frame.len() > l4 + 14 && rng.one_in(4) {
+            // Flags of TCP; the checksum is wrong then, which nobody here looks at.
+            frame[l4 + 13] = *rng.pick(&[0x02, 0x10, 0x11, 0x12, 0x14, 0x04, 0x01]);
+        }
+        if rng.one_in(30) {
+            let at = 14 + rng.below(frame.len() as u64 - 14) as usize;
+            frame[at] ^= 1 << rng.below(8);
+        }
+        frame
+    }
+
+    /// Remembers what came of it.
+    pub fn note(&mut self, frame: &[u8], out: &[u8], decision: &Decision) {
+        if decision.reason == Some(Reason::Forwarded) && frame.len() < 300 && out.len() > 54 {
+            if self.last.len() > 200 {
+                self.last.remove(0);
+            }
+            self.last.push((frame.to_vec(), out.to_vec()));
+        }
+    }
+}
+
+/// From the receiver back to the sender: a sum does not know which of two addresses comes first.
+fn turned(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    let l4 = frames::l4(&frame);
+    let (start, len) = if l4 == 54 { (22, 16) } else { (26, 4) };
+    for i in 0..len {
+        frame.swap(start + i, start + len + i);
+    }
+    for i in 0..2 {
+        frame.swap(l4 + i, l4 + 2 + i);
+    }
+    (0..6).for_each(|i| frame.swap(i, 6 + i));
+    frame
+}
+
+/// An ICMP error about `frame`, from a router to who sent it.
+fn error(rng: &mut Rng, frame: &[u8]) -> Vec<u8> {
+    let v6 = frames::l4(frame) == 54;
+    let quote = &frame[14..frame.len() - rng.below(20) as usize];
+    let eth = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]);
+    let mut out = Vec::new();
+    let word = [0, 0, 5, rng.below(256) as u8];
+    let to = if v6 { &frame[22..38] } else { &frame[26..30] };
+    if v6 {
+        let kinds = [(2, 0), (1, 0), (1, 1), (1, 4), (3, 0), (4, 1), (4, 0)];
+        let &(kind, code) = rng.pick(&kinds);
+        let builder = eth.ipv6([9; 16], to.try_into().unwrap(), 60);
+        builder.icmpv6_raw(kind, code, word).write(&mut out, quote).unwrap();
+    } else {
+        let kinds = [(3, 4), (3, 0), (3, 2), (3, 3), (3, 13), (11, 0), (12, 0), (3, 15)];
+        let &(kind, code) = rng.pick(&kinds);
+        let builder = eth.ipv4([9; 4], to.try_into().unwrap(), 60);
+        builder.icmpv4_raw(kind, code, word).write(&mut out, quote).unwrap();
+    }
+    out
+}
+
+/// Sends `count` frames through both seats.
+pub fn talk(rng: &mut Rng, plan: &Plan, twins: &mut Twins, count: u64) {
+    let mut talk = Talk::default();
+    for n in 0..count {
+        if n % 100 == 0 {
+            twins.tick(30_000 + n as u32 / 100);
+        }
+        let frame = talk.next(rng, plan);
+        let (decision, out) = twins.frame_and_bytes(&frame, Headroom::Usual);
+        talk.note(&frame, &out, &decision);
+    }
+}
+
+#[test]
+fn nat() {
+    for sources in 0..SOURCES.len() {
+        let mut rng = Rng(21 + sources as u64);
+        let plan = plan(&mut rng, sources);
+        let Some(mut twins) = Twins::new(&plan, 64) else { return };
+        talk(&mut rng, &plan, &mut twins, frames_of_this_run() / 10);
+        let counters = twins.assert_tables_equal();
+        eprintln!("NAT, sources {sources}: {:?}", counters.reasons);
+        for reason in [Reason::Forwarded, Reason::NatReply, Reason::NatUnknown, Reason::TtlExpired] {
+            assert!(counters.reason(reason) > 0, "no {}", reason.name());
+        }
+        assert!(counters.reason(Reason::NatReply) > frames_of_this_run() / 100);
+        assert!(counters.events["nat-errors"] > 0 && counters.events["nat-opened"] > 0);
+        // Reals go, and their connections with them.
+        let mut fewer = plan.clone();
+        for vip in &mut fewer.vips {
+            vip.reals.pop();
+        }
+        assert!(twins.apply(&fewer).reals_removed > 0);
+        talk(&mut rng, &fewer, &mut twins, 3000);
+        twins.assert_tables_equal();
+    }
+}
