@@ -81,7 +81,7 @@ pub trait Memory {
     }
     /// Line `index` of this core's own block of counters ([`counters`]).
     fn count(&self, index: u32) -> Option<&Line>;
-    /// The coarse clock in ticks of 64 jiffies, the same in both seats.
+    /// The coarse clock in ticks of 64 jiffies, modulo 2^26: the same in both seats, but for a tick or so.
     fn now(&self) -> u32;
     /// Asks for a flow set to be near soon; the kernel cannot.
     #[inline(always)]

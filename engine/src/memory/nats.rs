@@ -196,7 +196,9 @@ fn phase(life: u64) -> Phase {
 #[expect(clippy::indexing_slicing, reason = "there are as many as phases")]
 fn is_silent(rules: &NatRules, life: u64, now: u32, slack: u32) -> bool {
     let idle = rules.idle[phase(life) as usize].get();
-    now.wrapping_sub((life >> TICK_SHIFT) as u32) > idle.wrapping_add(slack)
+    // Ticks count modulo 2^26, and the other seat's clock may be a little behind.
+    let age = (now.wrapping_sub((life >> TICK_SHIFT) as u32) << 6) as i32 >> 6;
+    age > idle.wrapping_add(slack) as i32
 }
 
 impl Nat {
