@@ -1,7 +1,7 @@
 //! The balancer: forwards, or hands the VIPs' frames to the AF_XDP workers, by the mode in the shared root.
 
 use crate::frame::Frame;
-use crate::tables::{Kernel, XSKS, again, flow};
+use crate::tables::{DEVICES, Kernel, XSKS, again, flow};
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
@@ -28,7 +28,23 @@ pub fn balancer(ctx: XdpContext) -> u32 {
         again(&ctx);
     }
     account(&verdict, flow, &kernel);
+    if kernel.has(root, features::SEVERAL) && verdict.is_forwarded() {
+        return leave(&frame, &kernel, verdict.real);
+    }
     action(&verdict)
+}
+
+/// Sends a frame to its real by the interface that the way there has.
+#[inline(always)]
+fn leave(frame: &Frame, kernel: &Kernel, real: u32) -> u32 {
+    let interface = kernel.real(real).map_or(0, |real| real.out().interface);
+    if interface == 0 || interface == frame.interface() {
+        return XDP_TX;
+    }
+    DEVICES.redirect(interface, XDP_DROP as u64).unwrap_or_else(|action| {
+        count_seat(kernel, SeatCounter::NoInterface, 1);
+        action
+    })
 }
 
 #[inline(always)]
@@ -57,7 +73,7 @@ fn hand_over(frame: &mut Frame, kernel: &Kernel, root: &Root, flow: &Flow) -> Op
         count_seat(kernel, SeatCounter::NoSocket, 1);
         return None;
     }
-    if !handover::make_room(frame, &flow.vip) {
+    if !handover::make_room(frame, kernel, flow) {
         let verdict = Verdict::stop(Reason::NoHeadroom);
         account(&verdict, flow, kernel);
         return Some(XDP_DROP);

@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
-use tandem_engine::Packet;
+use tandem_engine::{Packet, vlan};
 
 /// The frame that `ctx` describes. Positions are read anew for each window, so that none outlives a moved head; volatile, or
 /// LLVM hands them to functions as plain numbers, with which the verifier lets nobody calculate.
@@ -34,6 +34,13 @@ impl Frame {
     pub fn rx_queue(&self) -> u32 {
         // SAFETY: as in `start`.
         unsafe { (*self.ctx).rx_queue_index }
+    }
+
+    /// The index of the interface that the frame came in by.
+    #[inline(always)]
+    pub fn interface(&self) -> u32 {
+        // SAFETY: as in `start`.
+        unsafe { (*self.ctx).ingress_ifindex }
     }
 
     /// Moves the frame's start by `by` bytes; positive: the frame gets shorter.
@@ -102,6 +109,19 @@ impl Packet for Frame {
         }
     }
 
+    /// A BPF function of its own, for the same reason; frames without a tag never call it.
+    #[inline(always)]
+    fn take_tag(&mut self) -> u32 {
+        // SAFETY: as in `sum`; every window ended with the borrow of `self`.
+        unsafe { tandem_take_tag(self.ctx) }
+    }
+
+    #[inline(always)]
+    fn put_tag(&mut self, tag: u32) -> bool {
+        // SAFETY: as in `take_tag`.
+        unsafe { tandem_put_tag(self.ctx, tag) != 0 }
+    }
+
     #[inline(always)]
     fn truncate(&mut self, len: usize) -> bool {
         let by = (len as i32).wrapping_sub(self.len() as i32);
@@ -122,4 +142,24 @@ const NO_SUM: u64 = u64::MAX;
 pub unsafe extern "C" fn tandem_sum(ctx: *mut xdp_md, at: u32, len: u32) -> u64 {
     // The offset is bounded for the verifier, to what no header chain is longer than.
     tandem_engine::checksum::of_packet(&Frame::new(ctx), (at & 0x3ff) as usize, len as usize).unwrap_or(NO_SUM)
+}
+
+/// Takes the VLAN tag off the frame. Global for the same reason.
+///
+/// # Safety
+/// As [`tandem_sum`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn tandem_take_tag(ctx: *mut xdp_md) -> u32 {
+    vlan::take(&mut Frame::new(ctx))
+}
+
+/// Puts a VLAN tag on the frame; 0: there is no room. Global for the same reason.
+///
+/// # Safety
+/// As [`tandem_sum`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn tandem_put_tag(ctx: *mut xdp_md, tag: u32) -> u32 {
+    vlan::put(&mut Frame::new(ctx), tag) as u32
 }

@@ -226,8 +226,8 @@ macro_rules! reasons {
 reasons! {
     Forwarded, "forwarded", Tx, "Encapsulated and sent towards a real.";
     NotConfigured, "not-configured", Pass, "The tables are empty or of another layout.";
-    NotIp, "not-ip", Pass, "Neither IPv4 nor IPv6: ARP, VLAN tags and the like.";
-    TruncatedIp, "truncated-ip", Pass, "The frame ends inside the IP header.";
+    NotIp, "not-ip", Pass, "Neither IPv4 nor IPv6, with or without a VLAN tag: ARP and the like. Profile katran: every tagged frame.";
+    TruncatedIp, "truncated-ip", Pass, "The frame ends inside the IP header, or inside a VLAN tag.";
     MalformedIp, "malformed-ip", Pass, "The version is not the EtherType's, or the IPv4 header length is below 20 bytes.";
     ExtensionHeaders, "extension-headers", Pass, "More IPv6 extension headers than are walked, or a malformed one.";
     Fragment, "fragment", Pass, "An IP fragment to an address without VIPs.";
@@ -255,6 +255,7 @@ reasons! {
     FragmentUnknown, "fragment-unknown", Drop, "To an address with VIPs: a fragment whose first one was not seen.";
     DecapTtlExpired, "decap-ttl-expired", Drop, "Stripped, and the inner TTL or hop limit is used up.";
     NoSource, "no-source", Drop, "GUE towards a real of a family without tunnel.source_v4 or source_v6.";
+    VlanStacked, "vlan-stacked", Pass, "Two VLAN tags, or one of a provider's network (802.1ad): not looked into.";
 }
 
 impl Reason {

@@ -32,8 +32,8 @@ use toml::de::DeTable;
 pub use finding::{Finding, Kind};
 pub use mac::{Mac, MacError};
 pub use plan::{
-    Attach, Decap, DecapKinds, HealthEncap, MAX_DECAPS, MAX_PREFIX_VIPS, MAX_REALS, MAX_RING_SIZE, MAX_VIPS, ModeWish, Plan,
-    Profile, Then, TooBig,
+    Attach, Decap, DecapKinds, HealthEncap, MAX_DECAPS, MAX_INTERFACES, MAX_PREFIX_VIPS, MAX_REALS, MAX_RING_SIZE, MAX_VIPS,
+    ModeWish, Plan, Profile, Then, TooBig,
 };
 pub use prefix::Prefix;
 pub use reference::reference;

@@ -9,10 +9,11 @@ pub(crate) use tunnel::{GENEVE, GENEVE_ETHERNET, SHORT};
 
 use crate::memory::counters::{Event, count_event};
 use crate::memory::reals::{Hop, Method};
-use crate::memory::{Addr, Memory, Root, features};
+use crate::memory::{Addr, Memory, Real, Root, features};
 use crate::packet::Packet;
 use crate::parse::Flow;
 use crate::verdict::{Reason, Stop};
+use crate::vlan;
 use crate::wire::{Ethernet, Header, Ipv4, Ipv6, Udp};
 
 /// The most bytes that any method puts in front of the client's packet.
@@ -56,6 +57,29 @@ impl Path<'_> {
     }
 }
 
+/// Source MAC of a frame to a real. One that leaves by whichever of several interfaces it came in by has the MAC that it came
+/// to, unless the real's way has one.
+#[inline(always)]
+fn source<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, real: &Real, katran: bool) -> u64 {
+    // Katran answers with the MAC that it was called by.
+    if katran {
+        return called(packet);
+    }
+    if memory.has(root, features::SEVERAL) {
+        let own = real.from();
+        if own != 0 || real.out().interface == 0 {
+            return if own != 0 { own } else { called(packet) };
+        }
+    }
+    root.local_mac.get()
+}
+
+/// The MAC that the frame came to.
+#[inline(always)]
+fn called<P: Packet>(packet: &P) -> u64 {
+    Ethernet::view(packet, 0).map_or(0, Ethernet::destination)
+}
+
 /// Encapsulates the frame towards a real. `port`: the client's source port as the VIP's flags leave it, as on the wire.
 #[inline(always)]
 pub fn deliver<P: Packet, M: Memory>(
@@ -73,9 +97,7 @@ pub fn deliver<P: Packet, M: Memory>(
     }
     let katran = memory.has(root, features::KATRAN);
     let done = if hop.is_resolved() {
-        // Katran answers with the MAC that it was called by.
-        let called = |packet: &P| Ethernet::view(packet, 0).map(Ethernet::destination);
-        let from = if katran { called(packet).unwrap_or(0) } else { root.local_mac.get() };
+        let from = source(packet, memory, root, real, katran);
         // Made where it is used: what a function that is not inlined gets is written to the stack first.
         let path = || Path { root, hop, addr: real.addr(), katran, from, port };
         let in_tunnel = memory.has(root, features::TUNNELS) && !hop.is(Method::Ipip) && !hop.is(Method::L2);
@@ -91,6 +113,10 @@ pub fn deliver<P: Packet, M: Memory>(
     } else {
         Err(Reason::NoNextHop)
     };
+    let done = done.and_then(|()| {
+        let tag = if memory.can(features::VLANS) { vlan::leaving(flow.vlan, real.out().vlan) } else { 0 };
+        if tag == 0 || packet.put_tag(tag) { Ok(()) } else { Err(Reason::NoHeadroom) }
+    });
     done.map_err(|reason| {
         count_event(memory, if hop.is_v6() { Event::EncapFailedV6 } else { Event::EncapFailedV4 });
         Stop::of(reason)

@@ -39,6 +39,9 @@ pub const HAS_VIPS: u32 = 1 << 16;
 pub const DECAP: u32 = 1 << 17;
 /// Flag of an address, beside [`DECAP`]: what was in the tunnel is sent on instead.
 pub const EGRESS: u32 = 1 << 18;
+/// VIP flag: a real's frames have the tag that they came with, so that tagged ones need [`TAG_LEN`](crate::wire::TAG_LEN) more
+/// room.
+pub const SAME_TAG: u32 = 1 << 19;
 /// Where the VIP's room (bytes before the inner packet, at most 255) sits in the flags.
 const ROOM_SHIFT: u32 = 24;
 

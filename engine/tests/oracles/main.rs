@@ -10,4 +10,5 @@ mod methods;
 mod peers;
 mod strip;
 mod tunnels;
+mod vlans;
 mod writers;
