@@ -1,13 +1,13 @@
 //! The balancer: forwards, or hands the VIPs' frames to the AF_XDP workers, by the mode in the shared root.
 
 use crate::frame::Frame;
-use crate::tables::{Kernel, XSKS, again, flow};
+use crate::tables::{DEVICES, Kernel, XSKS, again, flow};
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use tandem_engine::memory::counters::{SeatCounter, count_seat};
 use tandem_engine::memory::vips::LOCAL;
-use tandem_engine::memory::{Memory, Mode, Root, features};
+use tandem_engine::memory::{Memory, Mode, Nat, Root, features};
 use tandem_engine::{Action, Flow, Part, Reason, Verdict, account, classify, finish, handover};
 
 /// The balancer.
@@ -17,6 +17,9 @@ pub fn balancer(ctx: XdpContext) -> u32 {
     let Some(kernel) = Kernel::new() else { return XDP_ABORTED };
     let Some(root) = kernel.root() else { return XDP_ABORTED };
     let (mut frame, flow) = (Frame::new(ctx.ctx), flow());
+    if kernel.has(root, features::SEVERAL) {
+        flow.interface = frame.interface();
+    }
     let verdict = match classify(&mut frame, &kernel, root, flow) {
         Ok(()) => match hand_over(&mut frame, &kernel, root, flow) {
             Some(action) => return action,
@@ -28,7 +31,28 @@ pub fn balancer(ctx: XdpContext) -> u32 {
         again(&ctx);
     }
     account(&verdict, flow, &kernel);
+    if kernel.has(root, features::SEVERAL) && (verdict.is_forwarded() || verdict.is_reply()) {
+        return leave(&frame, &kernel, flow, verdict.real);
+    }
     action(&verdict)
+}
+
+/// Sends a frame to its real by the interface that the way there has, and what a real behind NAT answers by that which its
+/// client's frames came by.
+#[inline(always)]
+fn leave(frame: &Frame, kernel: &Kernel, flow: &Flow, real: u32) -> u32 {
+    let interface = if flow.is_reply {
+        kernel.nat(flow.nat.wrapping_sub(1)).map_or(0, Nat::interface)
+    } else {
+        kernel.real(real).map_or(0, |real| real.out().interface)
+    };
+    if interface == 0 || interface == frame.interface() {
+        return XDP_TX;
+    }
+    DEVICES.redirect(interface, XDP_DROP as u64).unwrap_or_else(|action| {
+        count_seat(kernel, SeatCounter::NoInterface, 1);
+        action
+    })
 }
 
 #[inline(always)]
@@ -57,7 +81,7 @@ fn hand_over(frame: &mut Frame, kernel: &Kernel, root: &Root, flow: &Flow) -> Op
         count_seat(kernel, SeatCounter::NoSocket, 1);
         return None;
     }
-    if !handover::make_room(frame, &flow.vip) {
+    if !handover::make_room(frame, kernel, flow) {
         let verdict = Verdict::stop(Reason::NoHeadroom);
         account(&verdict, flow, kernel);
         return Some(XDP_DROP);

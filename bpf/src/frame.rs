@@ -4,7 +4,7 @@ use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use core::hint::black_box;
 use tandem_engine::memory::{Memory, Root};
-use tandem_engine::{Flow, Packet, Reason, Stop, encap, nat};
+use tandem_engine::{Flow, Packet, Reason, Stop, encap, nat, vlan};
 
 use crate::tables::{Kernel, known_flow};
 
@@ -38,6 +38,13 @@ impl Frame {
     pub fn rx_queue(&self) -> u32 {
         // SAFETY: as in `start`.
         unsafe { (*self.ctx).rx_queue_index }
+    }
+
+    /// The index of the interface that the frame came in by.
+    #[inline(always)]
+    pub fn interface(&self) -> u32 {
+        // SAFETY: as in `start`.
+        unsafe { (*self.ctx).ingress_ifindex }
     }
 
     /// Moves the frame's start by `by` bytes; positive: the frame gets shorter.
@@ -140,6 +147,19 @@ impl Packet for Frame {
         unsafe { tandem_nat_error(self.ctx, real) }
     }
 
+    /// A BPF function of its own, for the same reason; frames without a tag never call it.
+    #[inline(always)]
+    fn take_tag(&mut self) -> u32 {
+        // SAFETY: as in `sum`; every window ended with the borrow of `self`.
+        unsafe { tandem_take_tag(self.ctx) }
+    }
+
+    #[inline(always)]
+    fn put_tag(&mut self, tag: u32) -> bool {
+        // SAFETY: as in `take_tag`.
+        unsafe { tandem_put_tag(self.ctx, tag) != 0 }
+    }
+
     #[inline(always)]
     fn truncate(&mut self, len: usize) -> bool {
         let by = (len as i32).wrapping_sub(self.len() as i32);
@@ -202,3 +222,23 @@ pub unsafe extern "C" fn tandem_nat_error(ctx: *mut xdp_md, real: u32) -> u32 {
 }
 
 const NO_TABLES: u32 = Stop::raw(Some(Stop::of(Reason::NoReal)));
+
+/// Takes the VLAN tag off the frame. Global for the same reason.
+///
+/// # Safety
+/// As [`tandem_sum`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn tandem_take_tag(ctx: *mut xdp_md) -> u32 {
+    vlan::take(&mut Frame::new(ctx))
+}
+
+/// Puts a VLAN tag on the frame; 0: there is no room. Global for the same reason.
+///
+/// # Safety
+/// As [`tandem_sum`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn tandem_put_tag(ctx: *mut xdp_md, tag: u32) -> u32 {
+    vlan::put(&mut Frame::new(ctx), tag) as u32
+}

@@ -9,7 +9,7 @@ use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, ProgramArray, XskMap};
+use aya_ebpf::maps::{Array, DevMapHash, ProgramArray, XskMap};
 use aya_ebpf::programs::XdpContext;
 use tandem_engine::Flow;
 use tandem_engine::memory::counters::{Block, MAX_CPUS};
@@ -53,6 +53,9 @@ static mut FLOW: [MaybeUninit<Flow>; MAX_CPUS as usize] = [const { MaybeUninit::
 /// The balancer itself, for what was in a tunnel.
 #[map]
 static AGAIN: ProgramArray = ProgramArray::with_max_entries(1, 0);
+/// The interfaces that frames may leave by, by their indices.
+#[map]
+pub static DEVICES: DevMapHash = DevMapHash::with_max_entries(16, 0);
 /// The workers' sockets, by RX queue.
 #[map]
 pub static XSKS: XskMap = XskMap::with_max_entries(64, 0);
@@ -241,6 +244,10 @@ impl Memory for Kernel {
     fn has(&self, root: &Root, feature: u32) -> bool {
         // The constant first: the verifier removes what it leaves out.
         self.features & feature as u64 != 0 && root.features.get() & feature != 0
+    }
+    #[inline(always)]
+    fn can(&self, feature: u32) -> bool {
+        self.features & feature as u64 != 0
     }
     #[inline(always)]
     fn count(&self, index: u32) -> Option<&Line> {

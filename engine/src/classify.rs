@@ -11,15 +11,16 @@ use crate::memory::vips::{
 use crate::memory::{Memory, Root, features, root};
 use crate::nat::Ask;
 use crate::packet::Packet;
-use crate::parse::{Flow, Part, parse, parse_katran};
-use crate::strip::{self, Tunnel, Tunnels};
-use crate::verdict::NO_VIP;
+use crate::parse::{Flow, Part, ethertype, is_ip, parse, parse_behind, parse_katran};
+use crate::strip::{self, Looks, Tunnel, Tunnels};
 use crate::verdict::Reason::{
     BadLength, DecapTtlExpired, Decapsulated, EgressDecap, Fragment, FrameTooBig, FrameTooShort, Icmp, NoHeadroom, NotAVip,
-    NotConfigured, NotOurTunnel, TruncatedDropped, TtlExpired,
+    NotConfigured, NotIp, NotOurTunnel, TruncatedDropped, TruncatedIp, TtlExpired, VlanStacked,
 };
 use crate::verdict::Stop;
-use crate::wire::{self, Ethernet, Header, IPPROTO_TCP, Ipv4, Ipv6, Tcp, Udp};
+use crate::verdict::{Action, NO_VIP};
+use crate::vlan;
+use crate::wire::{self, Ethernet, Header, IPPROTO_TCP, Ipv4, Ipv6, TAG_LEN, Tcp, Udp};
 
 /// The destination port, in a flow's ports.
 const DESTINATION_PORT: u32 = 0xffff_0000;
@@ -30,6 +31,46 @@ const DESTINATION_PORT: u32 = 0xffff_0000;
 /// A batch can classify all its frames first and [`crate::finish`] them after their flow sets were asked for.
 #[inline(always)]
 pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<(), Stop> {
+    match find_vip(packet, memory, root, flow) {
+        // What is passed, answered or looked at again has its tag; what is dropped needs none.
+        Err(stop) if memory.can(features::VLANS) && flow.vlan != 0 && stop.action() != Action::Drop => {
+            as_it_came(packet, memory, flow)?;
+            Err(stop)
+        }
+        other => other,
+    }
+}
+
+/// Puts the tag back that a frame came with.
+#[inline(always)]
+pub(crate) fn as_it_came<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &Flow) -> Result<(), Stop> {
+    if memory.can(features::VLANS) && flow.vlan != 0 && !packet.put_tag(flow.vlan) {
+        return Err(Stop::of(NoHeadroom));
+    }
+    Ok(())
+}
+
+/// Takes the tag off a frame that is no IP packet without one.
+#[inline(always)]
+fn untag<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<(), Stop> {
+    if !memory.has(root, features::VLANS) {
+        return Err(Stop::of(NotIp));
+    }
+    match packet.take_tag() {
+        0 => return Err(Stop::of(NotIp)),
+        vlan::SHORT => return Err(Stop::of(TruncatedIp)),
+        vlan::STACKED => return Err(Stop::of(VlanStacked)),
+        tag => flow.vlan = tag,
+    }
+    flow.frame = flow.frame.wrapping_sub(TAG_LEN as u32);
+    if let Some(trace) = memory.trace() {
+        trace.vlan.set(flow.vlan);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<(), Stop> {
     let len = packet.len();
     flow.frame = len as u32;
     if len < Ethernet::LEN {
@@ -40,14 +81,27 @@ pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, f
     }
     let katran = memory.has(root, features::KATRAN);
     let opens = memory.has(root, features::DECAP_IPIP) || memory.has(root, features::DECAP_GUE);
-    // Asked before the call, which costs more than the answer.
-    if opens && strip::may_be_tunnel(packet, root.gue_port.get() as u16) {
-        decap(packet, memory, root, katran, flow)?;
+    if opens {
+        // Asked before the call, which costs more than the answer.
+        let mut looks = strip::looks(packet, root.gue_port.get() as u16);
+        if !katran && looks == Looks::NotIp {
+            untag(packet, memory, root, flow)?;
+            looks = strip::looks(packet, root.gue_port.get() as u16);
+        }
+        if looks == Looks::Tunnel {
+            decap(packet, memory, root, katran, flow)?;
+        }
     }
     if katran {
         parse_katran(packet, flow)?;
     } else {
-        parse(packet, flow)?;
+        let mut found = ethertype(packet)?;
+        // Asked here, where an IP packet without a tag does not come by.
+        if !is_ip(found) {
+            untag(packet, memory, root, flow)?;
+            found = ethertype(packet)?;
+        }
+        parse_behind(packet, flow, found)?;
         // Asked here, not there: a BPF call costs as much as the rest of a frame's classification.
         if flow.is_ping() || flow.part == Part::Later {
             unusual(packet, memory, root, flow)?;
@@ -55,7 +109,8 @@ pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, f
     }
     if flow.part == Part::Later {
         // The real that got the first fragment says which VIP it is.
-        flow.vip = Vip { id: NO_VIP, flags: Vip::flags_with_room(0, crate::ROOM_MAX as u8), ring: 0, ring_len: 0 };
+        let flags = Vip::flags_with_room(vips::SAME_TAG, crate::ROOM_MAX as u8);
+        flow.vip = Vip { id: NO_VIP, flags, ring: 0, ring_len: 0 };
         return fits(root, flow);
     }
     let nat = memory.has(root, features::NAT);
@@ -120,7 +175,8 @@ fn reply<M: Memory>(memory: &M, root: &Root, flow: &mut Flow) -> Result<(), Stop
         return Err(Stop::of(NotAVip));
     }
     flow.is_reply = true;
-    flow.vip = Vip { id: NO_VIP, flags: Vip::flags_with_room(0, crate::ROOM_MAX as u8), ring: 0, ring_len: 0 };
+    let flags = Vip::flags_with_room(vips::SAME_TAG, crate::ROOM_MAX as u8);
+    flow.vip = Vip { id: NO_VIP, flags, ring: 0, ring_len: 0 };
     fits(root, flow)
 }
 

@@ -1,20 +1,25 @@
 //! How the XDP program tells a worker what it did to a frame.
 //!
 //! In mode afxdp the program classifies the frame, makes room for the VIP's largest outer header in front of it and
-//! redirects it. The first bytes of that room hold a [`Handover`]:
+//! redirects it, without its VLAN tag. The first bytes of that room hold a [`Handover`]:
 //!
 //! ```text
 //! | Handover, 4 B | unused room | Ethernet | IP ...
 //! |<------- room bytes -------->|
 //! ```
 
-use crate::memory::Vip;
+use crate::memory::vips::SAME_TAG;
+use crate::memory::{Memory, features};
 use crate::packet::Packet;
-use crate::wire::{Header, header};
+use crate::parse::Flow;
+use crate::vlan;
+use crate::wire::{Header, TAG_LEN, header};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The version that both sides of one build speak.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
+/// Beside [`VERSION`], in the same byte: the frame had a VLAN tag.
+const TAGGED: u8 = 1 << 7;
 
 /// The header of a frame that was handed over, 4 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -22,10 +27,10 @@ pub const VERSION: u8 = 1;
 pub struct Handover {
     /// Bytes from here to the frame's Ethernet header.
     pub room: u8,
-    /// [`VERSION`].
+    /// [`VERSION`], and in the top bit whether there was a VLAN tag.
     pub version: u8,
-    /// Zero.
-    pub zero: [u8; 2],
+    /// The tag's control information, the low byte first; zero if there was none.
+    pub control: [u8; 2],
 }
 header!(Handover);
 
@@ -34,23 +39,33 @@ impl Handover {
     #[inline]
     pub fn read(received: &[u8]) -> Option<Self> {
         let (handover, _) = Self::read_from_prefix(received).ok()?;
-        let sane = handover.version == VERSION
+        let sane = handover.version & !TAGGED == VERSION
             && usize::from(handover.room) >= Self::LEN
             && usize::from(handover.room) <= received.len();
         sane.then_some(handover)
+    }
+
+    /// The VLAN tag that was taken off the frame, as [`vlan`] has it; 0: none.
+    #[inline(always)]
+    pub const fn vlan(&self) -> u32 {
+        let control = u16::from_le_bytes(self.control) as u32;
+        if self.version & TAGGED != 0 { vlan::PRESENT | control } else { 0 }
     }
 }
 
 /// Makes the room and writes the header. `false`: there is no room in front of the frame.
 #[inline(always)]
-pub fn make_room<P: Packet>(packet: &mut P, vip: &Vip) -> bool {
-    let room = vip.room().max(Handover::LEN as u32) as usize;
+pub fn make_room<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &Flow) -> bool {
+    let tag = if memory.can(features::VLANS) { flow.vlan } else { 0 };
+    let more = if tag != 0 && flow.vip.flags & SAME_TAG != 0 { TAG_LEN as u32 } else { 0 };
+    let room = flow.vip.room().wrapping_add(more).max(Handover::LEN as u32) as usize;
     if !packet.grow_head(room) {
         return false;
     }
+    let version = if tag != 0 { VERSION | TAGGED } else { VERSION };
     match Handover::view_mut(packet, 0) {
         Some(header) => {
-            *header = Handover { room: room as u8, version: VERSION, zero: [0; 2] };
+            *header = Handover { room: room as u8, version, control: (tag as u16).to_le_bytes() };
             true
         }
         None => false,

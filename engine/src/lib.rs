@@ -48,6 +48,7 @@ mod select;
 mod server_id;
 pub mod strip;
 mod verdict;
+pub mod vlan;
 pub mod wire;
 
 pub use classify::{classify, soon};
@@ -120,7 +121,9 @@ fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: 
     let is_local = memory.has(root, features::LOCAL)
         && flow.vip.flags & vips::LOCAL != 0
         && memory.real(real).is_some_and(|real| real.hop().is_local());
-    if !is_local {
+    if is_local {
+        classify::as_it_came(packet, memory, flow)?;
+    } else {
         encap::deliver(packet, memory, root, flow, real, port)?;
     }
     // Last: a frame that could not be sent leaves no flow, and the verifier's many ways through a set end right here.
@@ -163,7 +166,9 @@ fn later_fragment<P: Packet, M: Memory>(
     let vip = memory.real(real).and_then(memory::Real::owner).unwrap_or(NO_VIP);
     let bytes = flow.len;
     let is_local = memory.has(root, features::LOCAL) && memory.real(real).is_some_and(|real| real.hop().is_local());
-    if !is_local {
+    if is_local {
+        classify::as_it_came(packet, memory, flow)?;
+    } else {
         encap::deliver(packet, memory, root, flow, real, 0)?;
     }
     Ok(Verdict::chosen(is_local, vip, real, bytes, From::Flow))

@@ -2,6 +2,7 @@
 
 use crate::memory::{Memory, Root};
 use crate::parse::Flow;
+use crate::vlan;
 
 /// A frame that the core may read, write and grow at the head.
 ///
@@ -36,6 +37,22 @@ pub trait Packet {
     fn shrink_head(&mut self, by: usize) -> bool;
     /// Makes the frame end after its first `len` bytes. `false`: it is not that long, and nothing changed.
     fn truncate(&mut self, len: usize) -> bool;
+    /// Takes the VLAN tag off, if an IP packet is behind it; what it was, or why there is none: [`vlan::take`].
+    #[inline]
+    fn take_tag(&mut self) -> u32
+    where
+        Self: Sized,
+    {
+        vlan::take(self)
+    }
+    /// Puts a VLAN tag on ([`vlan::put`]). `false`: there is no room, and nothing changed.
+    #[inline]
+    fn put_tag(&mut self, tag: u32) -> bool
+    where
+        Self: Sized,
+    {
+        vlan::put(self, tag)
+    }
     /// The sum of the `len` bytes from offset `at`, for [`crate::checksum::finish`]; `None`: the frame has not all of them.
     #[inline]
     fn sum(&self, at: usize, len: usize) -> Option<u64>

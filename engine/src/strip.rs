@@ -8,9 +8,10 @@
 use crate::encap::{GENEVE, GENEVE_ETHERNET, SHORT};
 use crate::packet::Packet;
 use crate::verdict::Action;
+use crate::vlan;
 use crate::wire::{
-    ETHERTYPE_ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, IPPROTO_FRAGMENT, IPPROTO_GRE, IPPROTO_IPIP,
-    IPPROTO_IPV6, IPPROTO_UDP, Ipv4, Ipv6, Udp,
+    ETHERTYPE_ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Ethernet, Header, IPPROTO_FRAGMENT, IPPROTO_GRE,
+    IPPROTO_IPIP, IPPROTO_IPV6, IPPROTO_UDP, Ipv4, Ipv6, Udp,
 };
 
 /// Which tunnels are opened, and by whose rules.
@@ -131,11 +132,22 @@ pub fn find<P: Packet>(packet: &P, tunnels: &Tunnels) -> Result<Tunnel, Outcome>
     }
 }
 
-/// Whether a frame can be IPIP, or GUE to this port (as on the wire): what is not is no tunnel by any of the rules of [`find`].
+/// What a frame looks like at first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Looks {
+    /// No tunnel by any of the rules of [`find`].
+    Usual,
+    /// It can be IPIP, or GUE.
+    Tunnel,
+    /// It has no IP header, at least not without a tag.
+    NotIp,
+}
+
+/// Whether a frame can be IPIP, or GUE to this port (as on the wire).
 #[inline(always)]
-pub(crate) fn may_be_tunnel<P: Packet>(packet: &P, gue_port: u16) -> bool {
-    let Some(eth) = Ethernet::view(packet, 0) else { return false };
-    match eth.ethertype.get() {
+pub(crate) fn looks<P: Packet>(packet: &P, gue_port: u16) -> Looks {
+    let Some(eth) = Ethernet::view(packet, 0) else { return Looks::NotIp };
+    let may_be = match eth.ethertype.get() {
         ETHERTYPE_IPV4 => match Ipv4::view(packet, Ethernet::LEN) {
             Some(ip) => may_carry::<P, { Ethernet::LEN + Ipv4::LEN }>(packet, ip.protocol, gue_port),
             None => false,
@@ -144,8 +156,9 @@ pub(crate) fn may_be_tunnel<P: Packet>(packet: &P, gue_port: u16) -> bool {
             Some(ip) => may_carry::<P, { Ethernet::LEN + Ipv6::LEN }>(packet, ip.next_header, gue_port),
             None => false,
         },
-        _ => false,
-    }
+        _ => return Looks::NotIp,
+    };
+    if may_be { Looks::Tunnel } else { Looks::Usual }
 }
 
 /// `AT`: where UDP is behind an IP header without options, as all tunnels have.
@@ -338,7 +351,26 @@ const fn truncated(tunnels: &Tunnels) -> Outcome {
 #[inline(always)]
 pub fn decapsulate<P: Packet>(packet: &mut P, tunnels: &Tunnels, mut count: impl FnMut(u32)) -> Outcome {
     count(Extra::Total.index());
-    let outcome = match find(packet, tunnels) {
+    let outcome = strip_behind_tag(packet, tunnels, &mut count);
+    count(outcome as u32);
+    outcome
+}
+
+/// A VLAN tag is taken off before, and put on again. Katran knows none.
+#[inline(always)]
+fn strip_behind_tag<P: Packet>(packet: &mut P, tunnels: &Tunnels, count: &mut impl FnMut(u32)) -> Outcome {
+    let is_tagged = !tunnels.katran && Ethernet::view(packet, 0).is_some_and(|eth| eth.ethertype.get() == ETHERTYPE_VLAN);
+    let tag = if is_tagged { packet.take_tag() } else { 0 };
+    let outcome = strip_found(packet, tunnels, count);
+    if tag & vlan::PRESENT != 0 && outcome.action() != Action::Drop && !packet.put_tag(tag) {
+        return Outcome::DecapFailed;
+    }
+    outcome
+}
+
+#[inline(always)]
+fn strip_found<P: Packet>(packet: &mut P, tunnels: &Tunnels, count: &mut impl FnMut(u32)) -> Outcome {
+    match find(packet, tunnels) {
         Ok(tunnel) if !tunnel.is_whole(packet) => Outcome::TruncatedDropped,
         Ok(tunnel) if tunnel.strip(packet) => {
             count(if tunnel.outer_v6 { Extra::OuterV6 } else { Extra::OuterV4 }.index());
@@ -354,9 +386,7 @@ pub fn decapsulate<P: Packet>(packet: &mut P, tunnels: &Tunnels, mut count: impl
         }
         Ok(_) => Outcome::DecapFailed,
         Err(outcome) => outcome,
-    };
-    count(outcome as u32);
-    outcome
+    }
 }
 
 macro_rules! outcomes {

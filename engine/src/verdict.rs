@@ -160,6 +160,12 @@ impl Verdict {
         self.index() == Reason::Forwarded as u32
     }
 
+    /// Sent back to a client.
+    #[inline(always)]
+    pub const fn is_reply(&self) -> bool {
+        self.index() == Reason::NatReply as u32
+    }
+
     /// Stripped of a tunnel, and to be looked at again from its start.
     #[inline(always)]
     pub const fn is_again(&self) -> bool {
@@ -244,8 +250,8 @@ macro_rules! reasons {
 reasons! {
     Forwarded, "forwarded", Tx, "Encapsulated and sent towards a real.";
     NotConfigured, "not-configured", Pass, "The tables are empty or of another layout.";
-    NotIp, "not-ip", Pass, "Neither IPv4 nor IPv6: ARP, VLAN tags and the like.";
-    TruncatedIp, "truncated-ip", Pass, "The frame ends inside the IP header.";
+    NotIp, "not-ip", Pass, "Neither IPv4 nor IPv6, with or without a VLAN tag: ARP and the like. Profile katran: every tagged frame.";
+    TruncatedIp, "truncated-ip", Pass, "The frame ends inside the IP header, or inside a VLAN tag.";
     MalformedIp, "malformed-ip", Pass, "The version is not the EtherType's, or the IPv4 header length is below 20 bytes.";
     ExtensionHeaders, "extension-headers", Pass, "More IPv6 extension headers than are walked, or a malformed one.";
     Fragment, "fragment", Pass, "An IP fragment to an address without VIPs.";
@@ -277,6 +283,7 @@ reasons! {
     NatFull, "nat-full", Drop, "To a VIP behind NAT: no port or place is free for a new connection.";
     NatUnknown, "nat-unknown", Drop, "To a VIP behind NAT: an ICMP error about no connection that is known.";
     NatUntranslatable, "nat-untranslatable", Drop, "NAT between IPv4 and IPv6: a fragment, or an ICMP error that the other one has not.";
+    VlanStacked, "vlan-stacked", Pass, "Two VLAN tags, or one of a provider's network (802.1ad): not looked into.";
 }
 
 impl Reason {

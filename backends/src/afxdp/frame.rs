@@ -21,6 +21,7 @@ pub struct FrameBuf<'a> {
     head: usize,
     end: usize,
     moved: bool,
+    vlan: u32,
 }
 
 impl<'a> FrameBuf<'a> {
@@ -28,8 +29,15 @@ impl<'a> FrameBuf<'a> {
     /// `length` bytes were received. `None` if they do not start with a sane hand-over header.
     #[inline]
     pub fn received(chunk: &'a mut [u8], length: usize) -> Option<Self> {
-        let head = usize::from(Handover::read(chunk.get(..length)?)?.room);
-        (head + Ethernet::LEN <= length).then_some(Self { chunk, head, end: length, moved: false })
+        let handover = Handover::read(chunk.get(..length)?)?;
+        let (head, vlan) = (usize::from(handover.room), handover.vlan());
+        (head + Ethernet::LEN <= length).then_some(Self { chunk, head, end: length, moved: false, vlan })
+    }
+
+    /// The VLAN tag that the kernel seat took off, as [`tandem_engine::vlan`] has it; 0: none.
+    #[inline]
+    pub fn vlan(&self) -> u32 {
+        self.vlan
     }
 
     /// Puts the frame at the descriptor's start, if it is not there, and tells its length.

@@ -35,6 +35,7 @@ pub fn handle<M: Memory>(frames: &mut [Option<FrameBuf<'_>>], memory: &M, flows:
     let mut ready: u32 = 0;
     for (i, (frame, flow)) in frames.iter_mut().zip(flows.iter_mut()).enumerate() {
         *flow = Flow::default();
+        flow.vlan = frame.as_ref().map_or(0, FrameBuf::vlan);
         match frame.as_mut().map(|frame| classify(frame, memory, root, flow)) {
             Some(Ok(())) => {
                 soon(memory, flow);

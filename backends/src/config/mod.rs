@@ -34,8 +34,8 @@ pub use finding::{Finding, Kind};
 pub use mac::{Mac, MacError};
 pub use nat::NatPlan;
 pub use plan::{
-    Attach, Decap, DecapKinds, HealthEncap, MAX_DECAPS, MAX_PREFIX_VIPS, MAX_REALS, MAX_RING_SIZE, MAX_VIPS, ModeWish, Plan,
-    Profile, Then, TooBig,
+    Attach, Decap, DecapKinds, HealthEncap, MAX_DECAPS, MAX_INTERFACES, MAX_PREFIX_VIPS, MAX_REALS, MAX_RING_SIZE, MAX_VIPS,
+    ModeWish, Plan, Profile, Then, TooBig,
 };
 pub use prefix::Prefix;
 pub use reference::reference;

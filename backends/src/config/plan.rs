@@ -40,11 +40,15 @@ pub(super) const KATRAN_SOURCES_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x100, 0, 0,
 /// Idle time of UDP flows if none is given.
 pub(super) const UDP_IDLE: Duration = Duration::from_secs(30);
 
+/// Interfaces at most.
+pub const MAX_INTERFACES: usize = 8;
+
 /// A validated configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Plan {
-    /// Where VIP traffic arrives: one name, or none if the file names none (enough for `replay` and `trace`, not for `run`).
+    /// Where VIP traffic arrives and leaves: names, or none if the file names none (enough for `replay` and `trace`, not for
+    /// `run`).
     pub interfaces: Vec<String>,
     /// The seat that was asked for.
     pub mode: ModeWish,

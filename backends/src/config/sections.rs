@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::finding::Kind;
 use super::keys::{self, Section};
 use super::nat::{self, NatPlan};
-use super::plan::{self, Attach, DecapKinds, ModeWish, Plan, Profile, TooBig};
+use super::plan::{self, Attach, DecapKinds, MAX_INTERFACES, ModeWish, Plan, Profile, TooBig};
 use super::reader::{Place, Reader};
 use super::service::Encap;
 use super::tables::Table;
@@ -92,9 +92,15 @@ fn defaults() -> Plan {
 }
 
 fn read_node(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
-    plan.interfaces = interfaces(reader, table).into_iter().collect();
+    plan.interfaces = interfaces(reader, table);
     let modes = [("auto", ModeWish::Auto), ("xdp", ModeWish::Xdp), ("afxdp", ModeWish::Afxdp)];
     plan.mode = reader.choice(table, "mode", &modes).unwrap_or(plan.mode);
+    if plan.mode == ModeWish::Afxdp && plan.interfaces.len() > 1 {
+        let place = reader.any(table, "mode").map_or_else(|| table.place.clone(), |item| item.place);
+        let problem =
+            format!("workers for several interfaces are of a later version, not available yet (found {})", plan.interfaces.len());
+        reader.mistake(Kind::NotYet, &place, problem, "set mode = \"xdp\", or name one interface".to_owned());
+    }
     let attaches = [("native", Attach::Native), ("generic", Attach::Generic)];
     plan.attach = reader.choice(table, "attach", &attaches).unwrap_or(plan.attach);
     plan.next_hop_mac = reader.text(table, "next_hop_mac", values::station);
@@ -104,24 +110,31 @@ fn read_node(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
     plan.cores = cores(reader, table);
 }
 
-/// The one interface, as a text or as an array of one.
-fn interfaces(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<String> {
+/// One interface as a text, or several as an array.
+fn interfaces(reader: &mut Reader<'_>, table: &Table<'_>) -> Vec<String> {
     const NAME: &str = "interface";
-    let item = reader.any(table, NAME)?;
+    let Some(item) = reader.any(table, NAME) else { return Vec::new() };
     if !matches!(item.value, DeValue::Array(_)) {
-        return reader.text_of(table, NAME, &item, values::interface);
+        return reader.text_of(table, NAME, &item, values::interface).into_iter().collect();
     }
-    let array = reader.array(table, NAME)?;
-    match array.value.as_slice() {
-        [] => reader.wrong_type(table, NAME, &item),
-        [one] => reader.text_of(table, NAME, one, values::interface),
-        several => {
-            let problem = format!("several interfaces are of a later version, not available yet (found {})", several.len());
-            let cure = "accepted now: one name".to_owned();
-            reader.mistake(Kind::NotYet, &array.place, problem, cure);
-            None
+    let Some(array) = reader.array(table, NAME) else { return Vec::new() };
+    if array.value.is_empty() {
+        let _: Option<String> = reader.wrong_type(table, NAME, &item);
+    }
+    let mut names: Vec<String> = Vec::new();
+    for item in &array.value {
+        let Some(name) = reader.text_of(table, NAME, item, values::interface) else { continue };
+        if names.contains(&name) {
+            let problem = format!("the same interface twice (found {name:?})");
+            reader.mistake(Kind::Conflict, &item.place, problem, "remove one of them".to_owned());
         }
+        names.push(name);
     }
+    if names.len() > MAX_INTERFACES {
+        let problem = format!("too many interfaces (found {})", names.len());
+        reader.mistake(Kind::Value, &array.place, problem, format!("{MAX_INTERFACES} at most"));
+    }
+    names
 }
 
 fn cores(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Vec<usize>> {

@@ -28,6 +28,9 @@ pub fn features(plan: &Plan) -> u32 {
         (bits::LOCAL, any(VipFlags::LOCAL)),
         (bits::GLOBAL, any(VipFlags::GLOBAL_FLOW_TABLE)),
         (bits::HASH_FLAGS, any(VipFlags::HASH_DPORT_ONLY | VipFlags::HASH_SRC_DST_PORT)),
+        // Frames without a tag pay for a look at the way out alone.
+        (bits::VLANS, plan.profile == Profile::Standard),
+        (bits::SEVERAL, plan.interfaces.len() > 1),
         // A number is always in force.
         (bits::GUARD, true),
     ]

@@ -108,7 +108,8 @@ fn of_reason(reason: Reason) -> &'static str {
         | Reason::NatReply
         | Reason::NatFull
         | Reason::NatUnknown
-        | Reason::NatUntranslatable => "",
+        | Reason::NatUntranslatable
+        | Reason::VlanStacked => "",
     }
 }
 
@@ -193,5 +194,8 @@ fn of_seat(counter: SeatCounter) -> &'static str {
         SeatCounter::VipGone => "Worker: the frame's VIP was removed while it was under way.",
         SeatCounter::Defect => "Worker: a frame that must not come here, or a bad hand-over header. Always 0.",
         SeatCounter::TxFull => "Worker: a frame was dropped because the TX ring stayed full.",
+        SeatCounter::NoInterface => {
+            "Either: a frame was dropped because the way to its real leaves by an interface that is not in node.interface."
+        }
     }
 }

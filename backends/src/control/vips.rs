@@ -6,6 +6,8 @@ use hashbrown::{HashMap, HashSet};
 use tandem_engine::memory::counters::vip_at;
 use tandem_engine::memory::vips::{self as flags, MAX_VIPS};
 use tandem_engine::memory::{RingLine, Vip as Entry, VipKey};
+use tandem_engine::vlan::{PRESENT, leaving};
+use tandem_engine::wire::TAG_LEN;
 use tandem_engine::{NO_VIP, room_for};
 
 use super::apply::{Changes, Control};
@@ -35,7 +37,7 @@ impl Control {
         changes.reals_added += self.fill_reals(vip, plan, id, hops);
         let before = vip_table::slot(&self.tables, &key).and_then(|slot| slot.entry()).map(|(_, entry)| entry);
         let (ring, ring_len) = self.place_ring(vip, plan, id, before, grace, changes)?;
-        self.put_entry(&key, Entry { id, flags: entry_flags(vip, plan), ring, ring_len }, before, grace)?;
+        self.put_entry(&key, Entry { id, flags: self.entry_flags(vip, plan, id), ring, ring_len }, before, grace)?;
         if before.is_none() {
             self.vips.insert(key, id);
             changes.vips_added += 1;
@@ -158,6 +160,31 @@ impl Control {
         vips.retain(|key, _| vip_table::slot(tables, key).is_some());
     }
 
+    /// The VIP's flags, with the room of the largest real that its packets can go to. The reals are filled.
+    fn entry_flags(&self, vip: &Vip, plan: &Plan, id: u32) -> u32 {
+        let named = VipFlags::QUIC | VipFlags::UDP_STABLE_ROUTING | VipFlags::SOURCE_ROUTING;
+        let others = vip.flags.intersects(named) || plan.tcp_server_id;
+        let room = |owner, address: IpAddr, encap: Encap, inner| {
+            let header = room_for(address.is_ipv6(), method(encap, inner));
+            let real = self.reals.get(&(owner, address)).and_then(|real| self.tables.reals().get(usize::from(*real)));
+            let vlan = real.map_or(0, |real| real.out().vlan);
+            // Of frames without a tag, and with one.
+            [leaving(0, vlan), leaving(PRESENT, vlan)].map(|tag| if tag == 0 { header } else { header + TAG_LEN as u8 })
+        };
+        let own = plan.kept(vip).map(|real| room(Some(id), real.address, real.encap, vip.geneve_inner));
+        let unowned = plan.unowned_reals().filter(|_| others).map(|address| room(None, address, plan.encap, GeneveInner::Ip));
+        let [plain, tagged] = own.chain(unowned).fold([0, 0], |[a, b], [plain, tagged]| [a.max(plain), b.max(tagged)]);
+        let same = if tagged > plain { flags::SAME_TAG } else { 0 };
+        let by_nat = |encap: Encap, address: IpAddr| match (encap, address) {
+            (Encap::Nat, IpAddr::V4(_)) => flags::NAT_V4,
+            (Encap::Nat, IpAddr::V6(_)) => flags::NAT_V6,
+            _ => 0,
+        };
+        let own = plan.kept(vip).map(|real| by_nat(real.encap, real.address));
+        let unowned = plan.unowned_reals().filter(|_| others).map(|address| by_nat(plan.encap, address));
+        Entry::flags_with_room(own.chain(unowned).fold(bits(vip.flags) | same, |flags, flag| flags | flag), plain)
+    }
+
     fn new_vip_id(&self) -> Result<u32, ControlError> {
         let taken: HashSet<u32> = self.vips.values().copied().collect();
         let free = (0..MAX_VIPS).find(|id| !taken.contains(id));
@@ -194,24 +221,6 @@ fn addresses(plan: &Plan) -> HashMap<VipKey, Known> {
         known.source = index;
     }
     addresses
-}
-
-/// The VIP's flags, with the room of the largest real that its packets can go to.
-fn entry_flags(vip: &Vip, plan: &Plan) -> u32 {
-    let named = VipFlags::QUIC | VipFlags::UDP_STABLE_ROUTING | VipFlags::SOURCE_ROUTING;
-    let others = vip.flags.intersects(named) || plan.tcp_server_id;
-    let room = |address: IpAddr, encap: Encap, inner| room_for(address.is_ipv6(), method(encap, inner));
-    let own = plan.kept(vip).map(|real| room(real.address, real.encap, vip.geneve_inner));
-    let unowned = plan.unowned_reals().map(|address| room(address, plan.encap, GeneveInner::Ip));
-    let room = own.chain(unowned.filter(|_| others)).max().unwrap_or_default();
-    let by_nat = |encap: Encap, address: IpAddr| match (encap, address) {
-        (Encap::Nat, IpAddr::V4(_)) => flags::NAT_V4,
-        (Encap::Nat, IpAddr::V6(_)) => flags::NAT_V6,
-        _ => 0,
-    };
-    let own = plan.kept(vip).map(|real| by_nat(real.encap, real.address));
-    let unowned = plan.unowned_reals().filter(|_| others).map(|address| by_nat(plan.encap, address));
-    Entry::flags_with_room(own.chain(unowned).fold(bits(vip.flags), |flags, flag| flags | flag), room)
 }
 
 fn bits(of: VipFlags) -> u32 {

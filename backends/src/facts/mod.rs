@@ -4,6 +4,5 @@
 mod netlink;
 mod privileges;
 
-pub(crate) use netlink::macs;
 pub use netlink::{Attached, FactError, Interface, Netlink, NextHop, NoHop};
 pub use privileges::{Missing, check_privileges, is_bpffs};

@@ -14,7 +14,6 @@ use rtnetlink::{Handle, RouteMessageBuilder};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::config::{Attach, Mac};
-use crate::control::Hops;
 
 /// Why the host cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -261,11 +260,6 @@ impl Netlink {
         let request = self.handle.neighbours().add(interface, via).state(NeighbourState::None).flags(NeighbourFlags::Use);
         let _ = request.replace().execute().await;
     }
-}
-
-/// The MACs alone.
-pub(crate) fn macs(hops: &HashMap<IpAddr, Result<NextHop, NoHop>>) -> Hops {
-    hops.iter().map(|(real, hop)| (*real, hop.as_ref().ok().map(|hop| hop.mac))).collect()
 }
 
 fn netlink(error: rtnetlink::Error) -> FactError {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use serde::Serialize;
+use tandem_engine::vlan::PRESENT;
 use tandem_engine::{From, Reason, Verdict};
 
 use crate::control::{key_name, words_addr};
@@ -64,6 +65,8 @@ pub struct Decision {
     pub action: Action,
     /// Why: the counter that moved.
     pub reason: Option<Reason>,
+    /// The VLAN tag that was taken off: its control information.
+    pub vlan: Option<u16>,
     /// The VIP's id, and its name.
     pub vip: Option<(u32, String)>,
     /// The real's id, and its address.
@@ -96,6 +99,7 @@ impl Decision {
         Self {
             action,
             reason: index(cell.reason.get()).and_then(Reason::from_index),
+            vlan: Some(cell.vlan.get()).filter(|tag| tag & PRESENT != 0).map(|tag| tag as u16),
             vip,
             real,
             from: index(cell.from.get()).and_then(|from| From::ALL.into_iter().find(|f| *f as u32 == from)),
@@ -112,6 +116,7 @@ impl Decision {
         Self {
             action: Action::Drop,
             reason: Some(Reason::FrameTooShort),
+            vlan: None,
             vip: None,
             real: None,
             from: None,

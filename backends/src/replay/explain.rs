@@ -14,6 +14,9 @@ pub fn explain(decision: &Decision, tables: &Tables, out: &[u8]) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{what:<10}{value}");
     };
+    if let Some(control) = decision.vlan {
+        line("vlan", tag(control));
+    }
     match &decision.vip {
         Some((id, name)) => line("vip", format!("{name} (id {id}){}", vip_details(tables, *id))),
         None => line("vip", "none".to_owned()),
@@ -54,6 +57,12 @@ fn vip_details(tables: &Tables, id: u32) -> String {
     })
 }
 
+/// A tag's control information.
+fn tag(control: u16) -> String {
+    let drop = if control & 0x1000 != 0 { ", drop eligible" } else { "" };
+    format!("{}, priority {}{drop}", control & 0xfff, control >> 13)
+}
+
 /// The headers that were put in front.
 fn outer(frame: &[u8]) -> String {
     let Ok(packet) = SlicedPacket::from_ethernet(frame) else { return "unreadable".to_owned() };
@@ -86,5 +95,9 @@ fn outer(frame: &[u8]) -> String {
         }
         _ => "no IP header".to_owned(),
     };
-    format!("{}{ip}", macs.unwrap_or_default())
+    let vlan = match frame.get(12..16) {
+        Some([0x81, 0, high, low]) => format!("VLAN {}, ", tag(u16::from_be_bytes([*high, *low]))),
+        _ => String::new(),
+    };
+    format!("{}{vlan}{ip}", macs.unwrap_or_default())
 }

@@ -7,16 +7,17 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, never, select, tick};
 use hashbrown::HashMap;
+use tandem_engine::memory::reals::Out;
 use tandem_engine::memory::{Mode, VipSlot};
-use tandem_engine::wire::Ethernet;
+use tandem_engine::wire::{Ethernet, mac_word};
 
 use super::error::RunError;
 use super::protocol::{ModeName, ModeReport, Paths, Request, WorkerRow};
 use super::server::{Asked, Server};
 use crate::afxdp::{Ask, Bound, Event, Seat, SeatConfig, receive_queues};
 use crate::config::{Attach, Encap, ModeWish, Plan};
-use crate::control::{Control, Counters, Facts, KernelGrace, marks};
-use crate::facts::{Interface, Netlink, NextHop, NoHop, check_privileges, is_bpffs, macs};
+use crate::control::{Control, Counters, Facts, Hops, KernelGrace, Reached, marks};
+use crate::facts::{Interface, Netlink, NextHop, NoHop, check_privileges, is_bpffs};
 use crate::memory::{Plain, Sizes, Tables};
 use crate::xdp::{Balancer, Role, SlotWish};
 
@@ -70,7 +71,10 @@ pub fn run(plan: &Plan, options: &Options, stop: &AtomicBool, ready: impl FnOnce
 
 struct Running {
     plan: Plan,
+    /// The first of the interfaces, which supplies what is not configured.
     interface: Interface,
+    /// All of them.
+    interfaces: Vec<Interface>,
     netlink: Netlink,
     balancer: Balancer,
     control: Control,
@@ -84,15 +88,15 @@ struct Running {
 impl Running {
     fn start(plan: &Plan, paths: &Paths, slot: Option<&SlotWish>) -> Result<Self, RunError> {
         let netlink = Netlink::open()?;
-        let name = plan.interfaces.first().ok_or(RunError::NoInterface)?;
-        let interface = netlink.interface(name)?;
+        let interfaces = plan.interfaces.iter().map(|name| netlink.interface(name)).collect::<Result<Vec<_>, _>>()?;
+        let interface = interfaces.first().ok_or(RunError::NoInterface)?.clone();
         match slot {
+            Some(_) if interfaces.len() > 1 => return Err(RunError::SlotOfSeveral),
             Some(slot) => Balancer::check_slot(&paths.pins, slot, &interface)?,
-            None => Balancer::check_left(&paths.pins, &interface)?,
+            None => Balancer::check_left(&paths.pins, &interfaces)?,
         }
         let cpus = aya::util::nr_cpus().map_or(1, |n| n as u32);
-        let queues = queues(&interface.name)?;
-        let needed = cpus + queues;
+        let needed = cpus + queues(&interface.name)?;
         let balancer = Balancer::load(&Role::Forward(paths.pins.clone()), Sizes::for_plan(plan, needed))?;
         let found = balancer.tables().blocks();
         if found < needed {
@@ -102,15 +106,16 @@ impl Running {
         if control.is_configured() {
             log::info!("taking over the tables that are pinned in {}", paths.pins.display());
         }
-        let facts = facts(plan, &interface, &netlink, &balancer)?;
+        let facts = facts(plan, &interfaces, &netlink, &balancer)?;
         // A process that was killed in mode afxdp left no workers.
         balancer.tables().root().switch(Mode::Xdp);
         let changes = control.apply(plan, &facts, &KernelGrace)?;
         log::info!("{}: {} VIPs, {changes:?}", interface.name, plan.vips.len());
-        warn_of_large_frames(plan, &interface, balancer.tables());
+        interfaces.iter().for_each(|interface| warn_of_large_frames(plan, interface, balancer.tables()));
         let mut running = Self {
             plan: plan.clone(),
             interface,
+            interfaces,
             netlink,
             balancer,
             control,
@@ -121,7 +126,7 @@ impl Running {
         };
         match slot {
             Some(slot) => running.balancer.enter(slot, &running.interface)?,
-            None => running.balancer.attach(&running.interface, plan.attach)?,
+            None => running.attach()?,
         }
         running.start_probes()?;
         if let Err(error) = running.choose_mode() {
@@ -129,6 +134,13 @@ impl Running {
             return Err(error);
         }
         Ok(running)
+    }
+
+    fn attach(&mut self) -> Result<(), RunError> {
+        if self.interfaces.len() > 1 {
+            self.balancer.set_devices(&self.interfaces)?;
+        }
+        Ok(self.balancer.attach(&self.interfaces, self.plan.attach)?)
     }
 
     /// Sends the probes of health checks to the reals of their marks, if the configuration names any.
@@ -148,6 +160,7 @@ impl Running {
         match self.plan.mode {
             ModeWish::Xdp => "the configuration says so".clone_into(&mut self.why),
             ModeWish::Afxdp => self.switch(ModeName::Afxdp, Ask::Prefer, "the configuration says so")?,
+            ModeWish::Auto if self.interfaces.len() > 1 => "auto: several interfaces".clone_into(&mut self.why),
             ModeWish::Auto => match self.switch(ModeName::Afxdp, Ask::Require, "auto: the driver has zero-copy AF_XDP") {
                 Ok(()) => {}
                 Err(error) => self.why = format!("auto: AF_XDP pays only with zero-copy, and there is none here ({error})"),
@@ -179,6 +192,9 @@ impl Running {
     }
 
     fn start_workers(&mut self, ask: Ask) -> Result<(), RunError> {
+        if self.interfaces.len() > 1 {
+            return Err(RunError::WorkersOfSeveral);
+        }
         if self.seat.as_ref().is_some_and(|seat| !seat.sockets().is_empty()) {
             return Ok(());
         }
@@ -229,13 +245,15 @@ impl Running {
 
     /// What has to be seen to now and then.
     fn look(&mut self) -> Result<(), RunError> {
-        match self.netlink.interface(&self.interface.name) {
-            Ok(now) if now.index == self.interface.index => {}
-            _ => return Err(RunError::Vanished(self.interface.name.clone())),
+        for interface in &self.interfaces {
+            match self.netlink.interface(&interface.name) {
+                Ok(now) if now.index == interface.index => {}
+                _ => return Err(RunError::Vanished(interface.name.clone())),
+            }
         }
         if self.plan.next_hop_mac.is_none() {
-            let hops = self.netlink.next_hops(self.interface.index, &self.plan.reals())?;
-            let changed = self.control.set_hops(&macs(&hops));
+            let hops = found(&self.netlink, &self.interfaces, &self.plan.reals(), Duration::ZERO)?;
+            let changed = self.control.set_hops(&reached(&self.plan, &self.interfaces, &hops));
             if changed > 0 {
                 log::info!("{}: the next hops of {changed} reals changed", self.interface.name);
             }
@@ -288,7 +306,7 @@ impl Running {
         ModeReport {
             mode: self.mode(),
             why: self.why.clone(),
-            interface: self.interface.name.clone(),
+            interface: self.plan.interfaces.join(", "),
             attach: attach.to_owned(),
             workers: workers.collect(),
         }
@@ -316,7 +334,8 @@ impl Running {
 }
 
 /// What the host supplies: addresses, MACs, next hops, a key.
-fn facts(plan: &Plan, interface: &Interface, netlink: &Netlink, balancer: &Balancer) -> Result<Facts, RunError> {
+fn facts(plan: &Plan, interfaces: &[Interface], netlink: &Netlink, balancer: &Balancer) -> Result<Facts, RunError> {
+    let interface = interfaces.first().ok_or(RunError::NoInterface)?;
     let name = &interface.name;
     let lacks = |what: &str, key: &str| {
         RunError::Lacks(format!("{name} has no {what}, and the configuration does not say one; set {key}"))
@@ -332,20 +351,50 @@ fn facts(plan: &Plan, interface: &Interface, netlink: &Netlink, balancer: &Balan
     }
     let reals = plan.reals();
     let hops = match plan.next_hop_mac {
-        Some(mac) => reals.iter().map(|real| (*real, Some(mac))).collect(),
+        Some(mac) => {
+            // Without a MAC of its own, a frame leaves with that of the interface it came in by.
+            let from = plan.local_mac.filter(|_| interfaces.len() > 1).map_or(0, |mac| mac_word(mac.0));
+            reals.iter().map(|real| (*real, Some(Reached { from, ..Reached::from(mac) }))).collect()
+        }
         None => {
-            let found = netlink.next_hops_within(interface.index, &reals, PATIENCE)?;
-            for (real, no) in found.iter().filter_map(|(real, hop)| Some((real, hop.as_ref().err()?))) {
+            let found = found(netlink, interfaces, &reals, PATIENCE)?;
+            for (real, no) in found.iter().filter_map(|(real, (_, hop))| Some((real, hop.as_ref().err()?))) {
                 log::warn!("real {real}: {no}; until then its frames are dropped and counted as no-next-hop");
             }
             no_gateway_to_l2(plan, &found)?;
-            macs(&found)
+            reached(plan, interfaces, &found)
         }
     };
     let udp_idle_ticks = balancer.clock().ticks(plan.udp_idle);
     let nat_idle_ticks = plan.nat.idle.map(|idle| balancer.clock().ticks(idle));
     let second_ticks = balancer.clock().ticks(Duration::from_secs(1));
     Ok(Facts { local_mac, source_v4, source_v6, udp_idle_ticks, nat_idle_ticks, second_ticks, key: random_key()?, hops })
+}
+
+/// The next hop of each real, and the interface that it is behind.
+type Found = HashMap<IpAddr, (u32, Result<NextHop, NoHop>)>;
+
+/// Looks for the next hops of reals behind any of the interfaces; those that do not answer have this long.
+fn found(netlink: &Netlink, interfaces: &[Interface], reals: &[IpAddr], patience: Duration) -> Result<Found, RunError> {
+    let mut found = Found::new();
+    for interface in interfaces {
+        let known = |real: &&IpAddr| found.get(*real).is_none_or(|(_, hop)| matches!(hop, Err(NoHop::Elsewhere(_))));
+        let missing: Vec<IpAddr> = reals.iter().filter(known).copied().collect();
+        let hops = netlink.next_hops_within(interface.index, &missing, patience)?;
+        found.extend(hops.into_iter().map(|(real, hop)| (real, (interface.index, hop))));
+    }
+    Ok(found)
+}
+
+/// As the tables have it: with one interface, frames leave by the one that they came in by.
+fn reached(plan: &Plan, interfaces: &[Interface], found: &Found) -> Hops {
+    let to = |index: u32, hop: &NextHop| {
+        let out = Out { interface: if interfaces.len() > 1 { index } else { 0 }, ..Out::default() };
+        let own = interfaces.iter().find(|interface| interface.index == index).and_then(|interface| interface.mac);
+        let from = own.filter(|_| plan.local_mac.is_none() && out.interface != 0).map_or(0, |mac| mac_word(mac.0));
+        Reached { mac: hop.mac, out, from }
+    };
+    found.iter().map(|(real, (index, hop))| (*real, hop.as_ref().ok().map(|hop| to(*index, hop)))).collect()
 }
 
 /// What fits into `tunnel.max_frame` has to fit into the interface's MTU with its outer headers, too: the driver drops what
@@ -367,9 +416,9 @@ fn warn_of_large_frames(plan: &Plan, interface: &Interface, tables: &Tables) {
 }
 
 /// A frame without a tunnel has to go to the real itself: a gateway would route it by its destination, back to us.
-fn no_gateway_to_l2(plan: &Plan, hops: &HashMap<IpAddr, Result<NextHop, NoHop>>) -> Result<(), RunError> {
+fn no_gateway_to_l2(plan: &Plan, hops: &Found) -> Result<(), RunError> {
     let reals = plan.vips.iter().flat_map(|vip| &vip.reals).filter(|real| real.encap == Encap::L2);
-    let behind = reals.filter_map(|real| Some((real.address, hops.get(&real.address)?.as_ref().ok()?.via)));
+    let behind = reals.filter_map(|real| Some((real.address, hops.get(&real.address)?.1.as_ref().ok()?.via)));
     match behind.into_iter().find(|(real, via)| real != via) {
         Some((real, via)) => Err(RunError::Lacks(format!(
             "real {real} has encap \"l2\" and is behind the gateway {via}; put it on the interface's own network, or choose a tunnel"

@@ -31,6 +31,15 @@ pub enum RunError {
     /// No interface in the configuration.
     #[error("node.interface is not set; name the interface where the VIPs' traffic arrives")]
     NoInterface,
+    /// A slot gets frames of one interface.
+    #[error(
+        "--xdp-root with several interfaces: a slot of a root gets the frames of its interface alone; name one interface, or run \
+         without a root"
+    )]
+    SlotOfSeveral,
+    /// Workers serve one interface.
+    #[error("mode afxdp with several interfaces is of a later version; set node.mode = \"xdp\", or name one interface")]
+    WorkersOfSeveral,
     /// No bpffs.
     #[error("{}: no BPF file system is mounted there; `mount -t bpf bpf {}`", .0.display(), .0.display())]
     NoBpffs(PathBuf),

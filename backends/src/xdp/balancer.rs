@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
-use aya::maps::{ProgramArray, XskMap};
+use aya::maps::{DevMapHash, ProgramArray, XskMap};
 use aya::programs::links::FdLink;
 use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{ProgramError, ProgramFd, TestRun, TestRunOptions, Xdp, XdpMode};
@@ -126,13 +126,13 @@ impl Balancer {
         })
     }
 
-    /// Whether what is pinned in `directory` may be taken over for `interface`: to be asked before anything is changed.
+    /// Whether what is pinned in `directory` may be taken over for these interfaces: to be asked before anything is changed.
     ///
     /// # Errors
     /// [`XdpError::Elsewhere`]: it is attached to another interface. [`XdpError::Pin`]: it is in a slot.
-    pub fn check_left(directory: &Path, interface: &Interface) -> Result<(), XdpError> {
+    pub fn check_left(directory: &Path, interfaces: &[Interface]) -> Result<(), XdpError> {
         slots::check_none(directory)?;
-        left::look(&directory.join("link"), interface).map(|_| ())
+        left::pins(directory).iter().try_for_each(|pin| left::look(pin, interfaces).map(|_| ()))
     }
 
     /// The same for a slot of a root's program array, which also must be one that may be used.
@@ -145,37 +145,64 @@ impl Balancer {
 
     /// Whether a former process left its program attached, or in a slot.
     pub fn is_left(directory: &Path) -> bool {
-        directory.join("link").exists() || directory.join(slots::PROGRAM).exists()
+        !left::pins(directory).is_empty() || directory.join(slots::PROGRAM).exists()
     }
 
-    /// Attaches the balancer to an interface of the current network namespace, or puts it in the place of the program that
+    /// Attaches the balancer to interfaces of the current network namespace, or puts it in the place of the programs that
     /// a former process left there, without a gap.
     ///
     /// # Errors
     /// [`XdpError::Attach`]: the driver has no native XDP, another program is there, the interface is gone.
     /// [`XdpError::Elsewhere`]: what was left is on another interface.
-    pub fn attach(&mut self, interface: &Interface, mode: Attach) -> Result<(), XdpError> {
-        let (name, pin) = (&interface.name, self.directory.as_ref().map(|d| d.join("link")));
-        let left = pin.as_ref().map_or(Ok(Left::Nothing), |pin| left::look(pin, interface))?;
+    pub fn attach(&mut self, interfaces: &[Interface], mode: Attach) -> Result<(), XdpError> {
+        let directory = self.directory.clone();
         let program = program(&mut self.ebpf, BALANCER)?;
-        match left {
-            Left::Here(link, found) if found == mode => {
-                let replaced = XdpLink::try_from(link).ok().and_then(|link| program.attach_to_link(link).ok());
-                if replaced.is_some() {
-                    log::info!("{name}: took the place of the program that was attached");
-                    return Ok(());
+        let mut taken = Vec::new();
+        for pin in directory.as_deref().map_or_else(Vec::new, left::pins) {
+            match left::look(&pin, interfaces)? {
+                Left::Here(at, link, found) if found == mode => {
+                    let replaced = XdpLink::try_from(link).ok().and_then(|link| program.attach_to_link(link).ok());
+                    if replaced.is_none() {
+                        remove(Some(&pin))?;
+                        continue;
+                    }
+                    let names = interfaces.get(at).map(|interface| interface.name.as_str());
+                    log::info!("{}: took the place of the program that was attached", names.unwrap_or_default());
+                    taken.push(at);
                 }
-                remove(pin.as_deref())?;
+                Left::Here(_, link, found) => {
+                    log::info!("{}: what was attached is {found:?}, {mode:?} is asked for: attaching it anew", pin.display());
+                    remove(Some(&pin))?;
+                    drop(link);
+                }
+                Left::Dead => remove(Some(&pin))?,
             }
-            Left::Here(link, found) => {
-                log::info!("{name}: what was attached is {found:?}, {mode:?} is asked for: attaching it anew");
-                remove(pin.as_deref())?;
-                drop(link);
-            }
-            Left::Dead => remove(pin.as_deref())?,
-            Left::Nothing => {}
         }
-        attach(program, BALANCER, name, mode, pin.as_deref())
+        for (_, interface) in interfaces.iter().enumerate().filter(|(at, _)| !taken.contains(at)) {
+            let pin = directory.as_deref().and_then(left::free_pin);
+            attach(program, BALANCER, &interface.name, mode, pin.as_deref())?;
+        }
+        Ok(())
+    }
+
+    /// Says by which interfaces frames may leave, by their indices.
+    ///
+    /// # Errors
+    /// [`XdpError::Device`]: one of them is gone, or cannot be redirected to.
+    pub fn set_devices(&mut self, interfaces: &[Interface]) -> Result<(), XdpError> {
+        let missing = || XdpError::Missing { what: "map", name: "DEVICES" };
+        let map = self.ebpf.map_mut("DEVICES").ok_or_else(missing)?;
+        let mut devices: DevMapHash<_> = map.try_into().map_err(|_| missing())?;
+        let left: Vec<u32> = devices.keys().filter_map(Result::ok).collect();
+        for index in left.into_iter().filter(|index| !interfaces.iter().any(|interface| interface.index == *index)) {
+            // One that is gone is as good.
+            let _ = devices.remove(index);
+        }
+        for interface in interfaces {
+            let fail = |cause| XdpError::Device { interface: interface.name.clone(), cause };
+            devices.insert(interface.index, interface.index, None, 0).map_err(|e| fail(chain(&e)))?;
+        }
+        Ok(())
     }
 
     /// Puts the balancer into a slot of a root's program array instead of attaching it, or into the place of the program that
@@ -312,7 +339,9 @@ pub(super) fn make_directory(directory: &Path) -> Result<(), XdpError> {
 fn remove_pins(directory: &Path) -> Result<(), XdpError> {
     slots::leave(directory)?;
     probes::remove_left(directory)?;
-    remove(Some(&directory.join("link")))?;
+    for pin in left::pins(directory) {
+        remove(Some(&pin))?;
+    }
     for name in MAPS {
         remove(Some(&directory.join(name)))?;
     }

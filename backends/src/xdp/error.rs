@@ -74,6 +74,14 @@ pub enum XdpError {
         /// What to do.
         cure: &'static str,
     },
+    /// An interface that frames cannot leave by.
+    #[error("{interface}: frames of the other interfaces cannot be redirected to it: {cause}; is it there? (`ip link`)")]
+    Device {
+        /// The interface.
+        interface: String,
+        /// The system's answer.
+        cause: String,
+    },
     /// The pinned attachment is another interface's.
     #[error(
         "{}: what a balancer before left attached is on another interface than {interface}; `tandem detach {name}` removes it \

@@ -3,8 +3,8 @@
 //! Pins of one balancer, in a directory of its own on bpffs:
 //!
 //! ```text
-//! ROOT VIPS RINGS REALS FLOWS COUNTS TRACE XSKS    the maps: the next process takes them over, flows and all
-//! link                                             the attachment: the program goes on without a process
+//! ROOT VIPS RINGS REALS FLOWS COUNTS ... XSKS      the maps: the next process takes them over, flows and all
+//! link link1 ...                                   the attachments: the program goes on without a process
 //! ```
 
 mod balancer;

@@ -32,8 +32,9 @@ pub enum Role {
 }
 
 /// The maps that make up the one memory, and the workers' sockets.
-pub(super) const MAPS: [&str; 13] =
-    ["ROOT", "VIPS", "RINGS", "REALS", "FLOWS", "COUNTS", "IDS", "PREFIXES", "TREES", "NATS", "TRACE", "AGAIN", "XSKS"];
+pub(super) const MAPS: [&str; 14] = [
+    "ROOT", "VIPS", "RINGS", "REALS", "FLOWS", "COUNTS", "IDS", "PREFIXES", "TREES", "NATS", "TRACE", "AGAIN", "XSKS", "DEVICES",
+];
 
 /// Creates (or takes over) the maps, and maps them.
 pub(super) fn load(role: &Role, sizes: Sizes) -> Result<(Ebpf, Arc<Tables>), XdpError> {

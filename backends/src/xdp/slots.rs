@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::balancer::remove;
 use super::error::{XdpError, chain};
+use super::left;
 use crate::facts::Interface;
 
 /// `BPF_MAP_LOOKUP_ELEM` (`enum bpf_cmd`, include/uapi/linux/bpf.h).
@@ -36,11 +37,11 @@ const PIN: &str = "slot";
 pub(super) fn check(wish: &SlotWish, interface: &Interface, directory: Option<&Path>) -> Result<Slot, XdpError> {
     let slot = Slot::open(wish)?;
     slot.check_root(interface)?;
-    if directory.is_some_and(|directory| directory.join("link").exists()) {
+    if directory.is_some_and(|directory| !left::pins(directory).is_empty()) {
         let cause = "a balancer before was left attached to an interface itself".to_owned();
         return Err(slot.fail(cause, "`tandem detach` removes it (its flows are lost), then start again"));
     }
-    let ours = directory.map_or(Ok(None), left)?;
+    let ours = directory.map_or(Ok(None), left_program)?;
     if ours.is_some() && !directory.is_some_and(|directory| slot_pin(directory, wish.slot).exists()) {
         let cause = "a balancer before was left in another slot".to_owned();
         return Err(slot.fail(cause, "name that one, or `tandem detach` removes it (its flows are lost)"));
@@ -98,7 +99,7 @@ fn slot_pin(directory: &Path, slot: u32) -> PathBuf {
 /// # Errors
 /// [`XdpError`]: a pin cannot be opened or removed.
 pub(super) fn leave(directory: &Path) -> Result<(), XdpError> {
-    let ours = left(directory)?;
+    let ours = left_program(directory)?;
     let entries = std::fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
     for entry in entries {
         let name = entry.file_name();
@@ -114,7 +115,7 @@ pub(super) fn leave(directory: &Path) -> Result<(), XdpError> {
 }
 
 /// The number of the program that a former process put into a slot.
-fn left(directory: &Path) -> Result<Option<u32>, XdpError> {
+fn left_program(directory: &Path) -> Result<Option<u32>, XdpError> {
     let path = directory.join(PROGRAM);
     if !path.exists() {
         return Ok(None);

@@ -146,7 +146,14 @@ impl Packet for Endless {
 
 /// What the engine alone makes of these frames, all of them a VIP's, on fresh tables.
 pub fn expected(frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let memory = Plain::new(make(1), 0);
+    expected_on(|_| {}, frames)
+}
+
+/// The same on tables that were changed before.
+pub fn expected_on(change: impl Fn(&Tables), frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let tables = make(1);
+    change(&tables);
+    let memory = Plain::new(tables, 0);
     let send = |frame: &Vec<u8>| {
         let mut packet = Endless(frame.clone());
         let verdict = process(&mut packet, &memory);

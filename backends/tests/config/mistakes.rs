@@ -21,8 +21,21 @@ fn unknown_keys() {
 #[test]
 fn values_of_a_later_version() {
     refuses(
-        "[node]\ninterface = [\"eth0\", \"eth1\"]\n",
-        "2:13: key `node.interface`: several interfaces are of a later version, not available yet (found 2); accepted now: one name",
+        "[node]\ninterface = [\"eth0\", \"eth1\"]\nmode = \"afxdp\"\n",
+        "3:8: key `node.mode`: workers for several interfaces are of a later version, not available yet (found 2); set mode = \"xdp\", or name one interface",
+    );
+}
+
+#[test]
+fn interfaces() {
+    refuses(
+        "[node]\ninterface = [\"eth0\", \"eth1\", \"eth0\", \"eth 2\"]\n",
+        "2:30: key `node.interface[2]`: the same interface twice (found \"eth0\"); remove one of them
+2:38: key `node.interface[3]`: not the name of an interface (found \"eth 2\"); accepted: name, or array of 1 to 8 names, for example \"eth0\"",
+    );
+    refuses(
+        "[node]\ninterface = [\"a\", \"b\", \"c\", \"d\", \"e\", \"f\", \"g\", \"h\", \"i\"]\n",
+        "2:13: key `node.interface`: too many interfaces (found 9); 8 at most",
     );
 }
 
@@ -41,7 +54,7 @@ fn missing_keys() {
 fn wrong_values_of_the_node() {
     refuses(
         "[node]\ninterface = \"eth 0\"\nmode = \"xpd\"\nattach = 3\nnext_hop_mac = \"00:00:de:ad:be\"\nlocal_mac = \"ff:ff:ff:ff:ff:ff\"\nprofile = \"standart\"\ncores = [0, 1, 0, -1, \"x\"]\n",
-        "2:13: key `node.interface`: not the name of an interface (found \"eth 0\"); accepted: name, or array of one name, for example \"eth0\"
+        "2:13: key `node.interface`: not the name of an interface (found \"eth 0\"); accepted: name, or array of 1 to 8 names, for example \"eth0\"
 3:8: key `node.mode`: unknown value, perhaps \"xdp\" is meant (found \"xpd\"); accepted: auto, xdp, afxdp
 4:10: key `node.attach`: wrong type (found 3); accepted: one of native, generic
 5:16: key `node.next_hop_mac`: not an Ethernet address (found \"00:00:de:ad:be\"); accepted: Ethernet address, for example \"00:00:de:ad:be:af\"
@@ -53,7 +66,7 @@ fn wrong_values_of_the_node() {
     );
     refuses(
         "[node]\ninterface = []\ncores = []\n",
-        "2:13: key `node.interface`: wrong type (found an array); accepted: name, or array of one name, for example \"eth0\"
+        "2:13: key `node.interface`: wrong type (found an array); accepted: name, or array of 1 to 8 names, for example \"eth0\"
 3:9: key `node.cores`: no core (found an empty array); name at least one, or remove the key for one per receive queue",
     );
 }

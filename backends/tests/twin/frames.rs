@@ -34,8 +34,35 @@ const CLIENTS: u64 = 24;
 const PORTS: u64 = 2000;
 pub const FREQUENT_PORTS: u64 = 4;
 
-/// A frame, and what of it a full-key oracle needs (if it is a valid one to a VIP).
+/// A frame, now and then with VLAN tags.
 pub fn frame(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
+    let frame = untagged(rng, plan);
+    with_tags(rng, frame)
+}
+
+/// One frame in four gets a tag; a few of these another one, or are cut off inside.
+pub fn with_tags(rng: &mut Rng, mut frame: Vec<u8>) -> Vec<u8> {
+    // Of a generator of its own, so that the frames are the same without tags.
+    let mut own = Rng(rng.0.rotate_left(32));
+    let rng = &mut own;
+    if frame.len() < 12 || !rng.one_in(4) {
+        return frame;
+    }
+    let control = (rng.next() as u16).to_be_bytes();
+    let types: &[[u8; 2]] = &[[0x81, 0], [0x88, 0xa8]];
+    if rng.one_in(20) {
+        let [a, b] = *rng.pick(types);
+        frame.splice(12..12, [a, b, 0, 9]);
+    }
+    let [a, b] = if rng.one_in(20) { *rng.pick(types) } else { types[0] };
+    frame.splice(12..12, [a, b, control[0], control[1]]);
+    if rng.one_in(40) {
+        frame.truncate(14 + rng.below(24) as usize);
+    }
+    frame
+}
+
+fn untagged(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
     match rng.below(20) {
         0 => host(rng),
         1 => odd_ip(rng, plan),

@@ -17,6 +17,7 @@ use tandem_backends::replay::{Backend, Instance};
 use tandem_backends::xdp::Headroom;
 use tandem_engine::Reason;
 use tandem_engine::memory::SeatCounter;
+use tandem_engine::memory::reals::Out;
 
 use frames::Rng;
 use oracle::Oracle;
@@ -40,7 +41,9 @@ impl Twins {
             Err(error) => panic!("the kernel twin cannot be loaded: {error}"),
         };
         let engine = Instance::with_sizes(Backend::Engine, plan, 7, sizes).unwrap();
-        Some(Self { kernel, engine, seen: BTreeSet::new() })
+        let twins = Self { kernel, engine, seen: BTreeSet::new() };
+        twins.vary_ways();
+        Some(twins)
     }
 
     fn frame(&mut self, frame: &[u8], headroom: Headroom) -> tandem_backends::replay::Decision {
@@ -64,7 +67,19 @@ impl Twins {
     fn apply(&mut self, plan: &tandem_backends::config::Plan) -> tandem_backends::control::Changes {
         let changes = self.engine.apply(plan).unwrap();
         assert_eq!(changes, self.kernel.apply(plan).unwrap());
+        self.vary_ways();
         changes
+    }
+
+    /// Each real is in a VLAN of its own, in that of its clients, or in none.
+    fn vary_ways(&self) {
+        for twin in [&self.kernel, &self.engine] {
+            let present = twin.tables().reals().iter().enumerate().filter(|(_, real)| real.hop().is_present());
+            for (id, real) in present {
+                let vlan = [Out::SAME_VLAN, 0, 1 + id as u16 % 4094][id % 3];
+                real.set_out(Out { vlan, ..Out::default() }, 0);
+            }
+        }
     }
 
     fn assert_tables_equal(&self) -> Counters {

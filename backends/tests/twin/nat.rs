@@ -61,7 +61,8 @@ impl Talk {
 
     /// Remembers what came of it.
     pub fn note(&mut self, frame: &[u8], out: &[u8], decision: &Decision) {
-        if decision.reason == Some(Reason::Forwarded) && frame.len() < 300 && out.len() > 54 {
+        let plain = |frame: &[u8]| matches!(frame[12..14], [8, 0] | [0x86, 0xdd]);
+        if decision.reason == Some(Reason::Forwarded) && frame.len() < 300 && plain(frame) && plain(out) {
             if self.last.len() > 200 {
                 self.last.remove(0);
             }

@@ -5,16 +5,19 @@ use std::net::IpAddr;
 use etherparse::{IpNumber, PacketBuilder};
 use tandem_backends::config::{Plan, Protocol};
 
-use crate::frames::{FREQUENT_PORTS, Rng, build, client, client_of, destination, frame, l4, message, tcp_flags, to_vip};
+use crate::frames::{
+    FREQUENT_PORTS, Rng, build, client, client_of, destination, frame, l4, message, tcp_flags, to_vip, with_tags,
+};
 
 /// Frames for a plan with everything: server ids, tunnels, fragments of one packet, and those of [`frame`].
 pub fn rich_frame(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
-    match rng.below(6) {
+    let frame = match rng.below(6) {
         0 => with_server_id(rng, plan),
         1 => tunnel(rng, plan),
         2 => fragment(rng, plan),
-        _ => frame(rng, plan),
-    }
+        _ => return frame(rng, plan),
+    };
+    with_tags(rng, frame)
 }
 
 /// A payload that names a server: a QUIC connection id, the header of stable routing, or a TCP option.

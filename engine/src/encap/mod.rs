@@ -14,6 +14,7 @@ use crate::nat;
 use crate::packet::Packet;
 use crate::parse::Flow;
 use crate::verdict::{Reason, Stop};
+use crate::vlan;
 use crate::wire::{Ethernet, Header, Ipv4, Ipv6, Udp};
 
 /// The most bytes that any method puts in front of the client's packet.
@@ -61,6 +62,29 @@ impl Path<'_> {
     }
 }
 
+/// Source MAC of a frame to a real. One that leaves by whichever of several interfaces it came in by has the MAC that it came
+/// to, unless the real's way has one.
+#[inline(always)]
+pub(crate) fn source<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, real: &Real, katran: bool) -> u64 {
+    // Katran answers with the MAC that it was called by.
+    if katran {
+        return called(packet);
+    }
+    if memory.has(root, features::SEVERAL) {
+        let own = real.from();
+        if own != 0 || real.out().interface == 0 {
+            return if own != 0 { own } else { called(packet) };
+        }
+    }
+    root.local_mac.get()
+}
+
+/// The MAC that the frame came to.
+#[inline(always)]
+pub(crate) fn called<P: Packet>(packet: &P) -> u64 {
+    Ethernet::view(packet, 0).map_or(0, Ethernet::destination)
+}
+
 /// Encapsulates the frame towards a real. `port`: the client's source port as the VIP's flags leave it, as on the wire.
 #[inline(always)]
 pub fn deliver<P: Packet, M: Memory>(
@@ -92,7 +116,15 @@ pub fn deliver<P: Packet, M: Memory>(
         };
         sent.ok_or(Stop::of(Reason::NoHeadroom))
     };
+    let done = done.and_then(|()| tag(packet, memory, flow, real));
     done.inspect_err(|_| count_event(memory, if hop.is_v6() { Event::EncapFailedV6 } else { Event::EncapFailedV4 }))
+}
+
+/// Puts the tag on that the way to the real has.
+#[inline(always)]
+pub(crate) fn tag<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &Flow, real: &Real) -> Result<(), Stop> {
+    let tag = if memory.can(features::VLANS) { vlan::leaving(flow.vlan, real.out().vlan) } else { 0 };
+    if tag == 0 || packet.put_tag(tag) { Ok(()) } else { Err(Stop::of(Reason::NoHeadroom)) }
 }
 
 /// What a raw [`Stop`] says.
@@ -107,9 +139,7 @@ pub(crate) fn done(raw: u32) -> Result<(), Stop> {
 #[inline(always)]
 fn path<'r, P: Packet, M: Memory>(packet: &P, memory: &M, root: &'r Root, real: &Real, port: u32) -> Path<'r> {
     let katran = memory.has(root, features::KATRAN);
-    // Katran answers with the MAC that it was called by.
-    let called = |packet: &P| Ethernet::view(packet, 0).map(Ethernet::destination);
-    let from = if katran { called(packet).unwrap_or(0) } else { root.local_mac.get() };
+    let from = source(packet, memory, root, real, katran);
     Path { root, hop: real.hop(), addr: real.addr(), katran, from, port }
 }
 

@@ -231,17 +231,20 @@ pub enum SeatCounter {
     Defect = 4,
     /// Worker: a frame was dropped because the TX ring stayed full.
     TxFull = 5,
+    /// Either: a frame was dropped because its way leaves by an interface that is none of the balancer's.
+    NoInterface = 6,
 }
 
 impl SeatCounter {
     /// All, with the names that listings use.
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 7] = [
         (Self::HandedOver, "handed-over"),
         (Self::NoSocket, "no-socket"),
         (Self::RoomMoved, "room-moved"),
         (Self::VipGone, "vip-gone"),
         (Self::Defect, "defect"),
         (Self::TxFull, "tx-full"),
+        (Self::NoInterface, "no-interface"),
     ];
 }
 

@@ -33,12 +33,15 @@ pub const GLOBAL: u32 = 1 << 13;
 pub const HASH_FLAGS: u32 = 1 << 14;
 /// The number of new flows is limited.
 pub const GUARD: u32 = 1 << 15;
-
 /// A real is reached without a tunnel.
 pub const L2: u32 = 1 << 16;
+/// Frames come and leave with VLAN tags.
+pub const VLANS: u32 = 1 << 18;
+/// Frames come in by several interfaces, and may leave by another one.
+pub const SEVERAL: u32 = 1 << 19;
 
 /// A real is reached by NAT.
 pub const NAT: u32 = 1 << 17;
 
 /// All of them but [`KATRAN`].
-pub const ALL: u32 = (1 << 18) - 2;
+pub const ALL: u32 = (1 << 20) - 2;

@@ -69,6 +69,11 @@ pub trait Memory {
     fn has(&self, root: &Root, feature: u32) -> bool {
         root.features.get() & feature != 0
     }
+    /// As [`Self::has`], where something rarer is asked for after it: the kernel only looks at what it knows at load time.
+    #[inline(always)]
+    fn can(&self, feature: u32) -> bool {
+        self.root().is_some_and(|root| self.has(root, feature))
+    }
     /// The value of a key in the id table; 0 if it is not there.
     #[inline(always)]
     fn id(&self, root: &Root, key: IdKey) -> u32 {

@@ -111,7 +111,11 @@ pub struct Nat {
     life: S64,
     /// The MAC that the client's packets come from.
     back: S64,
-    rest: [S64; 7],
+    /// The MAC that they are sent to: ours.
+    home: S64,
+    /// `interface index << 32 | VLAN tag` that they come by, the tag as [`crate::vlan`] has it.
+    arrival: S64,
+    rest: [S64; 5],
 }
 
 const _: () = assert!(size_of::<Nat>() == 128);
@@ -319,11 +323,32 @@ impl Nat {
         self.back.get()
     }
 
-    /// Notes it.
+    /// The MAC that they are sent to.
     #[inline(always)]
-    pub fn set_back(&self, mac: u64) {
-        if self.back.get() != mac {
-            self.back.set(mac);
+    pub fn home(&self) -> u64 {
+        self.home.get()
+    }
+
+    /// The tag that they have; 0: none.
+    #[inline(always)]
+    pub fn tag(&self) -> u32 {
+        self.arrival.get() as u32
+    }
+
+    /// Index of the interface that they come by; 0: there is only one.
+    #[inline(always)]
+    pub fn interface(&self) -> u32 {
+        (self.arrival.get() >> 32) as u32
+    }
+
+    /// Notes the way that a packet of the client came by.
+    #[inline(always)]
+    pub fn set_way_back(&self, from: u64, to: u64, interface: u32, tag: u32) {
+        let arrival = (interface as u64) << 32 | tag as u64;
+        for (cell, word) in [(&self.back, from), (&self.home, to), (&self.arrival, arrival)] {
+            if cell.get() != word {
+                cell.set(word);
+            }
         }
     }
 }
@@ -343,8 +368,8 @@ impl Nat {
     }
 
     /// The entry as it is.
-    pub fn snapshot(&self) -> [u64; 9] {
+    pub fn snapshot(&self) -> [u64; 11] {
         let ([a, b], [c, d]) = (&self.client, &self.vip);
-        [a, b, c, d, &self.ports, &self.who, &self.lock, &self.life, &self.back].map(S64::get)
+        [a, b, c, d, &self.ports, &self.who, &self.lock, &self.life, &self.back, &self.home, &self.arrival].map(S64::get)
     }
 }

@@ -29,7 +29,8 @@ pub struct Trace {
     pub written: [S32; 2],
     /// Not 0 if that took another flow's place.
     pub evicted: S32,
-    spare: S32,
+    /// The VLAN tag that it came with, as [`crate::vlan`] has it; 0: none was taken off.
+    pub vlan: S32,
     /// The flow's print.
     pub print: S64,
     /// Sets (plus one) that the fragments of the packet were looked up in or entered into.
@@ -46,8 +47,22 @@ impl Trace {
         let [s0, s1] = &self.sets;
         let [f0, f1] = &self.found;
         let [w0, w1] = &self.written;
-        let cells =
-            [&self.reason, &self.vip, &self.real, &self.from, &self.hash, &self.slot, s0, s1, f0, f1, w0, w1, &self.evicted];
+        let cells = [
+            &self.reason,
+            &self.vip,
+            &self.real,
+            &self.from,
+            &self.hash,
+            &self.slot,
+            s0,
+            s1,
+            f0,
+            f1,
+            w0,
+            w1,
+            &self.evicted,
+            &self.vlan,
+        ];
         for cell in cells {
             cell.set(0);
         }

@@ -44,7 +44,10 @@ pub const DECAP: u32 = 1 << 17;
 /// Flag of an address, beside [`DECAP`]: what was in the tunnel is sent on instead.
 pub const EGRESS: u32 = 1 << 18;
 /// Flag of an address: clients' addresses are replaced by it; its index among them is in the place of the ring.
-pub const NAT_SOURCE: u32 = 1 << 19;
+pub const NAT_SOURCE: u32 = 1 << 20;
+/// VIP flag: a real's frames have the tag that they came with, so that tagged ones need [`TAG_LEN`](crate::wire::TAG_LEN) more
+/// room.
+pub const SAME_TAG: u32 = 1 << 19;
 /// Where the VIP's room (bytes before the inner packet, at most 255) sits in the flags.
 const ROOM_SHIFT: u32 = 24;
 

@@ -11,15 +11,15 @@ mod rewrite;
 pub use icmp::error;
 pub use rewrite::translate;
 
-use crate::encap::done;
+use crate::encap::{done, tag};
 use crate::hash;
 use crate::memory::counters::{Event, VipCounter, count_event, count_vip};
 use crate::memory::nats::{Found, MAX_SOURCES, Nat, NatRules, Opening, PROBES, Side};
 use crate::memory::vips::{NAT_SOURCE, NAT_V4, NAT_V6};
-use crate::memory::{Addr, Memory, Root, VipKey, vips};
+use crate::memory::{Addr, Memory, Root, VipKey, features, vips};
 use crate::packet::Packet;
 use crate::parse::{Flow, Part};
-use crate::verdict::Reason::{NatFull, NatUnknown};
+use crate::verdict::Reason::{NatFull, NatUnknown, NoHeadroom};
 use crate::verdict::Stop;
 use crate::wire::{IPPROTO_TCP, IPPROTO_UDP};
 
@@ -71,7 +71,16 @@ pub(crate) fn send<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root
             return Err(Stop::of(NatFull));
         }
     }
-    done(if flow.quoted { packet.nat_error(memory, root, flow, id) } else { packet.nat(memory, root, flow, id) })
+    done(if flow.quoted { packet.nat_error(memory, root, flow, id) } else { packet.nat(memory, root, flow, id) })?;
+    let known = flow.nat.checked_sub(1).and_then(|at| memory.nat(at));
+    if flow.is_reply {
+        let tag = if memory.can(features::VLANS) { known.map_or(0, Nat::tag) } else { 0 };
+        return if tag == 0 || packet.put_tag(tag) { Ok(()) } else { Err(Stop::of(NoHeadroom)) };
+    }
+    match memory.real(known.map_or(id, Nat::real)) {
+        Some(real) => tag(packet, memory, flow, real),
+        None => Ok(()),
+    }
 }
 
 /// The places that a client's connections may be in.

@@ -2,6 +2,7 @@
 
 use super::source;
 use crate::checksum;
+use crate::encap::source as source_mac;
 use crate::memory::{Addr, Memory, Nat, Real, Root};
 use crate::packet::Packet;
 use crate::parse::{Flow, Part};
@@ -49,11 +50,16 @@ pub fn translate<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, 
 /// What the frame becomes.
 #[inline(always)]
 pub(super) fn new<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, flow: &Flow, id: u32) -> Option<New> {
-    match flow.nat.checked_sub(1).and_then(|at| memory.nat(at)) {
-        Some(nat) if flow.is_reply => Some(reply(root, nat)),
-        Some(nat) => Some(forward(packet, root, flow, nat, memory.real(nat.real())?)),
-        None => Some(fragment(root, flow, memory.real(id)?)),
+    let nat = flow.nat.checked_sub(1).and_then(|at| memory.nat(at));
+    if let Some(nat) = nat.filter(|_| flow.is_reply) {
+        return Some(reply(nat));
     }
+    let real = memory.real(nat.map_or(id, Nat::real))?;
+    let from = source_mac(packet, memory, root, real, false);
+    Some(match nat {
+        Some(nat) => forward(packet, root, flow, nat, real, from),
+        None => fragment(root, flow, real, from),
+    })
 }
 
 /// Writes the Ethernet header.
@@ -79,39 +85,39 @@ pub(super) const fn done(what: Option<()>) -> u32 {
 
 /// A client's packet, on its way to the real.
 #[inline(always)]
-fn forward<P: Packet>(packet: &P, root: &Root, flow: &Flow, nat: &Nat, real: &Real) -> New {
+fn forward<P: Packet>(packet: &P, root: &Root, flow: &Flow, nat: &Nat, real: &Real, from: u64) -> New {
     let found = nat.read();
     // An ICMP error may come from any router.
     if let (false, Some(eth)) = (flow.quoted, Ethernet::view(packet, 0)) {
-        nat.set_back(eth.source());
+        nat.set_way_back(eth.source(), eth.destination(), flow.interface, flow.vlan);
     }
     let src = if found.source() == 0 { found.client } else { root.nat.source(found.source().wrapping_sub(1)) };
     let ports = (found.ports >> 32) as u32;
-    new_to(root, real, src, ports.rotate_left(16))
+    new_to(from, real, src, ports.rotate_left(16))
 }
 
 /// A later fragment of a client's: without ports, from the address that the client always gets.
 #[inline(always)]
-fn fragment(root: &Root, flow: &Flow, real: &Real) -> New {
+fn fragment(root: &Root, flow: &Flow, real: &Real, from: u64) -> New {
     let src = match source(root, flow.src, real.hop().is_v6()).checked_sub(1) {
         Some(index) => root.nat.source(index),
         None => flow.src,
     };
-    new_to(root, real, src, 0)
+    new_to(from, real, src, 0)
 }
 
 #[inline(always)]
-fn new_to(root: &Root, real: &Real, src: Addr, ports: u32) -> New {
+fn new_to(from: u64, real: &Real, src: Addr, ports: u32) -> New {
     let hop = real.hop();
-    New { src, dst: real.addr(), ports, is_v6: hop.is_v6(), to: hop.mac(), from: root.local_mac.get() }
+    New { src, dst: real.addr(), ports, is_v6: hop.is_v6(), to: hop.mac(), from }
 }
 
 /// A real's packet, on its way to the client: by the MAC that the client's came from.
 #[inline(always)]
-fn reply(root: &Root, nat: &Nat) -> New {
+fn reply(nat: &Nat) -> New {
     let found = nat.read();
     let ports = (found.ports as u32).rotate_left(16);
-    New { src: found.vip, dst: found.client, ports, is_v6: found.client_v6(), to: nat.back(), from: root.local_mac.get() }
+    New { src: found.vip, dst: found.client, ports, is_v6: found.client_v6(), to: nat.back(), from: nat.home() }
 }
 
 /// What the checksum's sum grows by if `old` becomes `new` (RFC 1624 equation 3).

@@ -6,6 +6,7 @@ mod standard;
 
 pub(crate) use katran::parse as parse_katran;
 pub use standard::parse;
+pub(crate) use standard::{ethertype, is_ip, parse_behind};
 
 use crate::memory::{Addr, Tag, Vip};
 use crate::packet::Packet;
@@ -44,7 +45,7 @@ pub struct Flow {
     pub l4: u32,
     /// Identification of a first fragment.
     pub fragment: u32,
-    /// Bytes of the frame when it came.
+    /// Bytes of the frame when it came, without the tag that was taken off.
     pub frame: u32,
     /// Bytes of the IP packet, as its header says.
     pub len: u32,
@@ -52,8 +53,12 @@ pub struct Flow {
     pub wire_ports: u32,
     /// Its place in the NAT table plus one; 0: none (yet).
     pub nat: u32,
+    /// Index of the interface that it came in by; 0: there is only one.
+    pub interface: u32,
     /// It comes from a real behind NAT.
     pub is_reply: bool,
+    /// The VLAN tag that was taken off, as [`crate::vlan`] has it; 0: none.
+    pub vlan: u32,
     /// What parsing found that has a counter of its own: bits by [`crate::memory::counters::Event`].
     pub seen: Seen,
     /// The VIP it is for.

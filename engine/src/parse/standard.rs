@@ -17,8 +17,27 @@ const EXTENSIONS_LEN: usize = 512;
 /// Fills addresses, ports, protocol, TOS, TTL, flags and length. Reads only, decides nothing but "not for us".
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &P, flow: &mut Flow) -> Result<(), Stop> {
+    let ethertype = ethertype(packet)?;
+    parse_behind(packet, flow, ethertype)
+}
+
+/// What follows the Ethernet header.
+#[inline(always)]
+pub(crate) fn ethertype<P: Packet>(packet: &P) -> Result<u16, Stop> {
     let eth = Ethernet::view(packet, 0).ok_or(Stop::of(FrameTooShort))?;
-    let l4 = match eth.ethertype.get() {
+    Ok(eth.ethertype.get())
+}
+
+/// Whether an IP packet does.
+#[inline(always)]
+pub(crate) const fn is_ip(ethertype: u16) -> bool {
+    matches!(ethertype, wire::ETHERTYPE_IPV4 | wire::ETHERTYPE_IPV6)
+}
+
+/// As [`parse`], where the EtherType is known.
+#[inline(always)]
+pub(crate) fn parse_behind<P: Packet>(packet: &P, flow: &mut Flow, ethertype: u16) -> Result<(), Stop> {
+    let l4 = match ethertype {
         wire::ETHERTYPE_IPV4 => ipv4(packet, flow)?,
         wire::ETHERTYPE_IPV6 => ipv6(packet, flow)?,
         _ => return Err(Stop::of(NotIp)),

@@ -1,4 +1,4 @@
-//! Ethernet II (IEEE 802.3 clause 3).
+//! Ethernet II (IEEE 802.3 clause 3), and VLAN tags (IEEE 802.1Q clause 9.6).
 
 use zerocopy::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute_mut};
@@ -13,6 +13,24 @@ pub struct Ethernet {
     pub ethertype: U16,
 }
 super::header!(Ethernet);
+
+/// The Ethernet header with one tag, 18 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct TaggedEthernet {
+    /// Destination MAC, then source MAC.
+    pub macs: [u8; 12],
+    /// EtherType of the tag.
+    pub tag: U16,
+    /// Priority (3 bits), drop eligibility (1 bit), VLAN id (12 bits).
+    pub control: U16,
+    /// What follows.
+    pub ethertype: U16,
+}
+super::header!(TaggedEthernet);
+
+/// Bytes of a tag.
+pub const TAG_LEN: usize = const { TaggedEthernet::LEN - Ethernet::LEN };
 
 impl Ethernet {
     /// Back to where the frame came from.

@@ -8,7 +8,7 @@ mod ipv4;
 mod ipv6;
 mod transport;
 
-pub use ethernet::{Ethernet, mac_bytes, mac_word};
+pub use ethernet::{Ethernet, TAG_LEN, TaggedEthernet, mac_bytes, mac_word};
 pub use icmp::*;
 pub use ipv4::{DONT_FRAGMENT, Ipv4};
 pub use ipv6::{Extension, FragmentHeader, Ipv6, words as ipv6_words};
@@ -21,6 +21,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// EtherType of IPv6.
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// EtherType of a VLAN tag (IEEE 802.1Q).
+pub const ETHERTYPE_VLAN: u16 = 0x8100;
+/// EtherType of the outer tag of a provider's network (IEEE 802.1ad).
+pub const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 /// Next header: hop-by-hop options (RFC 8200 section 4.3).
 pub const IPPROTO_HOPOPTS: u8 = 0;
 /// Protocol number of ICMP.

@@ -8,7 +8,7 @@ use etherparse::{PacketBuilder, TcpHeader};
 use tandem_engine::maglev::{Endpoint, Recipe, Weighting, fill};
 use tandem_engine::memory::counters::BLOCK;
 use tandem_engine::memory::prefixes::SPACES;
-use tandem_engine::memory::reals::{Method, Way};
+use tandem_engine::memory::reals::{Method, Out, Way};
 use tandem_engine::memory::rings::SLOTS_PER_LINE;
 use tandem_engine::memory::root::LAYOUT;
 use tandem_engine::memory::vips::{PROBES, SLOTS};
@@ -16,7 +16,7 @@ use tandem_engine::memory::{
     FlowSet, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, Vip, VipKey, VipSlot,
 };
 use tandem_engine::wire::mac_word;
-use tandem_engine::{Addr, Packet};
+use tandem_engine::{Addr, NO_VIP, Packet};
 
 /// The next hop of every real, and the balancer itself.
 pub const HOP_MAC: [u8; 6] = [0, 0, 0xde, 0xad, 0xbe, 0xaf];
@@ -107,6 +107,18 @@ impl Bed {
 }
 
 impl Bed {
+    /// Adds what is known of an address.
+    pub fn address(&self, address: IpAddr, flags: u32) {
+        let (key, vip) = (VipKey::address(words(address)), Vip { id: NO_VIP, flags, ring: 0, ring_len: 0 });
+        let slot = (0..PROBES).map(|probe| &self.vips[key.slot(0, 1, SLOTS - 1, probe) as usize]).find(|slot| slot.is_empty());
+        slot.expect("a handful of addresses fits").fill(&key, vip);
+    }
+
+    /// Another way out to the real with this id.
+    pub fn out(&self, id: u16, out: Out) {
+        self.reals[usize::from(id)].set_out(out, 0);
+    }
+
     /// Another way to the real with this id.
     pub fn way(&self, id: u16, way: &Way) {
         self.reals[usize::from(id)].set_way(way);

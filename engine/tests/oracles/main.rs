@@ -11,4 +11,5 @@ mod nat;
 mod peers;
 mod strip;
 mod tunnels;
+mod vlans;
 mod writers;

@@ -33,7 +33,7 @@ enum Oddity {
 pub const METHODS: [Method; 8] =
     [Method::Ipip, Method::Gue, Method::Gre, Method::Fou, Method::Gue0, Method::Geneve, Method::GeneveEthernet, Method::L2];
 
-fn ports(method: Method) -> [u16; 2] {
+pub fn ports(method: Method) -> [u16; 2] {
     let Tunnels { gue_port, fou_ports, geneve_port, .. } = Tunnels::standard();
     match method {
         Method::Ipip | Method::Gre | Method::L2 | Method::Nat => [0, 0],

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use tandem_engine::Packet;
 use tandem_engine::handover::VERSION;
+use tandem_engine::memory::features::VLANS;
+use tandem_engine::memory::reals::Out;
 
 use super::*;
 use crate::memory::{self, Plain, Tables};
@@ -80,6 +82,32 @@ proptest! {
         let sent = outcomes.iter().filter(|o| **o != Outcome::Release).count() as u64;
         prop_assert_eq!(batch.reason(Reason::Forwarded), sent);
         prop_assert_eq!(batch.reason(Reason::NoHeadroom), outcomes.len() as u64 - sent);
+    }
+}
+
+/// Tagged frames leave by every way as the engine says, and only where the way takes the tag off are they moved.
+#[test]
+fn a_tag_travels_in_the_hand_over() {
+    for (vlan, same) in [(Out::SAME_VLAN, true), (0, false), (4094, false)] {
+        let set = |tables: &Tables| {
+            tables.root().features.set(VLANS);
+            tables.reals().iter().for_each(|real| real.set_out(Out { vlan, ..Out::default() }, 0));
+        };
+        for control in [None, Some([0xb0, 100]), Some([0, 0])] {
+            let frame = udp(7, VIP_V4, 100);
+            let tag = control.map_or(Vec::new(), |[a, b]| vec![0x81, 0, a, b]);
+            let wanted = tables::expected_on(set, &[[&frame[..12], &tag, &frame[12..]].concat()]);
+            let room = if vlan == 4094 || same && control.is_some() { 24 } else { 20 };
+            let (mut bytes, received) = chunk(&frame, room, VERSION, 1792);
+            if let Some([a, b]) = control {
+                bytes[1..4].copy_from_slice(&[VERSION | 0x80, b, a]);
+            }
+            let mut batch = Batch::new(vec![(bytes, received)]);
+            set(&batch.tables);
+            assert_eq!(batch.handle(), [Outcome::Send(wanted[0].len())], "VLAN {vlan}, tag {control:02x?}");
+            assert_eq!(batch.chunks[0].0[..wanted[0].len()], wanted[0], "VLAN {vlan}, tag {control:02x?}");
+            assert_eq!(batch.seat(SeatCounter::RoomMoved), 0);
+        }
     }
 }
 

@@ -11,10 +11,11 @@ pub static NODE: Section = Section {
     keys: &[
         key(
             "interface",
-            "name, or array of one name",
+            "name, or array of 1 to 8 names",
             "none; `tandem run` needs it",
             "\"eth0\"",
-            "Where VIP traffic arrives. Several interfaces are a step of a later version.",
+            "Where VIP traffic arrives, and by which it leaves again. The first one supplies what is not configured: MAC and outer \
+             sources. With several, a frame leaves by the interface of the route to its real.",
         ),
         key(
             "mode",
