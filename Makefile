@@ -9,7 +9,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 WITH := scripts/with-toolchain.sh
 
 help:
-	@echo 'make setup      install what is missing: compilers, libraries, nginx, iperf3, curl'
+	@echo 'make setup      install what is missing: compilers, libraries, nginx, iperf3, curl, tshark'
 	@echo 'make build      $(TARGET_DIR)/release/tandem'
 	@echo 'make demo       the five-minute proof: real HTTP, TCP and UDP traffic, balanced in the kernel and in userspace (root)'
 	@echo 'make test       format, lints, documentation, all tests; as root the kernel tests are required'
