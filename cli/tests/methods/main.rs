@@ -4,6 +4,7 @@
 
 mod judge;
 mod neighbours;
+mod packet;
 mod service;
 mod stand;
 mod transfers;
@@ -72,7 +73,7 @@ fn l2_carries_every_byte_in_both_seats() {
 fn encapsulated(services: &[Service]) -> Vec<Vec<u8>> {
     let node = "next_hop_mac = \"02:00:00:00:00:09\"\nlocal_mac = \"02:00:00:00:00:08\"\n";
     let sources = ["192.0.2.2".parse().unwrap(), "fd00::2".parse().unwrap()];
-    let text = text(node, sources, ["10.0.0.1".parse().unwrap(), "fd00:7::1".parse().unwrap()], services);
+    let text = text(node, "", sources, ["10.0.0.1".parse().unwrap(), "fd00:7::1".parse().unwrap()], services);
     let plan = config::parse(&text, "judged").expect("a configuration").plan;
     let mut engine = Instance::new(Backend::Engine, &plan, 1).expect("an engine");
     let mut frames = Vec::new();

@@ -9,6 +9,7 @@ pub const VIP_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 200, 1, 1));
 pub const VIP_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfc00, 0x200, 0, 0, 0, 0, 0, 1));
 pub const REAL: Host = Host::Real(1);
 const FIRST_PORT: u16 = 7000;
+const L2_PORT: u16 = 7090;
 
 /// A method as the configuration has it, what else its VIPs and its reals need, and what a frame has between the outer IP
 /// header and the client's, by the names of Wireshark's dissectors.
@@ -62,7 +63,7 @@ impl Service {
 
     /// L2 of both families.
     pub fn l2() -> Vec<Self> {
-        [(VIP_V4, false), (VIP_V6, true)].map(|(vip, v6_real)| Self { method: &L2, vip, v6_real, port: FIRST_PORT }).into()
+        [(VIP_V4, false), (VIP_V6, true)].map(|(vip, v6_real)| Self { method: &L2, vip, v6_real, port: L2_PORT }).into()
     }
 
     pub fn at(&self) -> SocketAddr {
@@ -98,19 +99,20 @@ impl std::fmt::Display for Service {
 pub fn configuration(lab: &Lab, services: &[Service]) -> String {
     let (lb, real) = (lab.link(Host::Lb).expect("a link"), lab.link(REAL).expect("a link"));
     let node = format!("interface = \"{}\"\nmode = \"xdp\"\n", lb.interface);
-    text(&node, [lb.v4.into(), lb.v6.into()], [real.v4.into(), real.v6.into()], services)
+    text(&node, "", [lb.v4.into(), lb.v6.into()], [real.v4.into(), real.v6.into()], services)
 }
 
-/// The same for any host: lines of `[node]`, sources of tunnels and addresses of the real, IPv4 first.
-pub fn text(node: &str, sources: [IpAddr; 2], real: [IpAddr; 2], services: &[Service]) -> String {
+/// The same for any host: lines of `[node]` and of `[tunnel]`, sources of tunnels and addresses of the real, IPv4 first.
+pub fn text(node: &str, tunnel: &str, sources: [IpAddr; 2], real: [IpAddr; 2], services: &[Service]) -> String {
     let [v4, v6] = sources;
-    let mut text = format!("[node]\n{node}\n[tunnel]\nsource_v4 = \"{v4}\"\nsource_v6 = \"{v6}\"\n[flows]\ncapacity = 10_000\n");
+    let mut text =
+        format!("[node]\n{node}\n[tunnel]\nsource_v4 = \"{v4}\"\nsource_v6 = \"{v6}\"\n{tunnel}\n[flows]\ncapacity = 10_000\n");
     for service in services {
         let Method { name, of_vip, of_real, .. } = service.method;
         for protocol in ["tcp", "udp"] {
             write!(
                 text,
-                "[[vip]]\naddress = \"{}\"\nport = {}\nprotocol = \"{protocol}\"\nencap = \"{name}\"\n{of_vip}\n[[vip.real]]\naddress = \"{}\"\n{of_real}\n",
+                "[[vip]]\naddress = \"{}\"\nport = {}\nprotocol = \"{protocol}\"\nencap = \"{name}\"\nring_size = 127\n{of_vip}\n[[vip.real]]\naddress = \"{}\"\n{of_real}\n",
                 service.vip,
                 service.port,
                 real[usize::from(service.v6_real)],

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use nix::libc;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use tandem_lab::{Host, Lab};
 
+use super::packet::on_interface;
 use super::service::Service;
 
 /// Bytes of the client's frame without its headers: of Ethernet, IPv4 or IPv6, and UDP.
@@ -172,24 +173,7 @@ fn on_the_balancers_link(lab: &Lab, mut frame: Vec<u8>, padded: usize) -> Result
 /// Sends a frame as it is out of an interface of this thread's namespace.
 pub fn put(interface: u32, frame: &[u8]) -> std::io::Result<()> {
     let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
-    let to = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: 0,
-        sll_ifindex: interface as i32,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    // SAFETY: the storage has room for every kind of address, and this one is written whole.
-    let ((), to) = unsafe {
-        SockAddr::try_init(|storage, len| {
-            storage.cast::<libc::sockaddr_ll>().write(to);
-            *len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-            Ok(())
-        })
-    }?;
-    socket.send_to(frame, &to).map(drop)
+    socket.send_to(frame, &on_interface(interface, 0)).map(drop)
 }
 
 /// Everything that does not work, from the client's namespace.
