@@ -2,20 +2,22 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-long bench clean
+.PHONY: help setup build demo test test-long test-kernels kernels bench clean
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # Runs a command with the compilers that setup found, TANDEM_BPF_RUSTC and TANDEM_BPF_LINKER in its environment.
 WITH := scripts/with-toolchain.sh
 
 help:
-	@echo 'make setup      install what is missing: compilers, libraries, nginx, iperf3, curl'
+	@echo 'make setup      install what is missing: compilers, libraries, nginx, iperf3, curl, tshark'
 	@echo 'make build      $(TARGET_DIR)/release/tandem'
 	@echo 'make demo       the five-minute proof: real HTTP, TCP and UDP traffic, balanced in the kernel and in userspace (root)'
 	@echo 'make test       format, lints, documentation, all tests; as root the kernel tests are required'
 	@echo 'make test-long  the same tests at full length (millions of frames)'
+	@echo 'make kernels    fetch four stock kernels of Debian and QEMU, for the next (root; 150 MB to download, 140 MB stay)'
+	@echo 'make test-kernels  our programs on those kernels, and their tunnel devices as the judge of our frames'
 	@echo 'make bench      the benchmarks'
-	@echo 'make clean      remove $(TARGET_DIR)/; the linker in ~/.cache/tandem stays'
+	@echo 'make clean      remove $(TARGET_DIR)/; the linker and the kernels in ~/.cache/tandem stay'
 
 setup:
 	@scripts/setup.sh
@@ -33,6 +35,12 @@ test: setup
 
 test-long: setup
 	@$(WITH) scripts/test.sh --long
+
+kernels:
+	@scripts/kernels.sh fetch
+
+test-kernels: setup
+	@scripts/kernels.sh test
 
 bench: setup
 	@$(WITH) cargo bench --locked -p tandem-bench

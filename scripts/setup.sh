@@ -53,6 +53,7 @@ list_needs() {
     need nginx "HTTP servers of the lab; no service is started" command -v nginx
     need iperf3 "TCP and UDP load of the lab" command -v iperf3
     need curl "HTTP client of the lab" command -v curl
+    need tshark "reads what the lab forwards and judges its checksums; nothing else is captured" command -v tshark
 }
 
 # The version that apt would install, empty if it knows none.

@@ -60,7 +60,8 @@ struct Which {
 struct UpArgs {
     #[command(flatten)]
     which: Which,
-    /// How the hosts are connected: each on a subnet of its own, or with the addresses of the classic benchmark
+    /// How the hosts are connected: each on a subnet of its own, with the addresses of the classic benchmark, or balancer and
+    /// real servers on one segment
     #[arg(long, value_enum, default_value = "routed")]
     layout: Shape,
     /// Number of real servers
@@ -75,6 +76,7 @@ struct UpArgs {
 enum Shape {
     Routed,
     Classic,
+    Segment,
 }
 
 pub fn lab(args: LabArgs) -> Result<(), Failure> {
@@ -96,8 +98,10 @@ pub fn failure(error: anyhow::Error) -> Failure {
 
 fn up(args: &UpArgs) -> Result<(), Failure> {
     let prefix = &args.which.prefix;
+    let vips = [[10, 200, 1, 1].into(), [0xfc00, 0x200, 0, 0, 0, 0, 0, 1].into()];
     let mut spec = match args.layout {
-        Shape::Routed => Spec::routed(prefix, &[[10, 200, 1, 1].into(), [0xfc00, 0x200, 0, 0, 0, 0, 0, 1].into()]),
+        Shape::Routed => Spec::routed(prefix, &vips),
+        Shape::Segment => Spec::segment(prefix, &vips),
         Shape::Classic => Spec::classic(prefix),
     };
     spec.reals = args.reals;

@@ -86,6 +86,13 @@ fn finish_host(topology: &Topology, link: &Link) -> Result<u32, LabError> {
             netlink.add_address(lo, *vip, if vip.is_ipv4() { 32 } else { 128 })?;
         }
     }
+    // Nobody waits for the first answer of a real on the balancer's own link.
+    if topology.spec.layout == Layout::Segment && link.host == Host::Lb {
+        for real in topology.reals() {
+            netlink.add_neighbour(index, real.v4.into(), real.mac)?;
+            netlink.add_neighbour(index, real.v6.into(), real.mac)?;
+        }
+    }
     // The VIP is inside the client's own subnet and nobody answers for it there.
     if topology.spec.layout == Layout::Classic && link.host == Host::Client {
         let lb = topology.link(Host::Lb)?;

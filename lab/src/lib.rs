@@ -43,6 +43,22 @@
 //!                                └────────┘ └────────┘
 //! ```
 //!
+//! [`Layout::Segment`], for direct return without a tunnel: balancer and reals on one segment (a bridge of the router's), the
+//! client elsewhere. A frame reaches a real by its link-layer address alone; the reals answer no ARP for the VIPs:
+//!
+//! ```text
+//!    ┌────────┐   10.90.1.0/24            ┌──────────┐
+//!    │ client ├───────────────────────────┤  router  │  VIP via 10.90.2.2
+//!    └────────┘   fd90:0:0:1::/64, 1500   └────┬─────┘
+//!                                              │ .1       10.90.2.0/24, fd90:0:0:2::/64, mtu 1600
+//!                       ┌──────────────────────┼───────────────────────┐
+//!                    .2 │ ::2              .11 │ ::b               .12 │ ::c    …
+//!                    ┌──┴─┐               ┌────┴───┐              ┌────┴───┐
+//!                    │ lb │ 2 queues      │ real1  │              │ real2  │
+//!                    └────┘               │ lo VIP │              │ lo VIP │
+//!                                         └────────┘              └────────┘
+//! ```
+//!
 //! # What makes XDP work on it
 //!
 //! * The client's link has the usual MTU of 1500, the links that carry encapsulated frames 1600: a full frame of the

@@ -70,7 +70,7 @@ impl<'de> Deserialize<'de> for Host {
     }
 }
 
-/// How the hosts are connected; the crate's first page draws both.
+/// How the hosts are connected; the crate's first page draws them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Layout {
@@ -79,6 +79,8 @@ pub enum Layout {
     Routed,
     /// The classic benchmark's: client 192.168.1.11, balancer 192.168.1.12, VIP 192.168.1.13.
     Classic,
+    /// Balancer and real servers on one segment, as direct return by MAC address needs them.
+    Segment,
 }
 
 impl fmt::Display for Layout {
@@ -86,6 +88,7 @@ impl fmt::Display for Layout {
         f.write_str(match self {
             Self::Routed => "routed",
             Self::Classic => "classic",
+            Self::Segment => "segment",
         })
     }
 }
@@ -139,6 +142,12 @@ impl Spec {
             vips: vec![IpAddr::from([192, 168, 1, 13])],
             ..Self::default()
         }
+    }
+
+    /// Balancer and three reals on one segment.
+    #[must_use]
+    pub fn segment(prefix: &str, vips: &[IpAddr]) -> Self {
+        Self { layout: Layout::Segment, ..Self::routed(prefix, vips) }
     }
 
     /// The namespace of a host, as it is found under `/run/netns`.

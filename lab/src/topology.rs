@@ -171,17 +171,22 @@ impl Topology {
 /// Subnet number of a host: third octet of its IPv4 subnet, fourth group of its IPv6 subnet.
 fn subnet(layout: Layout, host: Host) -> u8 {
     match (layout, host) {
-        (Layout::Routed, Host::Client | Host::Router) | (Layout::Classic, Host::Client | Host::Router | Host::Lb) => 1,
-        (Layout::Routed, Host::Lb) => 2,
-        // At most MAX_REALS = 200, which `Spec::check` has seen to.
-        (_, Host::Real(n)) => 10 + u8::try_from(n).unwrap_or(u8::MAX - 10),
+        (_, Host::Client | Host::Router) | (Layout::Classic, Host::Lb) => 1,
+        (Layout::Routed, Host::Lb) | (Layout::Segment, Host::Lb | Host::Real(_)) => 2,
+        (_, Host::Real(n)) => number(n),
     }
+}
+
+/// A real's subnet, part of its link-layer address, or its place on the segment.
+fn number(real: u16) -> u8 {
+    // At most MAX_REALS = 200, which `Spec::check` has seen to.
+    10 + u8::try_from(real).unwrap_or(u8::MAX - 10)
 }
 
 fn link(spec: &Spec, host: Host) -> Link {
     let subnet = subnet(spec.layout, host);
     let (net_v4, net_v6) = match spec.layout {
-        Layout::Routed => ([10, 90, subnet], 0xfd90),
+        Layout::Routed | Layout::Segment => ([10, 90, subnet], 0xfd90),
         Layout::Classic => ([192, 168, subnet], 0xfd92),
     };
     let v4 = |last| Ipv4Addr::new(net_v4[0], net_v4[1], net_v4[2], last);
@@ -190,16 +195,21 @@ fn link(spec: &Spec, host: Host) -> Link {
     let (last_v4, last_v6) = match (spec.layout, host) {
         (Layout::Classic, Host::Client) => (11, 0x11),
         (Layout::Classic, Host::Lb) => (12, 0x12),
+        (Layout::Segment, Host::Real(n)) => (number(n), u16::from(number(n))),
         _ => (2, 2),
     };
-    let bridged = spec.layout == Layout::Classic && matches!(host, Host::Client | Host::Lb);
+    let bridged = match spec.layout {
+        Layout::Routed => false,
+        Layout::Classic => matches!(host, Host::Client | Host::Lb),
+        Layout::Segment => matches!(host, Host::Lb | Host::Real(_)),
+    };
     // Locally administered; the last octet tells the ends, the one before it the host.
-    let number = match host {
+    let own = match host {
         Host::Client | Host::Router => 1,
         Host::Lb => 2,
-        Host::Real(_) => subnet,
+        Host::Real(n) => number(n),
     };
-    let mac = |end| Mac([0x02, 0x74, 0x64, 0x6d, number, end]);
+    let mac = |end| Mac([0x02, 0x74, 0x64, 0x6d, own, end]);
     let router_mac = mac(1);
     Link {
         host,
@@ -243,7 +253,7 @@ mod tests {
 
     #[test]
     fn addresses_are_unique_in_the_largest_lab() {
-        for layout in [Layout::Routed, Layout::Classic] {
+        for layout in [Layout::Routed, Layout::Classic, Layout::Segment] {
             let lab = Topology::new(Spec { layout, reals: 200, ..Spec::default() }).unwrap();
             assert_eq!(lab.links.len(), 202);
             let macs: HashSet<_> = lab.links.iter().flat_map(|l| [l.mac, l.router.mac]).collect();

@@ -53,6 +53,21 @@ fn classic_connects_all_hosts() {
     assert_gone(&topology);
 }
 
+#[test]
+fn segment_connects_all_hosts() {
+    if !permitted() {
+        return;
+    }
+    let lab = Lab::up(Spec::segment("t-segment", &vips())).unwrap();
+    assert_connected(&lab);
+    let topology = lab.topology().clone();
+    let subnet = |host| lab.link(host).unwrap().v4.octets()[..3].to_vec();
+    assert_eq!(subnet(Host::Lb), subnet(Host::Real(3)));
+    assert_ne!(subnet(Host::Lb), subnet(Host::Client));
+    drop(lab);
+    assert_gone(&topology);
+}
+
 /// The bytes of the frame in which a packet to the VIP reaches the balancer: announced by the router's route, with a
 /// checksum that is complete although the client's stack would have left it to the device.
 #[test]
@@ -60,7 +75,8 @@ fn vips_reach_the_balancer_with_complete_checksums() {
     if !permitted() {
         return;
     }
-    for spec in [Spec::routed("t-vip-routed", &vips()), Spec::classic("t-vip-classic")] {
+    let specs = [Spec::routed("t-vip-routed", &vips()), Spec::classic("t-vip-classic"), Spec::segment("t-vip-segment", &vips())];
+    for spec in specs {
         let lab = Lab::up(spec).unwrap();
         for vip in lab.topology().spec.vips.clone() {
             let frame = first_frame_to(&lab, SocketAddr::new(vip, 5678));

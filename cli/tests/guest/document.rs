@@ -1,0 +1,90 @@
+//! `docs/kernels.md`, from what the kernels have said.
+
+use std::fmt::Write as _;
+
+use super::cases::services;
+use super::service::Service;
+use super::setups::{SETUPS, method, pair};
+
+const PAIRS: [&str; 4] = ["4in4", "4in6", "6in4", "6in6"];
+
+/// The page; `results` are files with the lines of a kernel each.
+pub fn document(results: &[String]) -> String {
+    let texts: Vec<String> = results.iter().map(|file| std::fs::read_to_string(file).expect(file)).collect();
+    let mut page = String::from(
+        "<!-- Generated. To regenerate: TANDEM_BLESS=1 make test-kernels, with every kernel fetched -->\n\n# Kernels\n\n\
+         `make test-kernels` boots stock kernels of Debian under QEMU, without acceleration, and runs the same program in each: our own \
+         programs against the engine, and frames of every forwarding method into Linux's own tunnel devices. A frame counts as \
+         delivered when its payload is read from a socket bound to the VIP, or its SYN is answered.\n\n## What ran\n\n\
+         | kernel | results | the balancer without any feature, with every method, with everything |\n|---|---|---|\n",
+    );
+    let mut notes = Vec::new();
+    for text in &texts {
+        let summary = text.lines().rev().find(|line| line.contains(" passed, ")).expect("a summary");
+        let (release, counts) = summary.split_once(": ").expect("a summary");
+        let sizes: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("ok balancer, "))
+            .filter_map(|line| line.rsplit_once(": ").and_then(|(_, said)| said.split_once(';')).map(|(size, _)| size))
+            .collect();
+        let sizes = if sizes.is_empty() { "loaded; this kernel does not tell the size".to_owned() } else { sizes.join("; ") };
+        writeln!(page, "| {release} | {counts} | {sizes} |").expect("a String takes everything");
+        let skips = text.lines().filter_map(|line| line.strip_prefix("skip "));
+        notes.extend(skips.map(|skip| format!("- Linux {release}: {skip}\n")));
+    }
+    if !notes.is_empty() {
+        page.push_str("\nNot yet:\n\n");
+        notes.iter().for_each(|note| page.push_str(note));
+    }
+    page.push_str(
+        "\n## What stock Linux takes\n\nThe same on every kernel above, but for what is said. ✓ all were delivered: datagrams of 1 byte \
+         to a full frame, odd and even, padded, with and without a checksum of their own, with outer UDP checksums `always` and \
+         `where-cheap`; SYNs. – none was. `4in6`: an IPv4 client's packet to the IPv6 address of a real.\n",
+    );
+    let services = services();
+    for setup in &SETUPS {
+        write!(page, "\n### {}\n\n", first_upper(setup.name)).expect("a String takes everything");
+        for line in setup.lines() {
+            let line = line.strip_prefix("-6 ").map_or_else(|| format!("ip {line}"), |line| format!("ip -6 {line}"));
+            writeln!(page, "    {line}").expect("a String takes everything");
+        }
+        for (key, value) in setup.sysctls {
+            writeln!(page, "    sysctl net.{}={value}", key.replace('/', ".")).expect("a String takes everything");
+        }
+        if !setup.commands.is_empty() {
+            page.push('\n');
+        }
+        page.push_str(&table(&services, setup.delivers));
+        if !setup.why.is_empty() {
+            write!(page, "\n–: {}.\n", setup.why).expect("a String takes everything");
+        }
+        for (kernels, _, why) in setup.otherwise {
+            writeln!(page, "\nLinux {kernels}x {why}.").expect("a String takes everything");
+        }
+    }
+    page.push_str(
+        "\n## What is dropped\n\nFrames with one bit of the outer IPv4 checksum, of the outer UDP checksum or of the payload changed, and \
+         frames to other tunnel ports: none was delivered.\n",
+    );
+    page
+}
+
+fn table(services: &[Service], delivers: fn(&Service) -> bool) -> String {
+    let mut table = format!("| | {} |\n|---|---|---|---|---|\n", PAIRS.join(" | "));
+    let mut methods: Vec<String> = services.iter().map(method).collect();
+    methods.dedup();
+    for name in methods {
+        let cell = |wanted: &&str| {
+            let service = services.iter().find(|service| method(service) == name && pair(service) == **wanted);
+            service.map_or("", |service| if delivers(service) { "✓" } else { "–" })
+        };
+        let cells: Vec<&str> = PAIRS.iter().map(cell).collect();
+        writeln!(table, "| {name} | {} |", cells.join(" | ")).expect("a String takes everything");
+    }
+    table
+}
+
+fn first_upper(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}

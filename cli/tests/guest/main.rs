@@ -1,0 +1,68 @@
+//! Stock kernels as the judge: frames of our own data path into Linux's own tunnel devices, and our own programs on kernels of
+//! other versions. One line for each result, and a last one that sums up.
+//!
+//! `scripts/kernels.sh test` boots Debian's kernels with this program as their init process. As a test of the workspace it runs
+//! on the kernel that is there, in namespaces of its own, with whatever devices that kernel has.
+
+mod bed;
+mod cases;
+mod document;
+mod interop;
+mod report;
+mod setups;
+mod start;
+mod twins;
+
+// The generator of the twin test, which lives beside it.
+#[path = "../../../backends/tests/twin/frames.rs"]
+#[allow(dead_code, reason = "shared")]
+mod frames;
+#[path = "../../../backends/tests/twin/plans.rs"]
+#[allow(dead_code, reason = "shared")]
+mod plans;
+#[path = "../../../backends/tests/twin/rich.rs"]
+mod rich;
+// Of the lab's test: addresses of packet sockets, and the methods.
+#[path = "../methods/packet.rs"]
+mod packet;
+#[path = "../methods/service.rs"]
+#[allow(dead_code, reason = "shared")]
+mod service;
+
+use std::time::Instant;
+
+use report::Report;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [verb, results @ ..] = arguments.as_slice()
+        && verb == "document"
+    {
+        print!("{}", document::document(results));
+        return;
+    }
+    if start::is_init() {
+        start::as_init(run);
+    }
+    if !start::is_privileged() {
+        eprintln!("SKIPPED: namespaces, devices and programs need root");
+        return;
+    }
+    start::in_namespaces();
+    let report = run();
+    assert!(report.is_clean(), "{report}");
+}
+
+/// Everything, on this kernel.
+fn run() -> Report {
+    let (mut report, started) = (Report::default(), Instant::now());
+    let part = |name| println!("note: {name}: done after {} s", started.elapsed().as_secs());
+    let cases = cases::all();
+    part("frames");
+    interop::run(&mut report, &cases);
+    part("stock devices");
+    twins::run(&mut report, &cases);
+    part("our programs");
+    println!("{report}");
+    report
+}

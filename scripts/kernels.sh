@@ -1,0 +1,295 @@
+#!/usr/bin/env bash
+# Stock Debian kernels for the tests, booted under QEMU without acceleration, network or disk.
+#
+#   scripts/kernels.sh fetch [SERIES]...   downloads kernels and QEMU (root; about 150 MB; 140 MB stay, unpacked)
+#   scripts/kernels.sh test [SERIES]...    boots each kernel that is there and sums up what the guests say
+#
+# Series: 5.10 6.1 6.12 newest. Everything is kept in ~/.cache/tandem/kernels, or where TANDEM_KERNELS says. A kernel that
+# was not fetched is skipped by name; TANDEM_REQUIRE_KERNELS=1, or naming the series, turns that into a failure.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=toolchain.sh
+. "$(dirname "$0")/toolchain.sh"
+
+store=${TANDEM_KERNELS:-$cache/kernels}
+# Where each series comes from. Debian's archive moves on within a suite: what was fetched is said, not pinned.
+declare -A SUITES=([5.10]=bullseye [6.1]=bookworm [6.12]=trixie [newest]=sid)
+ALL=(5.10 6.1 6.12 newest)
+# The drivers that the tests use, and those that later ones will (8021q, bonding); what they rest on is found by depmod.
+MODULES=(veth dummy tun ipip sit ip6_tunnel ip_gre ip6_gre fou fou6 geneve 8021q bonding)
+# Below it, guests crash now and then in places that have nothing to do with each other: an emulator's fault.
+QEMU_LEAST=10
+
+say() { echo "kernels: $*"; }
+die() {
+    echo "kernels: error: $*" >&2
+    exit 1
+}
+
+work=
+clean_up() { [ -z "$work" ] || rm -rf -- "$work"; }
+trap clean_up EXIT
+trap 'exit 130' INT TERM HUP
+
+# --- fetch -------------------------------------------------------------------------------------------------
+
+# The mirror of Debian that this host's apt uses.
+mirror() {
+    if [ -n "${TANDEM_DEBIAN_MIRROR:-}" ]; then
+        echo "$TANDEM_DEBIAN_MIRROR"
+        return
+    fi
+    # shellcheck disable=SC2016 # apt's own format
+    apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(LABEL)' 'Created-By: Packages' 2>/dev/null |
+        awk '$3 == "Debian" && $2 !~ /-/ { print $1; exit }'
+}
+
+# suite_apt SUITE COMMAND...: apt on one suite alone, in a state of its own. The system's lists and packages stay as they are.
+suite_apt() {
+    local state=$work/apt-$1 tool=$2
+    shift 2
+    "$tool" -o Dir::Etc::SourceList="$state/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+        -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null \
+        -o Dir::State::Lists="$state/lists" -o Dir::State::status="$state/status" -o Dir::Cache="$state/cache" \
+        -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::Retries=2 "$@"
+}
+
+open_suite() {
+    local suite=$1 state=$work/apt-$1
+    [ ! -d "$state" ] || return 0
+    mkdir -p "$state/lists/partial" "$state/cache/archives/partial"
+    : >"$state/status"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $source_uri $suite main" >"$state/sources.list"
+    say "reading the package list of $suite"
+    suite_apt "$suite" apt-get update -qq || return 1
+}
+
+# download SUITE PACKAGE...: unpacks the packages into $work/root-SUITE.
+download() {
+    local suite=$1 into=$work/root-$1 deb
+    shift
+    mkdir -p "$work/debs-$suite" "$into"
+    (cd "$work/debs-$suite" && suite_apt "$suite" apt-get download -qq "$@") || return 1
+    for deb in "$work/debs-$suite"/*.deb; do
+        say "$(basename "$deb"): $(du -h "$deb" | cut -f1)"
+        dpkg -x "$deb" "$into"
+        rm -f "$deb"
+    done
+}
+
+depends() {
+    local suite=$1
+    shift
+    suite_apt "$suite" apt-cache depends "$@" | awk '$1 == "Depends:" { print $2 }'
+}
+
+fetch_kernel() {
+    local series=$1 suite=${SUITES[$1]} image packages root release
+    open_suite "$suite" || return 1
+    image=$(depends "$suite" linux-image-cloud-amd64 | grep -m1 '^linux-image-') || return 1
+    # Newer packages of an image are empty and name two others.
+    packages=$(depends "$suite" "$image" | grep -E '^linux-(binary|modules)-' || echo "$image")
+    # shellcheck disable=SC2086 # a list
+    download "$suite" $packages || return 1
+    root=$work/root-$suite
+    release=$(basename "$(find "$root/lib/modules" "$root/usr/lib/modules" -mindepth 1 -maxdepth 1 -type d 2>/dev/null | head -n 1)")
+    [ -n "$release" ] || return 1
+    keep_kernel "$root" "$release" "$work/kept-$series" || return 1
+    rm -rf -- "${store:?}/$series"
+    mv "$work/kept-$series" "$store/$series"
+    say "$series: Linux $release, $(du -sh "$store/$series" | cut -f1) kept"
+}
+
+# Keeps of an unpacked kernel: the image, and the modules under names in the order in which they load.
+keep_kernel() {
+    local root=$1 release=$2 to=$3 vmlinuz module file number=100
+    # Modules are below /usr where /lib is a link to it; depmod looks below /lib.
+    if [ ! -d "$root/lib/modules" ]; then
+        mkdir -p "$root/lib"
+        mv "$root/usr/lib/modules" "$root/lib/modules"
+    fi
+    vmlinuz=$(find "$root" \( -name vmlinuz -o -name 'vmlinuz-*' \) -type f | head -n 1)
+    depmod -b "$root" "$release" || return 1
+    mkdir -p "$to/modules"
+    cp "$vmlinuz" "$to/vmlinuz"
+    echo "$release" >"$to/release"
+    while read -r file; do
+        module=$(basename "$file")
+        number=$((number + 1))
+        case $file in
+        *.xz) xz -dc "$root/lib/modules/$release/$file" >"$to/modules/$number-${module%.xz}" ;;
+        *.zst) zstd -qdc "$root/lib/modules/$release/$file" >"$to/modules/$number-${module%.zst}" ;;
+        *) cp "$root/lib/modules/$release/$file" "$to/modules/$number-$module" ;;
+        esac
+    done < <(load_order "$root/lib/modules/$release/modules.dep")
+}
+
+# The files of MODULES and of what they depend on, dependencies first, each once.
+load_order() {
+    local module
+    for module in "${MODULES[@]}"; do
+        # A line is `FILE: NEXT BEFORE-THAT …`.
+        grep -E "/${module//_/[-_]}\.ko[.a-z]*:" "$1" | tr -d : | tr ' ' '\n' | tac
+    done | awk 'NF && !seen[$0]++'
+}
+
+qemu_version() {
+    "$1" --version 2>/dev/null | sed -n 's/.*version \([0-9]*\)\..*/\1/p'
+}
+
+fetch_qemu() {
+    local found suite
+    found=$(qemu_version qemu-system-x86_64 || true)
+    [ "${found:-0}" -lt "$QEMU_LEAST" ] || return 0
+    suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")-backports
+    open_suite "$suite" && download "$suite" qemu-system-x86 qemu-system-common qemu-system-data || return 1
+    rm -rf -- "$store/qemu"
+    mv "$work/root-$suite" "$store/qemu"
+    rm -rf -- "$store"/qemu/usr/share/{doc,man,icons,applications} "$store"/qemu/usr/bin/qemu-{storage-daemon,vmsr-helper}
+    say "QEMU: $("$(qemu)" --version | head -n 1), $(du -sh "$store/qemu" | cut -f1) kept"
+}
+
+# The one that was fetched, or the system's.
+qemu() {
+    local fetched=$store/qemu/usr/bin/qemu-system-x86_64
+    if [ -x "$fetched" ]; then echo "$fetched"; else command -v qemu-system-x86_64 || true; fi
+}
+
+host_needs() {
+    local missing=() pair
+    for pair in qemu-system-x86_64:qemu-system-x86 depmod:kmod cpio:cpio xz:xz-utils zstd:zstd ip:iproute2; do
+        command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+    done
+    [ -e /usr/share/seabios/bios-256k.bin ] || missing+=(seabios)
+    [ ${#missing[@]} -gt 0 ] || return 0
+    [ "$(id -u)" = 0 ] || die "missing: ${missing[*]}; run \`scripts/kernels.sh fetch\` as root once, or: apt-get install --no-install-recommends ${missing[*]}"
+    say "installing ${missing[*]}"
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 "${missing[@]}" >/dev/null
+}
+
+fetch() {
+    local series failed=()
+    command -v apt-get >/dev/null || die "there is no apt-get: the kernels come from Debian's archive"
+    source_uri=$(mirror)
+    [ -n "$source_uri" ] || die "apt knows no mirror of Debian; name one: TANDEM_DEBIAN_MIRROR=http://…/debian"
+    mkdir -p "$store"
+    work=$(mktemp -d "$store/fetch.XXXXXX")
+    host_needs
+    fetch_qemu || failed+=(QEMU)
+    for series in "$@"; do
+        fetch_kernel "$series" || failed+=("$series")
+    done
+    [ ${#failed[@]} -eq 0 ] || die "not fetched: ${failed[*]}"
+}
+
+# --- test --------------------------------------------------------------------------------------------------
+
+# The guest program, as cargo built it.
+build_guest() {
+    local line
+    # Its path is in cargo's own report.
+    line=$(cd "$repo" && "$repo/scripts/with-toolchain.sh" cargo test --locked -q -p tandem --test guest --no-run --message-format=json |
+        grep '"executable":"[^"]*/guest-[^"]*"' | tail -n 1) || die "the guest program does not build"
+    sed 's/.*"executable":"\([^"]*\)".*/\1/' <<<"$line"
+}
+
+# Copies a program and the libraries that it loads to the same paths below $2.
+with_libraries() {
+    local program=$1 to=$2 file
+    while read -r file; do
+        install -D "$file" "$to$file"
+    done < <(ldd "$program" | grep -o '/[^ ]*')
+}
+
+# The initial file system: the guest as /init, `ip`, their libraries, the kernel's modules. No shell, no disk, no network.
+make_initrd() {
+    local series=$1 root=$work/initrd-$1
+    mkdir -p "$root/bin" "$root/modules" "$root"/{proc,sys,dev,tmp,run}
+    cp -a "$work/guest/." "$root/"
+    cp "$store/$series/modules"/*.ko "$root/modules/"
+    (cd "$root" && find . | cpio -o -H newc -R 0:0 --quiet | gzip -1) >"$work/initrd-$series.gz"
+    rm -rf -- "$root"
+}
+
+boot() {
+    local series=$1 fetched=$store/qemu firmware=()
+    if [ -d "$fetched" ]; then
+        firmware=(-L "$fetched/usr/share/qemu" -L /usr/share/seabios)
+        export QEMU_MODULE_DIR=$fetched/usr/lib/x86_64-linux-gnu/qemu
+    fi
+    # q35 without acceleration: hangs and crashes were seen with other machines, and there may be no KVM.
+    timeout -k 5 "${TANDEM_GUEST_SECONDS:-900}" "$(qemu)" "${firmware[@]}" -machine q35,graphics=off -accel tcg -cpu max -smp 1 -m 1024 \
+        -no-reboot -nodefaults -display none -no-user-config -serial "file:$work/$series.log" \
+        -kernel "$store/$series/vmlinuz" -initrd "$work/initrd-$series.gz" \
+        -append "console=ttyS0 panic=-1 quiet loglevel=3 mitigations=off nokaslr${TANDEM_LONG:+ TANDEM_LONG=1}" </dev/null
+}
+
+# Runs one kernel; its results go to $work/SERIES.results. A guest that dies leaves no last line, and QEMU says nothing of it.
+run_kernel() {
+    local series=$1 log=$work/$1.log results=$work/$1.results started=$SECONDS summary
+    say "$series: Linux $(cat "$store/$series/release")"
+    make_initrd "$series"
+    boot "$series" || say "$series: QEMU ended with status $?"
+    # The serial line begins with the firmware's escape codes and has carriage returns.
+    tr -d '\r' <"$log" | grep -aE '^(ok|FAIL|skip|note:) |^[0-9][^ ]*: [0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' >"$results" || true
+    grep -aE '^(FAIL|skip|note:) ' "$results" || true
+    summary=$(grep -aE ' passed, .* failed, .* skipped$' "$results" | tail -n 1 || true)
+    if [ -z "$summary" ]; then
+        failed=$((failed + 1))
+        echo "FAIL $series: no last line: the guest died. The end of what it said:"
+        tail -n 30 "$log" | tr -d '\r'
+        return
+    fi
+    echo "$summary ($((SECONDS - started)) s)"
+    passed=$((passed + $(sed 's/.*: \([0-9]*\) passed.*/\1/' <<<"$summary")))
+    failed=$((failed + $(sed 's/.* \([0-9]*\) failed.*/\1/' <<<"$summary")))
+    skipped=$((skipped + $(sed 's/.* \([0-9]*\) skipped$/\1/' <<<"$summary")))
+    done_results+=("$results")
+}
+
+test_kernels() {
+    local series named=$1 passed=0 failed=0 skipped=0 guest done_results=()
+    shift
+    mkdir -p "$store"
+    work=$(mktemp -d "$store/test.XXXXXX")
+    local there=()
+    for series in "$@"; do
+        if [ -e "$store/$series/vmlinuz" ] && [ -n "$(qemu)" ]; then
+            there+=("$series")
+        elif [ -n "$named" ] || [ "${TANDEM_REQUIRE_KERNELS:-0}" = 1 ]; then
+            echo "FAIL $series: not fetched; run \`scripts/kernels.sh fetch\`"
+            failed=$((failed + 1))
+        else
+            echo "skip $series: not fetched; run \`scripts/kernels.sh fetch\`"
+            skipped=$((skipped + 1))
+        fi
+    done
+    if [ ${#there[@]} -gt 0 ]; then
+        guest=$(build_guest)
+        mkdir -p "$work/guest/bin"
+        strip -o "$work/guest/init" "$guest"
+        with_libraries "$guest" "$work/guest"
+        cp -L "$(command -v ip)" "$work/guest/bin/ip"
+        with_libraries "$(command -v ip)" "$work/guest"
+    fi
+    for series in "${there[@]}"; do run_kernel "$series"; done
+    if [ "${TANDEM_BLESS:-0}" = 1 ] && [ "$failed" = 0 ] && [ "${#done_results[@]}" = "${#ALL[@]}" ]; then
+        "$guest" document "${done_results[@]}" >"$work/kernels.md"
+        cp "$work/kernels.md" "$repo/docs/kernels.md"
+        say "docs/kernels.md is written"
+    fi
+    echo "$passed passed, $failed failed, $skipped skipped"
+    [ "$failed" = 0 ]
+}
+
+# -----------------------------------------------------------------------------------------------------------
+
+verb=${1:-}
+[ $# -eq 0 ] || shift
+for series in "$@"; do
+    [ -n "${SUITES[$series]:-}" ] || die "\`$series\` is no series; there are: ${ALL[*]}"
+done
+case $verb in
+fetch) if [ $# -gt 0 ]; then fetch "$@"; else fetch "${ALL[@]}"; fi ;;
+test) if [ $# -gt 0 ]; then test_kernels named "$@"; else test_kernels '' "${ALL[@]}"; fi ;;
+*) die "usage: scripts/kernels.sh fetch|test [${ALL[*]}]" ;;
+esac
