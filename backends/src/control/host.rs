@@ -5,12 +5,31 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use tandem_engine::memory::Root;
+use tandem_engine::memory::reals::Out;
 use tandem_engine::wire::mac_word;
 
 use crate::config::{Mac, Plan, Profile};
 
-/// The next hop's MAC of each real; `None`, or not in it: not known.
-pub type Hops = HashMap<IpAddr, Option<Mac>>;
+/// Where frames to a real go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reached {
+    /// The next hop's MAC.
+    pub mac: Mac,
+    /// Where they leave this host.
+    pub out: Out,
+    /// Their source MAC, as a word; 0: [`Facts::local_mac`].
+    pub from: u64,
+}
+
+impl From<Mac> for Reached {
+    /// By the interface that the frame came in by.
+    fn from(mac: Mac) -> Self {
+        Self { mac, out: Out::default(), from: 0 }
+    }
+}
+
+/// The way to each real; `None`, or not in it: not known.
+pub type Hops = HashMap<IpAddr, Option<Reached>>;
 
 /// Facts of one host.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,7 +68,8 @@ impl Facts {
         if strict && plan.needs_source_v6() {
             return Err(lacks("tunnel.source_v6"));
         }
-        let hops = plan.reals().into_iter().map(|real| (real, Some(next_hop))).collect();
+        let reached = Some(Reached::from(next_hop));
+        let hops = plan.reals().into_iter().map(|real| (real, reached)).collect();
         Ok(Self {
             local_mac,
             source_v4: plan.source_v4,

@@ -25,7 +25,7 @@ pub use apply::{Changes, Control};
 pub use error::ControlError;
 pub use features::features;
 pub use grace::{Grace, KernelGrace, NoGrace};
-pub use host::{Facts, Hops};
+pub use host::{Facts, Hops, Reached};
 pub use ids::lines as id_lines;
 pub use probes::marks;
 pub use reference::reference as counters_reference;

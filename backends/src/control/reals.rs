@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use hashbrown::{HashMap, HashSet};
+use tandem_engine::memory::Real as Entry;
 use tandem_engine::memory::VipKey;
 use tandem_engine::memory::counters::{PER_REAL, real_at};
 use tandem_engine::memory::reals::{Method, Way};
@@ -12,7 +13,7 @@ use tandem_engine::wire::mac_word;
 use super::apply::{Changes, Control};
 use super::error::ControlError;
 use super::grace::Grace;
-use super::host::Hops;
+use super::host::{Hops, Reached};
 use super::{addr_words, vip_key};
 use crate::config::{Encap, GeneveInner, Plan, Real, Vip};
 
@@ -60,6 +61,22 @@ fn local(plan: &Plan) -> HashSet<IpAddr> {
     reals.filter(|real| real.local).map(|real| real.address).collect()
 }
 
+/// Makes the entry say this, the MAC last; `true`: it said something else.
+fn reach(real: &Entry, reached: Option<Reached>) -> bool {
+    let (before, hop) = ((real.out(), real.from()), real.hop());
+    let Some(Reached { mac, out, from }) = reached else {
+        real.set_mac(None);
+        return hop.is_resolved();
+    };
+    let word = mac_word(mac.0);
+    if hop.is_resolved() && hop.mac() == word && before == (out, from) {
+        return false;
+    }
+    real.set_out(out, from);
+    real.set_mac(Some(word));
+    true
+}
+
 impl Control {
     /// Fills the entries of the VIP's reals that have none yet, and renews ways and next hops of the others.
     pub(super) fn fill_reals(&mut self, vip: &Vip, plan: &Plan, owner: u32, hops: &Hops) -> u32 {
@@ -80,11 +97,11 @@ impl Control {
 
     /// `1`: it is new.
     fn fill(&mut self, owner: Option<u32>, address: IpAddr, way: &Way, hops: &Hops) -> u32 {
-        let mac = hops.get(&address).copied().flatten().map(|mac| mac_word(mac.0));
+        let reached = hops.get(&address).copied().flatten();
         if let Some(id) = self.reals.get(&(owner, address)) {
             if let Some(real) = self.tables.reals().get(usize::from(*id)) {
                 real.set_way(way);
-                real.set_mac(mac);
+                reach(real, reached);
             }
             return 0;
         }
@@ -92,7 +109,8 @@ impl Control {
         let Some((id, real)) = free else { return 0 };
         let (line, first) = real_at(id as u32);
         self.clear_counters(line, Some(first..first + PER_REAL));
-        real.fill(owner, addr_words(address), address.is_ipv6(), way, mac);
+        real.fill(owner, addr_words(address), address.is_ipv6(), way, None);
+        reach(real, reached);
         self.reals.insert((owner, address), id as u16);
         1
     }
@@ -101,13 +119,8 @@ impl Control {
     pub fn set_hops(&self, hops: &Hops) -> usize {
         let mut changed = 0;
         for ((_, address), id) in &self.reals {
-            let (Some(real), Some(mac)) = (self.tables.reals().get(usize::from(*id)), hops.get(address)) else { continue };
-            let word = mac.map(|mac| mac_word(mac.0));
-            let hop = real.hop();
-            if word != hop.is_resolved().then(|| hop.mac()) {
-                real.set_mac(word);
-                changed += 1;
-            }
+            let (Some(real), Some(reached)) = (self.tables.reals().get(usize::from(*id)), hops.get(address)) else { continue };
+            changed += usize::from(reach(real, *reached));
         }
         changed
     }

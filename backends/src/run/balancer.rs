@@ -1,22 +1,21 @@
 //! The running balancer: both seats over one memory, and the loop that looks after them.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, never, select, tick};
-use hashbrown::HashMap;
 use tandem_engine::memory::{Mode, VipSlot};
 use tandem_engine::wire::Ethernet;
 
 use super::error::RunError;
+use super::hops::{NextHops, tell};
 use super::protocol::{ModeName, ModeReport, Paths, Request, WorkerRow};
 use super::server::{Asked, Server};
 use crate::afxdp::{Ask, Bound, Event, Seat, SeatConfig, receive_queues};
 use crate::config::{Attach, Encap, ModeWish, Plan};
-use crate::control::{Control, Counters, Facts, KernelGrace, marks};
-use crate::facts::{Interface, Netlink, NextHop, NoHop, check_privileges, is_bpffs, macs};
+use crate::control::{Control, Counters, Facts, KernelGrace, Reached, marks};
+use crate::facts::{Found, Interface, Netlink, Ways, check_privileges, is_bpffs};
 use crate::memory::{Plain, Sizes, Tables};
 use crate::xdp::{Balancer, Role, SlotWish};
 
@@ -74,6 +73,8 @@ struct Running {
     netlink: Netlink,
     balancer: Balancer,
     control: Control,
+    /// `None`: the configuration says where every frame goes.
+    next_hops: Option<NextHops>,
     seat: Option<Seat>,
     /// Blocks of counters before the workers': one for each CPU.
     cpus: u32,
@@ -102,7 +103,7 @@ impl Running {
         if control.is_configured() {
             log::info!("taking over the tables that are pinned in {}", paths.pins.display());
         }
-        let facts = facts(plan, &interface, &netlink, &balancer)?;
+        let (facts, ways) = facts(plan, &interface, &netlink, &balancer)?;
         // A process that was killed in mode afxdp left no workers.
         balancer.tables().root().switch(Mode::Xdp);
         let changes = control.apply(plan, &facts, &KernelGrace)?;
@@ -114,6 +115,7 @@ impl Running {
             netlink,
             balancer,
             control,
+            next_hops: ways.map(|ways| NextHops::new(plan, ways)).transpose()?,
             seat: None,
             cpus,
             why: String::new(),
@@ -211,9 +213,11 @@ impl Running {
         let mut looked = Instant::now();
         loop {
             let events: Receiver<Event> = self.seat.as_ref().map_or_else(never, |seat| seat.events().clone());
+            let changes: Receiver<()> = self.next_hops.as_ref().map_or_else(never, NextHops::changes);
             select! {
                 recv(server.requests) -> asked => if let Ok(asked) = asked { self.answer(asked) },
                 recv(events) -> event => if let Ok(event) = event { self.worker_ended(&event) },
+                recv(changes) -> told => if let Some(hops) = &mut self.next_hops { hops.note(told.is_ok()) },
                 recv(ticks) -> _ => {}
             }
             if stop.load(Ordering::Relaxed) {
@@ -224,6 +228,9 @@ impl Running {
                 looked = Instant::now();
                 self.look()?;
             }
+            if let Some(hops) = &mut self.next_hops {
+                hops.look(&self.netlink, &self.control)?;
+            }
         }
     }
 
@@ -232,13 +239,6 @@ impl Running {
         match self.netlink.interface(&self.interface.name) {
             Ok(now) if now.index == self.interface.index => {}
             _ => return Err(RunError::Vanished(self.interface.name.clone())),
-        }
-        if self.plan.next_hop_mac.is_none() {
-            let hops = self.netlink.next_hops(self.interface.index, &self.plan.reals())?;
-            let changed = self.control.set_hops(&macs(&hops));
-            if changed > 0 {
-                log::info!("{}: the next hops of {changed} reals changed", self.interface.name);
-            }
         }
         if self.calibrated.elapsed() >= CALIBRATE {
             self.calibrated = Instant::now();
@@ -291,6 +291,7 @@ impl Running {
             interface: self.interface.name.clone(),
             attach: attach.to_owned(),
             workers: workers.collect(),
+            unreachable: self.next_hops.iter().flat_map(NextHops::unreachable).collect(),
         }
     }
 
@@ -316,7 +317,7 @@ impl Running {
 }
 
 /// What the host supplies: addresses, MACs, next hops, a key.
-fn facts(plan: &Plan, interface: &Interface, netlink: &Netlink, balancer: &Balancer) -> Result<Facts, RunError> {
+fn facts(plan: &Plan, interface: &Interface, netlink: &Netlink, balancer: &Balancer) -> Result<(Facts, Option<Ways>), RunError> {
     let name = &interface.name;
     let lacks = |what: &str, key: &str| {
         RunError::Lacks(format!("{name} has no {what}, and the configuration does not say one; set {key}"))
@@ -331,20 +332,21 @@ fn facts(plan: &Plan, interface: &Interface, netlink: &Netlink, balancer: &Balan
         return Err(lacks("IPv6 address", "tunnel.source_v6"));
     }
     let reals = plan.reals();
-    let hops = match plan.next_hop_mac {
-        Some(mac) => reals.iter().map(|real| (*real, Some(mac))).collect(),
+    let (hops, ways) = match plan.next_hop_mac {
+        Some(mac) => (reals.iter().map(|real| (*real, Some(Reached::from(mac)))).collect(), None),
         None => {
-            let found = netlink.next_hops_within(interface.index, &reals, PATIENCE)?;
-            for (real, no) in found.iter().filter_map(|(real, hop)| Some((real, hop.as_ref().err()?))) {
-                log::warn!("real {real}: {no}; until then its frames are dropped and counted as no-next-hop");
+            let mut ways = Ways::new(vec![interface.index], local_mac);
+            ways.look_within(netlink, &reals, PATIENCE)?;
+            for (real, hop) in ways.found() {
+                tell(*real, None, hop);
             }
-            no_gateway_to_l2(plan, &found)?;
-            macs(&found)
+            no_gateway_to_l2(plan, ways.found())?;
+            (ways.hops(None), Some(ways))
         }
     };
     let udp_idle_ticks = balancer.clock().ticks(plan.udp_idle);
     let second_ticks = balancer.clock().ticks(Duration::from_secs(1));
-    Ok(Facts { local_mac, source_v4, source_v6, udp_idle_ticks, second_ticks, key: random_key()?, hops })
+    Ok((Facts { local_mac, source_v4, source_v6, udp_idle_ticks, second_ticks, key: random_key()?, hops }, ways))
 }
 
 /// What fits into `tunnel.max_frame` has to fit into the interface's MTU with its outer headers, too: the driver drops what
@@ -366,7 +368,7 @@ fn warn_of_large_frames(plan: &Plan, interface: &Interface, tables: &Tables) {
 }
 
 /// A frame without a tunnel has to go to the real itself: a gateway would route it by its destination, back to us.
-fn no_gateway_to_l2(plan: &Plan, hops: &HashMap<IpAddr, Result<NextHop, NoHop>>) -> Result<(), RunError> {
+fn no_gateway_to_l2(plan: &Plan, hops: &Found) -> Result<(), RunError> {
     let reals = plan.vips.iter().flat_map(|vip| &vip.reals).filter(|real| real.encap == Encap::L2);
     let behind = reals.filter_map(|real| Some((real.address, hops.get(&real.address)?.as_ref().ok()?.via)));
     match behind.into_iter().find(|(real, via)| real != via) {

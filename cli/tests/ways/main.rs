@@ -1,0 +1,4 @@
+//! The ways to the reals: real traffic while neighbours, routes, gateways and MTUs change under a running balancer.
+
+mod hops;
+mod stand;
