@@ -2,7 +2,10 @@
 
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
-use tandem_engine::Packet;
+use tandem_engine::memory::Memory;
+use tandem_engine::{Packet, answer_too_big, relay};
+
+use crate::tables::Kernel;
 
 /// The frame that `ctx` describes. Positions are read anew for each window, so that none outlives a moved head; volatile, or
 /// LLVM hands them to functions as plain numbers, with which the verifier lets nobody calculate.
@@ -102,6 +105,20 @@ impl Packet for Frame {
         }
     }
 
+    /// A BPF function of its own, too.
+    #[inline(always)]
+    fn answer_too_big(&mut self, is_v6: bool, mtu: u32) -> bool {
+        // SAFETY: as in `sum`.
+        unsafe { tandem_too_big(self.ctx, is_v6 as u32, mtu) != 0 }
+    }
+
+    /// A BPF function of its own, too.
+    #[inline(always)]
+    fn relay<M: Memory>(&mut self, _memory: &M) -> u32 {
+        // SAFETY: as in `sum`.
+        unsafe { tandem_relay(self.ctx) }
+    }
+
     #[inline(always)]
     fn truncate(&mut self, len: usize) -> bool {
         let by = (len as i32).wrapping_sub(self.len() as i32);
@@ -122,4 +139,27 @@ const NO_SUM: u64 = u64::MAX;
 pub unsafe extern "C" fn tandem_sum(ctx: *mut xdp_md, at: u32, len: u32) -> u64 {
     // The offset is bounded for the verifier, to what no header chain is longer than.
     tandem_engine::checksum::of_packet(&Frame::new(ctx), (at & 0x3ff) as usize, len as usize).unwrap_or(NO_SUM)
+}
+
+/// Answers a frame that is too large. Global for the same reason.
+///
+/// # Safety
+/// `ctx` is what the kernel gave to the running program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn tandem_too_big(ctx: *mut xdp_md, is_v6: u32, mtu: u32) -> u32 {
+    answer_too_big(&mut Frame::new(ctx), is_v6 != 0, mtu) as u32
+}
+
+/// Relays an ICMP error about a tunnel to the client. Global for the same reason.
+///
+/// # Safety
+/// `ctx` is what the kernel gave to the running program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn tandem_relay(ctx: *mut xdp_md) -> u32 {
+    match Kernel::new() {
+        Some(kernel) => relay::relay(&mut Frame::new(ctx), &kernel),
+        None => relay::NOT_OURS,
+    }
 }

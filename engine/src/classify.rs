@@ -11,11 +11,12 @@ use crate::memory::vips::{
 use crate::memory::{Memory, Root, features, root};
 use crate::packet::Packet;
 use crate::parse::{Flow, Part, parse, parse_katran};
+use crate::relay;
 use crate::strip::{self, Tunnel, Tunnels};
 use crate::verdict::NO_VIP;
 use crate::verdict::Reason::{
-    BadLength, DecapTtlExpired, Decapsulated, EgressDecap, Fragment, FrameTooBig, FrameTooShort, Icmp, NoHeadroom, NotAVip,
-    NotConfigured, NotOurTunnel, TruncatedDropped, TtlExpired,
+    BadLength, DecapTtlExpired, Decapsulated, EgressDecap, Fragment, FrameTooBig, FrameTooShort, Icmp, IcmpRelayed,
+    IcmpUnrelayed, NoHeadroom, NotAVip, NotConfigured, NotOurTunnel, TruncatedDropped, TtlExpired,
 };
 use crate::verdict::Stop;
 use crate::wire::{self, Ethernet, Header, IPPROTO_TCP, Ipv4, Ipv6, Tcp, Udp};
@@ -46,7 +47,9 @@ pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, f
     if katran {
         parse_katran(packet, flow)?;
     } else {
-        parse(packet, flow)?;
+        if let Err(stop) = parse(packet, flow) {
+            return Err(relayed(packet, memory, root, stop));
+        }
         // Asked here, not there: a BPF call costs as much as the rest of a frame's classification.
         if flow.is_ping() || flow.part == Part::Later {
             unusual(packet, memory, root, flow)?;
@@ -57,7 +60,10 @@ pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, f
         flow.vip = Vip { id: NO_VIP, flags: Vip::flags_with_room(0, crate::ROOM_MAX as u8), ring: 0, ring_len: 0 };
         return fits(root, flow);
     }
-    let exact = vip(memory, root, katran, flow).ok_or(Stop::of(NotAVip))?;
+    let Some(exact) = vip(memory, root, katran, flow) else {
+        let stop = Stop::of(NotAVip);
+        return Err(if flow.quoted && !katran { relayed(packet, memory, root, stop) } else { stop });
+    };
     if let Some(trace) = memory.trace() {
         trace.vip.set(flow.vip.id.wrapping_add(1));
     }
@@ -76,6 +82,20 @@ pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, f
         flow.tag = hash::tag(root, flow, Kind::Flow);
     }
     Ok(())
+}
+
+/// What becomes of ICMP that is about no flow of a VIP: it may be about a tunnel to one of the reals.
+#[inline(always)]
+fn relayed<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, stop: Stop) -> Stop {
+    if !memory.has(root, features::RELAY) || stop != Stop::of(Icmp) && stop != Stop::of(NotAVip) {
+        return stop;
+    }
+    match packet.relay(memory) {
+        relay::RELAYED => Stop::of(IcmpRelayed),
+        relay::TOO_SHORT => Stop::of(IcmpUnrelayed),
+        relay::NO_ROOM => Stop::of(NoHeadroom),
+        _ => stop,
+    }
 }
 
 /// Asks for both flow sets of a classified flow to be near soon.
@@ -171,7 +191,7 @@ fn fits_or_answer<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root,
         Err(stop) if stop == Stop::of(FrameTooBig) => {
             count_too_big(memory, flow);
             let answers = memory.has(root, features::TOO_BIG) && !flow.quoted;
-            Err(if answers { answer::too_big(packet, root, flow) } else { Stop::of(FrameTooBig) })
+            Err(if answers { answer::too_big(packet, flow, answer::accepted(root)) } else { Stop::of(FrameTooBig) })
         }
         other => other,
     }
@@ -187,7 +207,7 @@ fn is_small<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
         return Err(Stop::of(FrameTooBig));
     }
     count_too_big(memory, flow);
-    Err(answer::too_big(packet, root, flow))
+    Err(answer::too_big(packet, flow, answer::accepted(root)))
 }
 
 #[inline(always)]

@@ -42,14 +42,16 @@ pub mod memory;
 mod packet;
 mod parse;
 pub mod probe;
+pub mod relay;
 mod select;
 mod server_id;
 pub mod strip;
 mod verdict;
 pub mod wire;
 
+pub use answer::answer_too_big;
 pub use classify::{classify, soon};
-pub use encap::{ROOM_MAX, room_for};
+pub use encap::{ROOM_MAX, overhead, room_for};
 pub use memory::{Addr, Memory};
 pub use packet::Packet;
 pub use parse::{Flow, Part};

@@ -10,6 +10,7 @@ pub fn features(plan: &Plan) -> u32 {
     let any = |flags: VipFlags| plan.vips.iter().any(|vip| vip.flags.intersects(flags));
     let of_vips = plan.vips.iter().flat_map(|vip| &vip.reals).map(|real| real.encap);
     let encaps: HashSet<Encap> = of_vips.chain(plan.unowned_reals().map(|_| plan.encap)).collect();
+    let standard = plan.profile == Profile::Standard;
     [
         (bits::KATRAN, plan.profile == Profile::Katran),
         (bits::QUIC, any(VipFlags::QUIC)),
@@ -23,6 +24,8 @@ pub fn features(plan: &Plan) -> u32 {
         (bits::TUNNELS, encaps.iter().any(|encap| !matches!(encap, Encap::Ipip | Encap::L2))),
         (bits::L2, encaps.contains(&Encap::L2)),
         (bits::TOO_BIG, plan.too_big == TooBig::Icmp),
+        (bits::PATH_MTU, standard && (plan.next_hop_mac.is_none() || plan.path_mtu.is_some())),
+        (bits::RELAY, standard && encaps.iter().any(|encap| *encap != Encap::L2)),
         (bits::MIGRATE, any(VipFlags::UDP_FLOW_MIGRATION)),
         (bits::LOCAL, any(VipFlags::LOCAL)),
         (bits::GLOBAL, any(VipFlags::GLOBAL_FLOW_TABLE)),

@@ -104,7 +104,10 @@ fn of_reason(reason: Reason) -> &'static str {
         | Reason::BadLength
         | Reason::TtlExpired
         | Reason::NoNextHop
-        | Reason::FragmentUnknown => "",
+        | Reason::FragmentUnknown
+        | Reason::PathMtu
+        | Reason::IcmpRelayed
+        | Reason::IcmpUnrelayed => "",
     }
 }
 

@@ -5,18 +5,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, never, select, tick};
-use tandem_engine::memory::{Mode, VipSlot};
-use tandem_engine::wire::Ethernet;
+use tandem_engine::memory::Mode;
+use tandem_engine::memory::reals::Out;
 
 use super::error::RunError;
 use super::hops::{NextHops, tell};
+use super::paths::{warn_of_narrow_ways, warn_of_strange_sources};
 use super::protocol::{ModeName, ModeReport, Paths, Request, WorkerRow};
 use super::server::{Asked, Server};
 use crate::afxdp::{Ask, Bound, Event, Seat, SeatConfig, receive_queues};
-use crate::config::{Attach, Encap, ModeWish, Plan};
+use crate::config::{Attach, Encap, ModeWish, Plan, Profile};
 use crate::control::{Control, Counters, Facts, KernelGrace, Reached, marks};
 use crate::facts::{Found, Interface, Netlink, Ways, check_privileges, is_bpffs};
-use crate::memory::{Plain, Sizes, Tables};
+use crate::memory::{Plain, Sizes};
 use crate::xdp::{Balancer, Role, SlotWish};
 
 /// How long the start waits for next hops that do not answer.
@@ -108,7 +109,10 @@ impl Running {
         balancer.tables().root().switch(Mode::Xdp);
         let changes = control.apply(plan, &facts, &KernelGrace)?;
         log::info!("{}: {} VIPs, {changes:?}", interface.name, plan.vips.len());
-        warn_of_large_frames(plan, &interface, balancer.tables());
+        warn_of_narrow_ways(plan, &interface, balancer.tables());
+        if plan.profile == Profile::Standard {
+            warn_of_strange_sources(plan, [facts.source_v4.map(Into::into), facts.source_v6.map(Into::into)], &netlink);
+        }
         let mut running = Self {
             plan: plan.clone(),
             interface,
@@ -332,8 +336,10 @@ fn facts(plan: &Plan, interface: &Interface, netlink: &Netlink, balancer: &Balan
         return Err(lacks("IPv6 address", "tunnel.source_v6"));
     }
     let reals = plan.reals();
+    let out = Out { mtu: plan.path_mtu.unwrap_or(0), ..Out::default() };
+    let reached = |mac| Some(Reached { out, ..Reached::from(mac) });
     let (hops, ways) = match plan.next_hop_mac {
-        Some(mac) => (reals.iter().map(|real| (*real, Some(Reached::from(mac)))).collect(), None),
+        Some(mac) => (reals.iter().map(|real| (*real, reached(mac))).collect(), None),
         None => {
             let mut ways = Ways::new(vec![interface.index], local_mac);
             ways.look_within(netlink, &reals, PATIENCE)?;
@@ -341,30 +347,12 @@ fn facts(plan: &Plan, interface: &Interface, netlink: &Netlink, balancer: &Balan
                 tell(*real, None, hop);
             }
             no_gateway_to_l2(plan, ways.found())?;
-            (ways.hops(None), Some(ways))
+            (ways.hops(plan.path_mtu), Some(ways))
         }
     };
     let udp_idle_ticks = balancer.clock().ticks(plan.udp_idle);
     let second_ticks = balancer.clock().ticks(Duration::from_secs(1));
     Ok((Facts { local_mac, source_v4, source_v6, udp_idle_ticks, second_ticks, key: random_key()?, hops }, ways))
-}
-
-/// What fits into `tunnel.max_frame` has to fit into the interface's MTU with its outer headers, too: the driver drops what
-/// does not, and nobody is told.
-fn warn_of_large_frames(plan: &Plan, interface: &Interface, tables: &Tables) {
-    let room = tables.vips().iter().filter_map(VipSlot::entry).map(|(_, vip)| vip.room()).max().unwrap_or(0);
-    let ethernet = Ethernet::LEN as u32;
-    let (needed, fits) = (plan.max_frame - ethernet + room, (interface.mtu + ethernet).saturating_sub(room));
-    if interface.mtu < needed {
-        log::warn!(
-            "{name} has MTU {mtu}, and the largest frames accepted (tunnel.max_frame = {}) need {needed} with {room} bytes of outer \
-             headers: the driver drops those above {fits}; raise the MTU of the way to the reals (`ip link set {name} mtu {needed}`), \
-             or set tunnel.max_frame = {fits}, and clients are told to send smaller ones",
-            plan.max_frame,
-            name = interface.name,
-            mtu = interface.mtu,
-        );
-    }
 }
 
 /// A frame without a tunnel has to go to the real itself: a gateway would route it by its destination, back to us.

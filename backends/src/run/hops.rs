@@ -32,7 +32,7 @@ impl NextHops {
     /// Takes over what the start found. It is looked at once more very soon: the kernel tells of changes only from now on.
     pub fn new(plan: &Plan, ways: Ways) -> Result<Self, RunError> {
         let (reals, looked) = (plan.reals(), Instant::now());
-        Ok(Self { ways, reals, most: None, changes: watch()?, is_due: true, looked, rest: Duration::ZERO })
+        Ok(Self { ways, reals, most: plan.path_mtu, changes: watch()?, is_due: true, looked, rest: Duration::ZERO })
     }
 
     /// Something is said here when the kernel's tables changed.

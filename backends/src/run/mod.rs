@@ -10,6 +10,7 @@
 mod balancer;
 mod error;
 mod hops;
+mod paths;
 mod protocol;
 mod server;
 

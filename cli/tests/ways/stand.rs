@@ -1,7 +1,8 @@
 //! A lab with two more gateways between the balancer and its reals, a balancer in it, and traffic that does not stop.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::io::{Read, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -73,8 +74,9 @@ impl Stand {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let prefix = format!("tw-{}{}", std::process::id() % 1000, NEXT.fetch_add(1, Ordering::Relaxed));
-        let (v4, v6) = (VIP_V4.to_string(), VIP_V6.to_string());
-        output(&["lab", "up", "--prefix", &prefix, "--reals", "1", "--vip", &v4, &v6]);
+        let vips: std::collections::BTreeSet<String> = services.iter().map(|service| service.at.ip().to_string()).collect();
+        let up = ["lab", "up", "--prefix", &prefix, "--reals", "1", "--vip"];
+        output(&up.into_iter().chain(vips.iter().map(String::as_str)).collect::<Vec<_>>());
         let down = Down(prefix.clone());
         let lab = Lab::open(&prefix).expect("the lab just made");
         let ground = Ground(&lab);
@@ -235,6 +237,50 @@ impl Ground<'_> {
         let line = text.lines().find_map(|line| line.trim().strip_prefix(&format!("{device}:")).map(str::to_owned));
         line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or_else(|| panic!("no {device} in {text}"))
     }
+}
+
+/// The `n`-th VIP of a family.
+pub fn vip(n: u8, v6: bool) -> IpAddr {
+    if v6 { Ipv6Addr::new(0xfc00, 0x200, 0, 0, 0, 0, 0, u16::from(n)).into() } else { Ipv4Addr::new(10, 200, 1, n).into() }
+}
+
+/// Reads every stream to a VIP to its end and says how much that was, in the real; ends with the test.
+pub fn sink(lab: &Lab, services: &[Service]) {
+    let serve = || {
+        for service in services.iter().filter(|service| service.protocol == "tcp") {
+            let listener = TcpListener::bind(service.at).expect("a port of the real's");
+            std::thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    std::thread::spawn(move || {
+                        let mut bytes = Vec::new();
+                        let _ = (&stream).read_to_end(&mut bytes);
+                        let sum: u64 = bytes.iter().map(|byte| u64::from(*byte)).sum();
+                        let _ = (&stream).write_all(&[(bytes.len() as u64).to_be_bytes(), sum.to_be_bytes()].concat());
+                    });
+                }
+            });
+        }
+    };
+    lab.enter(REAL, serve).expect("the real's namespace");
+}
+
+/// Sends this many bytes to a VIP, from the client, and has their number and sum confirmed.
+pub fn upload(lab: &Lab, to: SocketAddr, len: usize, most: Duration) -> Result<Duration, String> {
+    let work = || {
+        let began = Instant::now();
+        let stream = TcpStream::connect_timeout(&to, most).map_err(|e| format!("connect: {e}"))?;
+        stream.set_write_timeout(Some(most)).expect("a limit");
+        stream.set_read_timeout(Some(most)).expect("a limit");
+        let bytes: Vec<u8> = (0..len).map(|at| (at * 31 + at / 256) as u8).collect();
+        (&stream).write_all(&bytes).map_err(|e| format!("write: {e}"))?;
+        stream.shutdown(Shutdown::Write).map_err(|e| format!("shut down: {e}"))?;
+        let mut confirmed = [0; 16];
+        (&stream).read_exact(&mut confirmed).map_err(|e| format!("read: {e}"))?;
+        let sum: u64 = bytes.iter().map(|byte| u64::from(*byte)).sum();
+        let expected = [(len as u64).to_be_bytes(), sum.to_be_bytes()].concat();
+        if confirmed[..] == expected { Ok(began.elapsed()) } else { Err("other bytes arrived".to_owned()) }
+    };
+    lab.enter(Host::Client, work).expect("the client's namespace")
 }
 
 /// Answers every datagram to a VIP, in the real; ends with the test.

@@ -11,7 +11,7 @@ use crate::memory::counters::{Event, count_event};
 use crate::memory::reals::{Hop, Method};
 use crate::memory::{Addr, Memory, Root, features};
 use crate::packet::Packet;
-use crate::parse::Flow;
+use crate::parse::{Flow, Part};
 use crate::verdict::{Reason, Stop};
 use crate::wire::{Ethernet, Header, Ipv4, Ipv6, Udp};
 
@@ -28,6 +28,34 @@ pub const fn room_for(real_is_v6: bool, method: Method) -> u8 {
     let udp = if has_udp { Udp::LEN } else { 0 };
     // 70 at most
     ip.wrapping_add(udp).wrapping_add(own) as u8
+}
+
+/// The same for a real's entry.
+#[inline(always)]
+pub fn overhead(hop: Hop) -> u32 {
+    let ip = if hop.is_v6() { Ipv6::LEN } else { Ipv4::LEN };
+    let all = if hop.is(Method::L2) {
+        0
+    } else if hop.is(Method::Ipip) {
+        ip
+    } else {
+        ip.wrapping_add(tunnel::between(hop))
+    };
+    all as u32
+}
+
+/// Whether the client's packet and its outer headers are within the MTU of the way to its real. If not, its sender is told as
+/// by any router (RFC 1191 section 4, RFC 8201 section 4), but never an ICMP error's or a later fragment's (RFC 1122 section
+/// 3.2.2), and never of less than its family always takes.
+#[inline(always)]
+fn fits_the_way<P: Packet>(packet: &mut P, flow: &Flow, hop: Hop, mtu: u16, answers: bool) -> Result<(), Stop> {
+    let fits = (mtu as u32).saturating_sub(overhead(hop));
+    if mtu == 0 || flow.len <= fits {
+        return Ok(());
+    }
+    let told = fits.max(if flow.is_v6 { 1280 } else { 68 });
+    let answers = answers && !flow.quoted && flow.part != Part::Later && flow.len > told;
+    Err(if answers { crate::answer::too_big(packet, flow, told) } else { Stop::of(Reason::PathMtu) })
 }
 
 /// Where an outer header leads.
@@ -72,6 +100,10 @@ pub fn deliver<P: Packet, M: Memory>(
         return Err(Stop::of(Reason::NoReal));
     }
     let katran = memory.has(root, features::KATRAN);
+    if memory.has(root, features::PATH_MTU) && !katran && hop.is_narrow() && hop.is_resolved() {
+        let answers = memory.has(root, features::TOO_BIG);
+        fits_the_way(packet, flow, hop, real.out().mtu, answers)?;
+    }
     let done = if hop.is_resolved() {
         // Katran answers with the MAC that it was called by.
         let called = |packet: &P| Ethernet::view(packet, 0).map(Ethernet::destination);

@@ -37,5 +37,10 @@ pub const GUARD: u32 = 1 << 15;
 /// A real is reached without a tunnel.
 pub const L2: u32 = 1 << 16;
 
+/// The way to a real may take less than `tunnel.max_frame`.
+pub const PATH_MTU: u32 = 1 << 20;
+/// ICMP errors about tunnels are relayed to the client.
+pub const RELAY: u32 = 1 << 21;
+
 /// All of them but [`KATRAN`].
-pub const ALL: u32 = (1 << 17) - 2;
+pub const ALL: u32 = ((1 << 17) - 2) | PATH_MTU | RELAY;

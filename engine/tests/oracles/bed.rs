@@ -8,7 +8,7 @@ use etherparse::{PacketBuilder, TcpHeader};
 use tandem_engine::maglev::{Endpoint, Recipe, Weighting, fill};
 use tandem_engine::memory::counters::BLOCK;
 use tandem_engine::memory::prefixes::SPACES;
-use tandem_engine::memory::reals::{Method, Way};
+use tandem_engine::memory::reals::{Method, Out, Way};
 use tandem_engine::memory::rings::SLOTS_PER_LINE;
 use tandem_engine::memory::root::LAYOUT;
 use tandem_engine::memory::vips::{PROBES, SLOTS};
@@ -103,6 +103,13 @@ impl Bed {
     /// Another way to the real with this id.
     pub fn way(&self, id: u16, way: &Way) {
         self.reals[usize::from(id)].set_way(way);
+    }
+
+    /// The largest IP packet on the way to the real with this id, smaller than what is accepted.
+    pub fn narrow(&self, id: u16, mtu: u16) {
+        let real = &self.reals[usize::from(id)];
+        real.set_out(Out { mtu, ..Out::default() }, 0);
+        real.set_narrow(true);
     }
 }
 
