@@ -32,7 +32,7 @@ const STACK: i64 = 512;
 /// What a function takes at least, and in steps of (kernel/bpf/verifier.c, round_up_stack_depth, with the JIT).
 const STACK_STEP: i64 = 16;
 /// Functions that are not inlined: each is off the way of usual frames, or asked for by the configuration.
-const FUNCTIONS: usize = 28;
+const FUNCTIONS: usize = 30;
 /// Instructions of the program in the kernel (of a million).
 const TRANSLATED: u32 = 8000;
 /// Instructions that the verifier may follow (of a million, BPF_COMPLEXITY_LIMIT_INSNS).
@@ -258,7 +258,8 @@ fn the_verifier_has_room() {
     };
     let replay = Instance::with_sizes(Backend::Xdp, &plan, 0, sizes).unwrap().budget().expect("a kernel seat");
     let with = |features| Balancer::load(&Role::Unpinned, Sizes { features, ..sizes }).and_then(|b| b.budget()).unwrap();
-    let (smallest, fullest, katran) = (with(0), with(features::ALL), with(features::ALL & !features::VLANS | features::KATRAN));
+    let (smallest, fullest, katran) =
+        (with(0), with(features::ALL), with(features::ALL & !features::STANDARD | features::KATRAN));
     for (role, budget, translated, verified) in [
         ("no features", smallest, TRANSLATED, VERIFIED),
         ("default configuration", forward, TRANSLATED, VERIFIED),

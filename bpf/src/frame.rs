@@ -4,7 +4,7 @@ use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use core::hint::black_box;
 use tandem_engine::memory::{Memory, Root};
-use tandem_engine::{Flow, Packet, Reason, Stop, encap, nat, vlan};
+use tandem_engine::{Flow, Packet, Reason, Stop, answer_too_big, encap, nat, relay, vlan};
 
 use crate::tables::{Kernel, known_flow};
 
@@ -147,6 +147,20 @@ impl Packet for Frame {
         unsafe { tandem_nat_error(self.ctx, real) }
     }
 
+    /// A BPF function of its own, too.
+    #[inline(always)]
+    fn answer_too_big(&mut self, is_v6: bool, mtu: u32) -> bool {
+        // SAFETY: as in `sum`.
+        unsafe { tandem_too_big(self.ctx, is_v6 as u32, mtu) != 0 }
+    }
+
+    /// A BPF function of its own, too.
+    #[inline(always)]
+    fn relay<M: Memory>(&mut self, _memory: &M) -> u32 {
+        // SAFETY: as in `sum`.
+        unsafe { tandem_relay(self.ctx) }
+    }
+
     /// A BPF function of its own, for the same reason; frames without a tag never call it.
     #[inline(always)]
     fn take_tag(&mut self) -> u32 {
@@ -241,4 +255,27 @@ pub unsafe extern "C" fn tandem_take_tag(ctx: *mut xdp_md) -> u32 {
 #[inline(never)]
 pub unsafe extern "C" fn tandem_put_tag(ctx: *mut xdp_md, tag: u32) -> u32 {
     vlan::put(&mut Frame::new(ctx), tag) as u32
+}
+
+/// Answers a frame that is too large. Global for the same reason.
+///
+/// # Safety
+/// `ctx` is what the kernel gave to the running program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn tandem_too_big(ctx: *mut xdp_md, is_v6: u32, mtu: u32) -> u32 {
+    answer_too_big(&mut Frame::new(ctx), is_v6 != 0, mtu) as u32
+}
+
+/// Relays an ICMP error about a tunnel to the client. Global for the same reason.
+///
+/// # Safety
+/// `ctx` is what the kernel gave to the running program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn tandem_relay(ctx: *mut xdp_md) -> u32 {
+    match Kernel::new() {
+        Some(kernel) => relay::relay(&mut Frame::new(ctx), &kernel),
+        None => relay::NOT_OURS,
+    }
 }

@@ -70,6 +70,9 @@ pub fn mode(args: &ModeArgs) -> Result<(), Failure> {
     for worker in &report.workers {
         println!("  queue {} on core {}: {}", worker.queue, worker.core, worker.bound);
     }
+    for row in &report.unreachable {
+        println!("  no-next-hop: real {}: {}", row.real, row.why);
+    }
     Ok(())
 }
 

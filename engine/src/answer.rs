@@ -72,13 +72,24 @@ fn turn_v6(frame: &mut Icmp6) {
     ip.hop_limit = OUTER_TTL;
 }
 
+/// The largest packet that is taken here.
+#[inline(always)]
+pub(crate) fn accepted(root: &Root) -> u32 {
+    root.max_frame.get().wrapping_sub(Ethernet::LEN as u32)
+}
+
 /// Turns a frame that is too large into an ICMP error to its sender, which quotes its start and names the largest packet
-/// that is taken here (RFC 1191 section 4, RFC 4443 section 3.2).
-#[inline(never)]
-pub(crate) fn too_big<P: Packet>(packet: &mut P, root: &Root, flow: &Flow) -> Stop {
-    let mtu = root.max_frame.get().wrapping_sub(Ethernet::LEN as u32);
-    let made = if flow.is_v6 { too_big_v6(packet, mtu) } else { too_big_v4(packet, mtu) };
-    if made.is_some() { Stop::of(TooBigReply) } else { Stop::of(NoHeadroom) }
+/// that is taken (RFC 1191 section 4, RFC 4443 section 3.2).
+#[inline(always)]
+pub(crate) fn too_big<P: Packet>(packet: &mut P, flow: &Flow, mtu: u32) -> Stop {
+    if packet.answer_too_big(flow.is_v6, mtu) { Stop::of(TooBigReply) } else { Stop::of(NoHeadroom) }
+}
+
+/// The same; `false`: there is no room for it.
+#[inline(always)]
+pub fn answer_too_big<P: Packet>(packet: &mut P, is_v6: bool, mtu: u32) -> bool {
+    let made = if is_v6 { too_big_v6(packet, mtu) } else { too_big_v4(packet, mtu) };
+    made.is_some()
 }
 
 #[inline(always)]

@@ -12,10 +12,12 @@ use crate::memory::{Memory, Root, features, root};
 use crate::nat::Ask;
 use crate::packet::Packet;
 use crate::parse::{Flow, Part, ethertype, is_ip, parse, parse_behind, parse_katran};
+use crate::relay;
 use crate::strip::{self, Looks, Tunnel, Tunnels};
 use crate::verdict::Reason::{
-    BadLength, DecapTtlExpired, Decapsulated, EgressDecap, Fragment, FrameTooBig, FrameTooShort, Icmp, NoHeadroom, NotAVip,
-    NotConfigured, NotIp, NotOurTunnel, TruncatedDropped, TruncatedIp, TtlExpired, VlanStacked,
+    BadLength, DecapTtlExpired, Decapsulated, EgressDecap, Fragment, FrameTooBig, FrameTooShort, Icmp, IcmpRelayed,
+    IcmpUnrelayed, NoHeadroom, NotAVip, NotConfigured, NotIp, NotOurTunnel, TruncatedDropped, TruncatedIp, TtlExpired,
+    VlanStacked,
 };
 use crate::verdict::Stop;
 use crate::verdict::{Action, NO_VIP};
@@ -101,7 +103,9 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
             untag(packet, memory, root, flow)?;
             found = ethertype(packet)?;
         }
-        parse_behind(packet, flow, found)?;
+        if let Err(stop) = parse_behind(packet, flow, found) {
+            return Err(relayed(packet, memory, root, stop));
+        }
         // Asked here, not there: a BPF call costs as much as the rest of a frame's classification.
         if flow.is_ping() || flow.part == Part::Later {
             unusual(packet, memory, root, flow)?;
@@ -118,7 +122,11 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
         flow.wire_ports = flow.ports;
     }
     let Some(exact) = vip(memory, root, katran, flow) else {
-        return if nat { reply(memory, root, flow) } else { Err(Stop::of(NotAVip)) };
+        if nat && reply(memory, root, flow) {
+            return fits(root, flow);
+        }
+        let stop = Stop::of(NotAVip);
+        return Err(if flow.quoted && !katran { relayed(packet, memory, root, stop) } else { stop });
     };
     if let Some(trace) = memory.trace() {
         trace.vip.set(flow.vip.id.wrapping_add(1));
@@ -138,6 +146,20 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
         flow.tag = hash::tag(root, flow, Kind::Flow);
     }
     Ok(())
+}
+
+/// What becomes of ICMP that is about no flow of a VIP: it may be about a tunnel to one of the reals.
+#[inline(always)]
+fn relayed<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, stop: Stop) -> Stop {
+    if !memory.has(root, features::RELAY) || stop != Stop::of(Icmp) && stop != Stop::of(NotAVip) {
+        return stop;
+    }
+    match packet.relay(memory) {
+        relay::RELAYED => Stop::of(IcmpRelayed),
+        relay::TOO_SHORT => Stop::of(IcmpUnrelayed),
+        relay::NO_ROOM => Stop::of(NoHeadroom),
+        _ => stop,
+    }
 }
 
 /// Asks for both flow sets of a classified flow to be near soon.
@@ -169,15 +191,15 @@ fn unusual<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: 
 
 /// What is for no VIP may be the answer of a real behind NAT.
 #[inline(always)]
-fn reply<M: Memory>(memory: &M, root: &Root, flow: &mut Flow) -> Result<(), Stop> {
+fn reply<M: Memory>(memory: &M, root: &Root, flow: &mut Flow) -> bool {
     flow.nat = memory.nat_place(root, flow, Ask::Reply, 0);
     if flow.nat == 0 {
-        return Err(Stop::of(NotAVip));
+        return false;
     }
     flow.is_reply = true;
     let flags = Vip::flags_with_room(vips::SAME_TAG, crate::ROOM_MAX as u8);
     flow.vip = Vip { id: NO_VIP, flags, ring: 0, ring_len: 0 };
-    fits(root, flow)
+    true
 }
 
 /// Finds the VIP by address and port, else by address and any port. `true`: as the exact address and port.
@@ -246,7 +268,7 @@ fn fits_or_answer<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root,
         Err(stop) if stop == Stop::of(FrameTooBig) => {
             count_too_big(memory, flow);
             let answers = memory.has(root, features::TOO_BIG) && !flow.quoted;
-            Err(if answers { answer::too_big(packet, root, flow) } else { Stop::of(FrameTooBig) })
+            Err(if answers { answer::too_big(packet, flow, answer::accepted(root)) } else { Stop::of(FrameTooBig) })
         }
         other => other,
     }
@@ -262,7 +284,7 @@ fn is_small<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
         return Err(Stop::of(FrameTooBig));
     }
     count_too_big(memory, flow);
-    Err(answer::too_big(packet, root, flow))
+    Err(answer::too_big(packet, flow, answer::accepted(root)))
 }
 
 #[inline(always)]

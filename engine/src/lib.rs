@@ -44,6 +44,7 @@ pub mod nat;
 mod packet;
 mod parse;
 pub mod probe;
+pub mod relay;
 mod select;
 mod server_id;
 pub mod strip;
@@ -51,8 +52,9 @@ mod verdict;
 pub mod vlan;
 pub mod wire;
 
+pub use answer::answer_too_big;
 pub use classify::{classify, soon};
-pub use encap::{ROOM_MAX, room_for};
+pub use encap::{ROOM_MAX, overhead, room_for};
 pub use memory::{Addr, Memory};
 pub use packet::Packet;
 pub use parse::{Flow, Part};
@@ -102,9 +104,6 @@ pub fn finish<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flo
 #[inline(always)]
 fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<Verdict, Stop> {
     let now = memory.now();
-    if flow.part == Part::Later {
-        return later_fragment(packet, memory, root, flow, now);
-    }
     if memory.has(root, features::NAT) {
         if !flow.is_reply && flow.vip.flags & (vips::NAT_V4 | vips::NAT_V6) != 0 {
             flow.nat = memory.nat_place(root, flow, nat::Ask::Client, 0);
@@ -113,13 +112,14 @@ fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: 
             return translated(packet, memory, root, flow);
         }
     }
-    // The flow may lose its port to the VIP's flags; outer sources are crafted from it all the same.
-    let port = flow.ports & 0xffff;
-    let choice = select::choose(packet, memory, root, flow, now)?;
+    let later = flow.part == Part::Later;
+    // The flow may lose its port to the VIP's flags; outer sources are crafted from it all the same. A later fragment has none.
+    let port = if later { 0 } else { flow.ports & 0xffff };
+    let choice = if later { select::follow(memory, root, flow, now)? } else { select::choose(packet, memory, root, flow, now)? };
     let (vip, real, from) = (flow.vip.id, choice.real, choice.from);
     let bytes = bytes(memory, root, flow);
     let is_local = memory.has(root, features::LOCAL)
-        && flow.vip.flags & vips::LOCAL != 0
+        && (later || flow.vip.flags & vips::LOCAL != 0)
         && memory.real(real).is_some_and(|real| real.hop().is_local());
     if is_local {
         classify::as_it_came(packet, memory, flow)?;
@@ -148,30 +148,6 @@ fn translated<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flo
     }
     let real = flow.nat.checked_sub(1).and_then(|at| memory.nat(at)).map_or(0, memory::Nat::real);
     Ok(Verdict::chosen(false, flow.vip.id, real, flow.len, From::Flow))
-}
-
-/// A fragment without ports follows the first one.
-#[inline(always)]
-fn later_fragment<P: Packet, M: Memory>(
-    packet: &mut P,
-    memory: &M,
-    root: &Root,
-    flow: &mut Flow,
-    now: u32,
-) -> Result<Verdict, Stop> {
-    let real = select::fragment(memory, root, flow, now);
-    if real == 0 {
-        return Err(Stop::of(Reason::FragmentUnknown));
-    }
-    let vip = memory.real(real).and_then(memory::Real::owner).unwrap_or(NO_VIP);
-    let bytes = flow.len;
-    let is_local = memory.has(root, features::LOCAL) && memory.real(real).is_some_and(|real| real.hop().is_local());
-    if is_local {
-        classify::as_it_came(packet, memory, flow)?;
-    } else {
-        encap::deliver(packet, memory, root, flow, real, 0)?;
-    }
-    Ok(Verdict::chosen(is_local, vip, real, bytes, From::Flow))
 }
 
 /// Bytes of the packet that are counted. Katran leaves out the IPv6 header.

@@ -85,4 +85,20 @@ pub trait Packet {
     {
         crate::nat::error(self, memory, root, flow, real)
     }
+    /// Turns the frame into an ICMP error to its sender that names this MTU: see [`crate::answer_too_big`].
+    #[inline(never)]
+    fn answer_too_big(&mut self, is_v6: bool, mtu: u32) -> bool
+    where
+        Self: Sized,
+    {
+        crate::answer::answer_too_big(self, is_v6, mtu)
+    }
+    /// Turns an ICMP error about one of our tunnels into one for the client: see [`crate::relay`], also for what it says.
+    #[inline(never)]
+    fn relay<M: Memory>(&mut self, memory: &M) -> u32
+    where
+        Self: Sized,
+    {
+        crate::relay::relay(self, memory)
+    }
 }

@@ -10,11 +10,11 @@ use crate::memory::rings::{SLOTS_PER_LINE, slot_of};
 use crate::memory::vips::{
     BYPASS_FLOW_TABLE, GLOBAL_FLOW_TABLE, HASH_DPORT_ONLY, QUIC, SOURCE_ROUTING, UDP_FLOW_MIGRATION, UDP_STABLE_ROUTING,
 };
-use crate::memory::{FlowSet, IdKey, Memory, Root, Space, Tag, features};
+use crate::memory::{FlowSet, IdKey, Memory, Real, Root, Space, Tag, features};
 use crate::packet::Packet;
 use crate::parse::Flow;
 use crate::server_id;
-use crate::verdict::{From, Reason, Stop};
+use crate::verdict::{From, NO_VIP, Reason, Stop};
 use crate::wire::{IPPROTO_TCP, IPPROTO_UDP};
 
 /// What was chosen, and what the flow table is to learn of it.
@@ -50,6 +50,17 @@ pub(crate) fn choose<P: Packet, M: Memory>(
         return Ok(Choice { real, from: From::Flow, enter: false, named: 0, by_tcp: false });
     }
     decide(memory, root, katran, flow)
+}
+
+/// A fragment without ports follows the first one, whose real says which VIP it is.
+#[inline(always)]
+pub(crate) fn follow<M: Memory>(memory: &M, root: &Root, flow: &mut Flow, now: u32) -> Result<Choice, Stop> {
+    let real = fragment(memory, root, flow, now);
+    if real == 0 {
+        return Err(Stop::of(Reason::FragmentUnknown));
+    }
+    flow.vip.id = memory.real(real).and_then(Real::owner).unwrap_or(NO_VIP);
+    Ok(Choice { real, from: From::Flow, enter: false, named: 0, by_tcp: false })
 }
 
 /// What server ids say.

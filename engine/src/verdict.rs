@@ -267,7 +267,7 @@ reasons! {
     NoNextHop, "no-next-hop", Drop, "The MAC of the real's next hop is not known.";
     NoHeadroom, "no-headroom", Drop, "No room in front of the frame for the outer header.";
     EchoReply, "echo-reply", Tx, "A ping, answered here.";
-    TooBigReply, "too-big-reply", Tx, "To a VIP and larger than tunnel.max_frame: answered with ICMP \"too big\".";
+    TooBigReply, "too-big-reply", Tx, "To a VIP and larger than tunnel.max_frame, or than the way to its real takes: answered with ICMP \"too big\".";
     EgressDecap, "egress-decap", Tx, "A tunnel to a decap address with `then = \"egress\"`: stripped and sent on.";
     LocalDelivery, "local-delivery", Pass, "The chosen real is this host.";
     Decapsulated, "decapsulated", Pass, "A tunnel to this host: stripped.";
@@ -284,6 +284,9 @@ reasons! {
     NatUnknown, "nat-unknown", Drop, "To a VIP behind NAT: an ICMP error about no connection that is known.";
     NatUntranslatable, "nat-untranslatable", Drop, "NAT between IPv4 and IPv6: a fragment, or an ICMP error that the other one has not.";
     VlanStacked, "vlan-stacked", Pass, "Two VLAN tags, or one of a provider's network (802.1ad): not looked into.";
+    PathMtu, "path-mtu", Drop, "Larger with its outer headers than the way to its real takes, and its sender is not told (tunnel.too_big, an ICMP error, a later fragment, or the least MTU of its family).";
+    IcmpRelayed, "icmp-relayed", Tx, "An ICMP error about a tunnel to a real: sent on to the client, about the packet that was inside.";
+    IcmpUnrelayed, "icmp-unrelayed", Pass, "The same, but it quotes too little of the packet that was inside.";
 }
 
 impl Reason {

@@ -58,6 +58,7 @@ const _: () = assert!(BATCH <= u32::BITS as usize);
 #[inline(always)]
 fn conclude<M: Memory>(frame: &mut FrameBuf<'_>, flow: &mut Flow, memory: &M, root: &Root) -> Outcome {
     let verdict = finish(frame, memory, root, flow);
+    // A frame that is too large for its way out has become an answer.
     if verdict.action() != Action::Tx {
         refuse(&verdict, flow, memory);
         return Outcome::Release;

@@ -90,7 +90,9 @@ pub struct Plan {
     pub tcp_server_id: bool,
     /// Largest frame accepted for a VIP, in bytes with the Ethernet header and without FCS.
     pub max_frame: u32,
-    /// What becomes of a larger one.
+    /// Largest IP packet on the way to a real, outer headers included; `None`: what the kernel's routes say.
+    pub path_mtu: Option<u16>,
+    /// What becomes of a larger frame, or of one that is too large for the way to its real.
     pub too_big: TooBig,
     /// Entries of the flow table that were asked for; the table rounds up to a power of two of sets of five.
     pub flow_capacity: u32,

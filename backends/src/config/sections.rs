@@ -78,6 +78,7 @@ fn defaults() -> Plan {
         decap_strict: true,
         tcp_server_id: false,
         max_frame: plan::MAX_FRAME,
+        path_mtu: None,
         too_big: TooBig::Icmp,
         flow_capacity: plan::FLOW_CAPACITY,
         udp_idle: plan::UDP_IDLE,
@@ -189,6 +190,7 @@ fn read_tunnel(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
     if let Some(size) = narrow(reader.number(table, "max_frame", 60..3521)) {
         plan.max_frame = size;
     }
+    plan.path_mtu = narrow(reader.number(table, "path_mtu", 576..65_536));
     let answers = [("icmp", TooBig::Icmp), ("drop", TooBig::Drop)];
     plan.too_big = reader.choice(table, "too_big", &answers).unwrap_or(plan.too_big);
 }
@@ -244,6 +246,19 @@ fn warn_of_host_addresses(reader: &mut Reader<'_>, plan: &Plan, (node, tunnel): 
             "no interface: enough for `replay` and `trace`, `run` will refuse".to_owned(),
             "add it, for example `interface = \"eth0\"`".to_owned(),
         );
+    }
+    if plan.profile == Profile::Standard {
+        let prefixes =
+            [(plan.source_prefix_v4.is_some(), "source_prefix_v4"), (plan.source_prefix_v6.is_some(), "source_prefix_v6")];
+        for (_, name) in prefixes.into_iter().filter(|(is_set, _)| *is_set) {
+            reader.warn(
+                &at(tunnel, &keys::TUNNEL, name),
+                "ICMP errors from the way to the reals go to the sources that are crafted inside it; only if they are routed to \
+                 this host can it tell the clients of a small MTU there"
+                    .to_owned(),
+                "route the prefix here, or see that the way to the reals takes every frame".to_owned(),
+            );
+        }
     }
     for (needed, name, family) in [(plan.needs_source_v4(), "source_v4", "IPv4"), (plan.needs_source_v6(), "source_v6", "IPv6")] {
         if needed {

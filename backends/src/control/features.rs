@@ -10,7 +10,8 @@ pub fn features(plan: &Plan) -> u32 {
     let any = |flags: VipFlags| plan.vips.iter().any(|vip| vip.flags.intersects(flags));
     let of_vips = plan.vips.iter().flat_map(|vip| &vip.reals).map(|real| real.encap);
     let encaps: HashSet<Encap> = of_vips.chain(plan.unowned_reals().map(|_| plan.encap)).collect();
-    [
+    let standard = plan.profile == Profile::Standard;
+    let features = [
         (bits::KATRAN, plan.profile == Profile::Katran),
         (bits::QUIC, any(VipFlags::QUIC)),
         (bits::STABLE, any(VipFlags::UDP_STABLE_ROUTING)),
@@ -24,17 +25,20 @@ pub fn features(plan: &Plan) -> u32 {
         (bits::NAT, encaps.contains(&Encap::Nat)),
         (bits::L2, encaps.contains(&Encap::L2)),
         (bits::TOO_BIG, plan.too_big == TooBig::Icmp),
+        (bits::PATH_MTU, standard && (plan.next_hop_mac.is_none() || plan.path_mtu.is_some())),
+        (bits::RELAY, standard && encaps.iter().any(|encap| !matches!(encap, Encap::L2 | Encap::Nat))),
         (bits::MIGRATE, any(VipFlags::UDP_FLOW_MIGRATION)),
         (bits::LOCAL, any(VipFlags::LOCAL)),
         (bits::GLOBAL, any(VipFlags::GLOBAL_FLOW_TABLE)),
         (bits::HASH_FLAGS, any(VipFlags::HASH_DPORT_ONLY | VipFlags::HASH_SRC_DST_PORT)),
         // Frames without a tag pay for a look at the way out alone.
-        (bits::VLANS, plan.profile == Profile::Standard),
+        (bits::VLANS, standard),
         (bits::SEVERAL, plan.interfaces.len() > 1),
         // A number is always in force.
         (bits::GUARD, true),
     ]
     .into_iter()
     .filter(|(_, used)| *used)
-    .fold(0, |features, (bit, _)| features | bit)
+    .fold(0, |features, (bit, _)| features | bit);
+    if standard { features } else { features & !bits::STANDARD }
 }

@@ -70,7 +70,8 @@ impl Facts {
         if strict && plan.needs_source_v6() {
             return Err(lacks("tunnel.source_v6"));
         }
-        let reached = Some(Reached::from(next_hop));
+        let out = Out { mtu: plan.path_mtu.unwrap_or(0), ..Reached::from(next_hop).out };
+        let reached = Some(Reached { out, ..Reached::from(next_hop) });
         let hops = plan.reals().into_iter().map(|real| (real, reached)).collect();
         Ok(Self {
             local_mac,
@@ -90,6 +91,8 @@ impl Facts {
         root.max_frame.set(plan.max_frame);
         root.udp_idle.set(self.udp_idle_ticks);
         root.gue_port.set(u32::from(plan.gue_port.to_be()));
+        let [fou_v4, fou_v6] = plan.fou_ports.map(|port| u64::from(port.to_be()));
+        root.tunnel_ports.set(u64::from(plan.geneve_port.to_be()) << 32 | fou_v6 << 16 | fou_v4);
         root.zero_checksums.set(u32::from(plan.zero_checksums));
         root.guard_limit.set(plan.new_flows_per_core);
         // A window ends with the first tick that is more than this many after its first.

@@ -8,7 +8,8 @@ use tandem_engine::memory::Real as Entry;
 use tandem_engine::memory::VipKey;
 use tandem_engine::memory::counters::{PER_REAL, real_at};
 use tandem_engine::memory::reals::{Method, Way};
-use tandem_engine::wire::mac_word;
+use tandem_engine::overhead;
+use tandem_engine::wire::{Ethernet, mac_word};
 
 use super::apply::{Changes, Control};
 use super::error::ControlError;
@@ -63,18 +64,20 @@ fn local(plan: &Plan) -> HashSet<IpAddr> {
     reals.filter(|real| real.local).map(|real| real.address).collect()
 }
 
-/// Makes the entry say this, the MAC last; `true`: it said something else.
-fn reach(real: &Entry, reached: Option<Reached>) -> bool {
+/// Makes the entry say this, the MAC last; `true`: it said something else. `accepted`: the largest packet of a client's.
+fn reach(real: &Entry, reached: Option<Reached>, accepted: u32) -> bool {
     let (before, hop) = ((real.out(), real.from()), real.hop());
     let Some(Reached { mac, out, from }) = reached else {
         real.set_mac(None);
         return hop.is_resolved();
     };
     let word = mac_word(mac.0);
-    if hop.is_resolved() && hop.mac() == word && before == (out, from) {
+    let narrow = out.mtu != 0 && u32::from(out.mtu) < accepted + overhead(hop);
+    if hop.is_resolved() && hop.mac() == word && before == (out, from) && hop.is_narrow() == narrow {
         return false;
     }
     real.set_out(out, from);
+    real.set_narrow(narrow);
     real.set_mac(Some(word));
     true
 }
@@ -99,11 +102,11 @@ impl Control {
 
     /// `1`: it is new.
     fn fill(&mut self, owner: Option<u32>, address: IpAddr, way: &Way, hops: &Hops) -> u32 {
-        let reached = hops.get(&address).copied().flatten();
+        let (reached, accepted) = (hops.get(&address).copied().flatten(), self.accepted());
         if let Some(id) = self.reals.get(&(owner, address)) {
             if let Some(real) = self.tables.reals().get(usize::from(*id)) {
                 real.set_way(way);
-                reach(real, reached);
+                reach(real, reached, accepted);
             }
             return 0;
         }
@@ -112,9 +115,14 @@ impl Control {
         let (line, first) = real_at(id as u32);
         self.clear_counters(line, Some(first..first + PER_REAL));
         real.fill(owner, addr_words(address), address.is_ipv6(), way, None);
-        reach(real, reached);
+        reach(real, reached, accepted);
         self.reals.insert((owner, address), id as u16);
         1
+    }
+
+    /// The largest packet of a client's.
+    fn accepted(&self) -> u32 {
+        self.tables.root().max_frame.get().saturating_sub(Ethernet::LEN as u32)
     }
 
     /// Renews the next hops of all reals; gives the number of reals whose entry changed.
@@ -122,7 +130,7 @@ impl Control {
         let mut changed = 0;
         for ((_, address), id) in &self.reals {
             let (Some(real), Some(reached)) = (self.tables.reals().get(usize::from(*id)), hops.get(address)) else { continue };
-            changed += usize::from(reach(real, *reached));
+            changed += usize::from(reach(real, *reached, self.accepted()));
         }
         changed
     }

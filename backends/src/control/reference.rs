@@ -109,7 +109,10 @@ fn of_reason(reason: Reason) -> &'static str {
         | Reason::NatFull
         | Reason::NatUnknown
         | Reason::NatUntranslatable
-        | Reason::VlanStacked => "",
+        | Reason::VlanStacked
+        | Reason::PathMtu
+        | Reason::IcmpRelayed
+        | Reason::IcmpUnrelayed => "",
     }
 }
 

@@ -3,6 +3,11 @@
 
 mod netlink;
 mod privileges;
+mod routes;
+mod watch;
+mod ways;
 
-pub use netlink::{Attached, FactError, Interface, Netlink, NextHop, NoHop};
+pub use netlink::{Attached, FactError, Interface, Netlink};
 pub use privileges::{Missing, check_privileges, is_bpffs};
+pub use watch::watch;
+pub use ways::{Found, NextHop, NoHop, Ways};

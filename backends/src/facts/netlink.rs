@@ -1,18 +1,14 @@
-//! Interfaces, routes and neighbours of the current network namespace.
+//! The interfaces of the current network namespace, and the connection that everything else is asked by.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use hashbrown::HashMap;
+use rtnetlink::Handle;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressScope};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp, XdpAttached};
-use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute};
-use rtnetlink::{Handle, RouteMessageBuilder};
 use tokio::runtime::{Builder, Runtime};
 
+use super::routes;
 use crate::config::{Attach, Mac};
 
 /// Why the host cannot be asked.
@@ -72,39 +68,6 @@ fn attached(facts: &[LinkXdp]) -> Option<Attached> {
     })?;
     let program = facts.iter().find_map(|fact| if let LinkXdp::ProgId(id) = fact { Some(*id) } else { None })?;
     Some(Attached { program, attach })
-}
-
-/// The next hop towards a real.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NextHop {
-    /// The gateway, or the real itself.
-    pub via: IpAddr,
-    /// Its MAC.
-    pub mac: Mac,
-}
-
-/// Why a real has no next hop.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum NoHop {
-    /// No route.
-    NoRoute,
-    /// The route leaves by another interface.
-    Elsewhere(u32),
-    /// The gateway (or the real itself) does not answer ARP or neighbour solicitation.
-    Silent(IpAddr),
-}
-
-impl fmt::Display for NoHop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoRoute => f.write_str("there is no route to it; add one (`ip route add`), or set node.next_hop_mac"),
-            Self::Elsewhere(index) => write!(
-                f,
-                "the route to it leaves by another interface (index {index}), and frames can only go back out of the one they came in by; change the route"
-            ),
-            Self::Silent(via) => write!(f, "its next hop {via} does not answer; is it up? (`ip neigh`)"),
-        }
-    }
 }
 
 /// A connection to the kernel.
@@ -170,114 +133,17 @@ impl Netlink {
         })
     }
 
-    /// The next hop of each real on `interface`, as the kernel knows it now; those that are not known are asked for, so that
-    /// a later call may find them.
-    ///
-    /// # Errors
-    /// [`FactError::Netlink`].
-    pub fn next_hops(&self, interface: u32, reals: &[IpAddr]) -> Result<HashMap<IpAddr, Result<NextHop, NoHop>>, FactError> {
-        self.runtime.block_on(async {
-            let neighbours = self.neighbours(interface).await?;
-            let mut hops = HashMap::with_capacity(reals.len());
-            for real in reals {
-                let hop = match self.route(*real).await {
-                    Err(no) => Err(no),
-                    Ok((out, _)) if out != interface => Err(NoHop::Elsewhere(out)),
-                    Ok((_, via)) => neighbours.get(&via).map(|mac| NextHop { via, mac: *mac }).ok_or(NoHop::Silent(via)),
-                };
-                if let Err(NoHop::Silent(via)) = hop {
-                    self.ask_for(interface, via).await;
-                }
-                hops.insert(*real, hop);
-            }
-            Ok(hops)
-        })
+    /// Whether packets to an address end on this host.
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        self.run(async |handle: &Handle| routes::route(handle, address).await.is_some_and(|route| route.is_local))
     }
 
-    /// The same, waiting up to `patience` for silent ones.
-    ///
-    /// # Errors
-    /// [`FactError::Netlink`].
-    pub fn next_hops_within(
-        &self,
-        interface: u32,
-        reals: &[IpAddr],
-        patience: Duration,
-    ) -> Result<HashMap<IpAddr, Result<NextHop, NoHop>>, FactError> {
-        const STEP: Duration = Duration::from_millis(50);
-        let end = std::time::Instant::now() + patience;
-        loop {
-            let hops = self.next_hops(interface, reals)?;
-            let is_silent = hops.values().any(|hop| matches!(hop, Err(NoHop::Silent(_))));
-            if !is_silent || std::time::Instant::now() >= end {
-                return Ok(hops);
-            }
-            std::thread::sleep(STEP);
-        }
-    }
-
-    async fn neighbours(&self, interface: u32) -> Result<HashMap<IpAddr, Mac>, FactError> {
-        let all: Vec<_> = self.handle.neighbours().get().execute().try_collect().await.map_err(netlink)?;
-        let mut macs = HashMap::new();
-        for neighbour in all.iter().filter(|n| n.header.ifindex == interface) {
-            if matches!(neighbour.header.state, NeighbourState::Incomplete | NeighbourState::Failed | NeighbourState::None) {
-                continue;
-            }
-            let (mut address, mut mac) = (None, None);
-            for attribute in &neighbour.attributes {
-                if let NeighbourAttribute::Destination(to) = attribute {
-                    address = neighbour_addr(to);
-                } else if let NeighbourAttribute::LinkLayerAddress(bytes) = attribute {
-                    mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac);
-                }
-            }
-            macs.extend(address.zip(mac));
-        }
-        Ok(macs)
-    }
-
-    /// The interface that the route to `to` leaves by, and the gateway (or `to`).
-    async fn route(&self, to: IpAddr) -> Result<(u32, IpAddr), NoHop> {
-        let query = match to {
-            IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build(),
-            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build(),
-        };
-        let mut routes = self.handle.route().get(query).execute();
-        let route = routes.try_next().await.ok().flatten().ok_or(NoHop::NoRoute)?;
-        let (mut out, mut via) = (None, to);
-        for attribute in &route.attributes {
-            if let RouteAttribute::Oif(index) = attribute {
-                out = Some(*index);
-            } else if let RouteAttribute::Gateway(gateway) = attribute {
-                via = route_addr(gateway).unwrap_or(via);
-            }
-        }
-        out.map(|out| (out, via)).ok_or(NoHop::NoRoute)
-    }
-
-    /// Has the kernel resolve a neighbour (`NTF_USE`). What it answers does not matter: the next look tells.
-    async fn ask_for(&self, interface: u32, via: IpAddr) {
-        let request = self.handle.neighbours().add(interface, via).state(NeighbourState::None).flags(NeighbourFlags::Use);
-        let _ = request.replace().execute().await;
+    /// Runs requests to their end.
+    pub(super) fn run<T>(&self, work: impl AsyncFnOnce(&Handle) -> T) -> T {
+        self.runtime.block_on(work(&self.handle))
     }
 }
 
-fn netlink(error: rtnetlink::Error) -> FactError {
+pub(super) fn netlink(error: rtnetlink::Error) -> FactError {
     FactError::Netlink(error.to_string())
-}
-
-fn neighbour_addr(address: &NeighbourAddress) -> Option<IpAddr> {
-    match address {
-        NeighbourAddress::Inet(v4) => Some((*v4).into()),
-        NeighbourAddress::Inet6(v6) => Some((*v6).into()),
-        _ => None,
-    }
-}
-
-fn route_addr(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(v4) => Some((*v4).into()),
-        RouteAddress::Inet6(v6) => Some((*v6).into()),
-        _ => None,
-    }
 }

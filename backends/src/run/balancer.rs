@@ -1,24 +1,24 @@
 //! The running balancer: both seats over one memory, and the loop that looks after them.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, never, select, tick};
-use hashbrown::HashMap;
+use tandem_engine::memory::Mode;
 use tandem_engine::memory::reals::Out;
-use tandem_engine::memory::{Mode, VipSlot};
-use tandem_engine::wire::{Ethernet, mac_word};
+use tandem_engine::wire::mac_word;
 
 use super::error::RunError;
+use super::hops::{NextHops, tell};
+use super::paths::{warn_of_narrow_ways, warn_of_strange_sources};
 use super::protocol::{ModeName, ModeReport, Paths, Request, WorkerRow};
 use super::server::{Asked, Server};
 use crate::afxdp::{Ask, Bound, Event, Seat, SeatConfig, receive_queues};
-use crate::config::{Attach, Encap, ModeWish, Plan};
-use crate::control::{Control, Counters, Facts, Hops, KernelGrace, Reached, marks};
-use crate::facts::{Interface, Netlink, NextHop, NoHop, check_privileges, is_bpffs};
-use crate::memory::{Plain, Sizes, Tables};
+use crate::config::{Attach, Encap, ModeWish, Plan, Profile};
+use crate::control::{Control, Counters, Facts, KernelGrace, Reached, marks};
+use crate::facts::{Found, Interface, Netlink, Ways, check_privileges, is_bpffs};
+use crate::memory::{Plain, Sizes};
 use crate::xdp::{Balancer, Role, SlotWish};
 
 /// How long the start waits for next hops that do not answer.
@@ -78,6 +78,8 @@ struct Running {
     netlink: Netlink,
     balancer: Balancer,
     control: Control,
+    /// `None`: the configuration says where every frame goes.
+    next_hops: Option<NextHops>,
     seat: Option<Seat>,
     /// Blocks of counters before the workers': one for each CPU.
     cpus: u32,
@@ -106,12 +108,15 @@ impl Running {
         if control.is_configured() {
             log::info!("taking over the tables that are pinned in {}", paths.pins.display());
         }
-        let facts = facts(plan, &interfaces, &netlink, &balancer)?;
+        let (facts, ways) = facts(plan, &interfaces, &netlink, &balancer)?;
         // A process that was killed in mode afxdp left no workers.
         balancer.tables().root().switch(Mode::Xdp);
         let changes = control.apply(plan, &facts, &KernelGrace)?;
         log::info!("{}: {} VIPs, {changes:?}", interface.name, plan.vips.len());
-        interfaces.iter().for_each(|interface| warn_of_large_frames(plan, interface, balancer.tables()));
+        interfaces.iter().for_each(|interface| warn_of_narrow_ways(plan, interface, balancer.tables()));
+        if plan.profile == Profile::Standard {
+            warn_of_strange_sources(plan, [facts.source_v4.map(Into::into), facts.source_v6.map(Into::into)], &netlink);
+        }
         let mut running = Self {
             plan: plan.clone(),
             interface,
@@ -119,6 +124,7 @@ impl Running {
             netlink,
             balancer,
             control,
+            next_hops: ways.map(|ways| NextHops::new(plan, ways)).transpose()?,
             seat: None,
             cpus,
             why: String::new(),
@@ -227,9 +233,11 @@ impl Running {
         let mut looked = Instant::now();
         loop {
             let events: Receiver<Event> = self.seat.as_ref().map_or_else(never, |seat| seat.events().clone());
+            let changes: Receiver<()> = self.next_hops.as_ref().map_or_else(never, NextHops::changes);
             select! {
                 recv(server.requests) -> asked => if let Ok(asked) = asked { self.answer(asked) },
                 recv(events) -> event => if let Ok(event) = event { self.worker_ended(&event) },
+                recv(changes) -> told => if let Some(hops) = &mut self.next_hops { hops.note(told.is_ok()) },
                 recv(ticks) -> _ => {}
             }
             if stop.load(Ordering::Relaxed) {
@@ -240,6 +248,9 @@ impl Running {
                 looked = Instant::now();
                 self.look()?;
             }
+            if let Some(hops) = &mut self.next_hops {
+                hops.look(&self.netlink, &self.control)?;
+            }
         }
     }
 
@@ -249,13 +260,6 @@ impl Running {
             match self.netlink.interface(&interface.name) {
                 Ok(now) if now.index == interface.index => {}
                 _ => return Err(RunError::Vanished(interface.name.clone())),
-            }
-        }
-        if self.plan.next_hop_mac.is_none() {
-            let hops = found(&self.netlink, &self.interfaces, &self.plan.reals(), Duration::ZERO)?;
-            let changed = self.control.set_hops(&reached(&self.plan, &self.interfaces, &hops));
-            if changed > 0 {
-                log::info!("{}: the next hops of {changed} reals changed", self.interface.name);
             }
         }
         if self.calibrated.elapsed() >= CALIBRATE {
@@ -309,6 +313,7 @@ impl Running {
             interface: self.plan.interfaces.join(", "),
             attach: attach.to_owned(),
             workers: workers.collect(),
+            unreachable: self.next_hops.iter().flat_map(NextHops::unreachable).collect(),
         }
     }
 
@@ -334,7 +339,12 @@ impl Running {
 }
 
 /// What the host supplies: addresses, MACs, next hops, a key.
-fn facts(plan: &Plan, interfaces: &[Interface], netlink: &Netlink, balancer: &Balancer) -> Result<Facts, RunError> {
+fn facts(
+    plan: &Plan,
+    interfaces: &[Interface],
+    netlink: &Netlink,
+    balancer: &Balancer,
+) -> Result<(Facts, Option<Ways>), RunError> {
     let interface = interfaces.first().ok_or(RunError::NoInterface)?;
     let name = &interface.name;
     let lacks = |what: &str, key: &str| {
@@ -350,75 +360,34 @@ fn facts(plan: &Plan, interfaces: &[Interface], netlink: &Netlink, balancer: &Ba
         return Err(lacks("IPv6 address", "tunnel.source_v6"));
     }
     let reals = plan.reals();
-    let hops = match plan.next_hop_mac {
+    let (hops, ways) = match plan.next_hop_mac {
         Some(mac) => {
             // Without a MAC of its own, a frame leaves with that of the interface it came in by.
             let from = plan.local_mac.filter(|_| interfaces.len() > 1).map_or(0, |mac| mac_word(mac.0));
-            reals.iter().map(|real| (*real, Some(Reached { from, ..Reached::from(mac) }))).collect()
+            let out = Out { mtu: plan.path_mtu.unwrap_or(0), ..Reached::from(mac).out };
+            (reals.iter().map(|real| (*real, Some(Reached { from, out, ..Reached::from(mac) }))).collect(), None)
         }
         None => {
-            let found = found(netlink, interfaces, &reals, PATIENCE)?;
-            for (real, no) in found.iter().filter_map(|(real, (_, hop))| Some((real, hop.as_ref().err()?))) {
-                log::warn!("real {real}: {no}; until then its frames are dropped and counted as no-next-hop");
+            let mut ways = Ways::new(interfaces.iter().map(|interface| interface.index).collect(), local_mac);
+            ways.look_within(netlink, &reals, PATIENCE)?;
+            for (real, hop) in ways.found() {
+                tell(*real, None, hop);
             }
-            no_gateway_to_l2(plan, &found)?;
-            reached(plan, interfaces, &found)
+            no_gateway_to_l2(plan, ways.found())?;
+            (ways.hops(plan.path_mtu), Some(ways))
         }
     };
     let udp_idle_ticks = balancer.clock().ticks(plan.udp_idle);
     let nat_idle_ticks = plan.nat.idle.map(|idle| balancer.clock().ticks(idle));
     let second_ticks = balancer.clock().ticks(Duration::from_secs(1));
-    Ok(Facts { local_mac, source_v4, source_v6, udp_idle_ticks, nat_idle_ticks, second_ticks, key: random_key()?, hops })
-}
-
-/// The next hop of each real, and the interface that it is behind.
-type Found = HashMap<IpAddr, (u32, Result<NextHop, NoHop>)>;
-
-/// Looks for the next hops of reals behind any of the interfaces; those that do not answer have this long.
-fn found(netlink: &Netlink, interfaces: &[Interface], reals: &[IpAddr], patience: Duration) -> Result<Found, RunError> {
-    let mut found = Found::new();
-    for interface in interfaces {
-        let known = |real: &&IpAddr| found.get(*real).is_none_or(|(_, hop)| matches!(hop, Err(NoHop::Elsewhere(_))));
-        let missing: Vec<IpAddr> = reals.iter().filter(known).copied().collect();
-        let hops = netlink.next_hops_within(interface.index, &missing, patience)?;
-        found.extend(hops.into_iter().map(|(real, hop)| (real, (interface.index, hop))));
-    }
-    Ok(found)
-}
-
-/// As the tables have it: with one interface, frames leave by the one that they came in by.
-fn reached(plan: &Plan, interfaces: &[Interface], found: &Found) -> Hops {
-    let to = |index: u32, hop: &NextHop| {
-        let out = Out { interface: if interfaces.len() > 1 { index } else { 0 }, ..Out::default() };
-        let own = interfaces.iter().find(|interface| interface.index == index).and_then(|interface| interface.mac);
-        let from = own.filter(|_| plan.local_mac.is_none() && out.interface != 0).map_or(0, |mac| mac_word(mac.0));
-        Reached { mac: hop.mac, out, from }
-    };
-    found.iter().map(|(real, (index, hop))| (*real, hop.as_ref().ok().map(|hop| to(*index, hop)))).collect()
-}
-
-/// What fits into `tunnel.max_frame` has to fit into the interface's MTU with its outer headers, too: the driver drops what
-/// does not, and nobody is told.
-fn warn_of_large_frames(plan: &Plan, interface: &Interface, tables: &Tables) {
-    let room = tables.vips().iter().filter_map(VipSlot::entry).map(|(_, vip)| vip.room()).max().unwrap_or(0);
-    let ethernet = Ethernet::LEN as u32;
-    let (needed, fits) = (plan.max_frame - ethernet + room, (interface.mtu + ethernet).saturating_sub(room));
-    if interface.mtu < needed {
-        log::warn!(
-            "{name} has MTU {mtu}, and the largest frames accepted (tunnel.max_frame = {}) need {needed} with {room} bytes of outer \
-             headers: the driver drops those above {fits}; raise the MTU of the way to the reals (`ip link set {name} mtu {needed}`), \
-             or set tunnel.max_frame = {fits}, and clients are told to send smaller ones",
-            plan.max_frame,
-            name = interface.name,
-            mtu = interface.mtu,
-        );
-    }
+    let facts = Facts { local_mac, source_v4, source_v6, udp_idle_ticks, nat_idle_ticks, second_ticks, key: random_key()?, hops };
+    Ok((facts, ways))
 }
 
 /// A frame without a tunnel has to go to the real itself: a gateway would route it by its destination, back to us.
 fn no_gateway_to_l2(plan: &Plan, hops: &Found) -> Result<(), RunError> {
     let reals = plan.vips.iter().flat_map(|vip| &vip.reals).filter(|real| real.encap == Encap::L2);
-    let behind = reals.filter_map(|real| Some((real.address, hops.get(&real.address)?.1.as_ref().ok()?.via)));
+    let behind = reals.filter_map(|real| Some((real.address, hops.get(&real.address)?.as_ref().ok()?.via)));
     match behind.into_iter().find(|(real, via)| real != via) {
         Some((real, via)) => Err(RunError::Lacks(format!(
             "real {real} has encap \"l2\" and is behind the gateway {via}; put it on the interface's own network, or choose a tunnel"

@@ -87,6 +87,18 @@ pub struct ModeReport {
     pub attach: String,
     /// The workers, if the userspace seat is up.
     pub workers: Vec<WorkerRow>,
+    /// The reals without a next hop.
+    #[serde(default)]
+    pub unreachable: Vec<UnreachableRow>,
+}
+
+/// A real whose frames are dropped as `no-next-hop`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnreachableRow {
+    /// Its address.
+    pub real: String,
+    /// What is missing, and the cure.
+    pub why: String,
 }
 
 /// One worker.

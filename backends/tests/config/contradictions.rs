@@ -221,7 +221,8 @@ fn sources_of_gue() {
             "t.toml:{line}:1: key `tunnel.source_v4`: there are IPv4 reals and no source for their outer headers: it will be taken from the interface's own address; set it if the interface has no IPv4 address, or several"
         )
     };
-    warns(&gue(SMALL), &expected(3));
+    let crafted = "t.toml:3:1: key `tunnel.source_prefix_v4`: ICMP errors from the way to the reals go to the sources that are crafted inside it; only if they are routed to this host can it tell the clients of a small MTU there; route the prefix here, or see that the way to the reals takes every frame";
+    warns(&gue(SMALL), &format!("{crafted}\n{}", expected(3)));
     warns(&gue(&katran()), &expected(4));
     // A server id alone is enough; probes are never crafted.
     let id = "[server_ids]\n1 = \"fc00::1\"\n";

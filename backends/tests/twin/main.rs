@@ -224,7 +224,7 @@ fn every_reason_is_reached() {
     let mut plan = plans::first(&mut rng);
     plan.vips[1].reals.clear();
     let Some(mut twins) = Twins::new(&plan, 64) else { return };
-    for _ in 0..5000 {
+    for _ in 0..20_000 {
         let frame = rich::rich_frame(&mut rng, &plan);
         twins.frame(&frame, Headroom::Usual);
     }

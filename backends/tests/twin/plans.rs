@@ -8,7 +8,7 @@ use crate::frames::Rng;
 
 /// Everything but VIPs.
 fn base() -> Plan {
-    with("", "source_prefix_v6 = \"100::/64\"\ntoo_big = \"drop\"")
+    with("", "source_prefix_v6 = \"100::/64\"\ntoo_big = \"drop\"\npath_mtu = 1440")
 }
 
 /// The same with more lines in its sections.
@@ -37,6 +37,7 @@ pub fn full(rng: &mut Rng, profile: &str) -> Plan {
     let rest = format!(
         r#"
         source_v6 = "fc00:2307::1337"
+        path_mtu = 1440
         decap = ["ipip", "gue"]
         tcp_server_id = true
         [flows]

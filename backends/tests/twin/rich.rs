@@ -11,10 +11,11 @@ use crate::frames::{
 
 /// Frames for a plan with everything: server ids, tunnels, fragments of one packet, and those of [`frame`].
 pub fn rich_frame(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
-    let frame = match rng.below(6) {
-        0 => with_server_id(rng, plan),
-        1 => tunnel(rng, plan),
-        2 => fragment(rng, plan),
+    let frame = match rng.below(13) {
+        0 | 1 => with_server_id(rng, plan),
+        2 | 3 => tunnel(rng, plan),
+        4 | 5 => fragment(rng, plan),
+        6 => about_tunnel(rng, plan),
         _ => return frame(rng, plan),
     };
     with_tags(rng, frame)
@@ -73,6 +74,55 @@ fn tunnel(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
         (IpAddr::V4(s), IpAddr::V4(d)) => eth.ipv4(s.octets(), d.octets(), 64).write(&mut out, next, &inner).unwrap(),
         (IpAddr::V6(s), IpAddr::V6(d)) => eth.ipv6(s.octets(), d.octets(), 64).write(&mut out, next, &inner).unwrap(),
         _ => unreachable!("families agree"),
+    }
+    out
+}
+
+/// What a router says about a tunnel of ours (or nearly one), quoted as far as it likes.
+fn about_tunnel(rng: &mut Rng, plan: &Plan) -> Vec<u8> {
+    let inner = if rng.one_in(6) { fragment(rng, plan) } else { to_vip(rng, plan) }[14..].to_vec();
+    let (v6, outer_v6) = (inner[0] >> 4 == 6, rng.one_in(2));
+    let [a, b] = if v6 { [0x86, 0xdd] } else { [8, 0] };
+    let (own, port): (&[u8], u16) = match rng.below(8) {
+        0 => (&[0, 0, a, b], 0),
+        1 => (&[], if v6 { 5556 } else { 5555 }),
+        2 => (&[], 6080),
+        3 => (&[0, if v6 { 41 } else { 4 }, 0, 0], 6080),
+        4 => (&[0, 0, a, b, 1, 2, 3, 0], 6081),
+        5 => (&[0, 0, 0x65, 0x58, 1, 2, 3, 0, 2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, a, b], 6081),
+        _ => (&[], 0),
+    };
+    let protocol = match (port, own.is_empty()) {
+        (0, true) => [4, 41][usize::from(v6)],
+        (0, false) => 47,
+        _ => 17,
+    };
+    let udp = if port == 0 { vec![] } else { [&[0xc0, 1][..], &port.to_be_bytes(), &[0; 4]].concat() };
+    let payload = [&udp[..], own, &inner].concat();
+    let eth = || PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]);
+    let (source_v4, source_v6) =
+        ([10, 0, 13, if rng.one_in(9) { 38 } else { 37 }], [0xfc, 0, 0x23, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x13, 0x37]);
+    let (mut outer, mut out) = (Vec::new(), Vec::new());
+    if outer_v6 {
+        eth().ipv6(source_v6, [0xfd; 16], 60).write(&mut outer, IpNumber(protocol), &payload).unwrap();
+    } else {
+        eth().ipv4(source_v4, [10, 0, 0, 1], 60).write(&mut outer, IpNumber(protocol), &payload).unwrap();
+    }
+    let quoted = if rng.one_in(2) { outer.len() - 14 } else { 20 + rng.below(100) as usize };
+    let quote = &outer[14..][..quoted.min(outer.len() - 14).min(1200)];
+    let rest = [0, 0, rng.below(7) as u8, rng.next() as u8];
+    let &(kind, code) = rng.pick(if outer_v6 { &[(2, 0), (1, 3), (3, 0), (4, 0)] } else { &[(3, 4), (3, 2), (11, 0), (12, 0)] });
+    if outer_v6 {
+        eth().ipv6([0xfe; 16], source_v6, 9).icmpv6_raw(kind, code, rest).write(&mut out, quote).unwrap();
+    } else {
+        eth().ipv4([10, 9, 9, 9], source_v4, 9).icmpv4_raw(kind, code, rest).write(&mut out, quote).unwrap();
+    }
+    if rng.one_in(10) {
+        let at = 14 + rng.below(out.len() as u64 - 14) as usize;
+        out[at] ^= 1 << rng.below(8);
+    }
+    if rng.one_in(6) {
+        out.extend(vec![0; rng.below(20) as usize]);
     }
     out
 }

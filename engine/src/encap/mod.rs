@@ -7,13 +7,14 @@ mod tunnel;
 
 pub(crate) use tunnel::{GENEVE, GENEVE_ETHERNET, SHORT};
 
+use crate::classify::as_it_came;
 use crate::memory::counters::{Event, count_event};
 use crate::memory::reals::{Hop, Method};
 use crate::memory::{Addr, Memory, Real, Root, features};
 use crate::nat;
 use crate::packet::Packet;
-use crate::parse::Flow;
-use crate::verdict::{Reason, Stop};
+use crate::parse::{Flow, Part};
+use crate::verdict::{Action, Reason, Stop};
 use crate::vlan;
 use crate::wire::{Ethernet, Header, Ipv4, Ipv6, Udp};
 
@@ -34,6 +35,64 @@ pub const fn room_for(real_is_v6: bool, method: Method) -> u8 {
     let udp = if has_udp { Udp::LEN } else { 0 };
     // 70 at most
     ip.wrapping_add(udp).wrapping_add(own) as u8
+}
+
+/// The same for a real's entry.
+#[inline(always)]
+pub fn overhead(hop: Hop) -> u32 {
+    let ip = if hop.is_v6() { Ipv6::LEN } else { Ipv4::LEN };
+    let all = if hop.is(Method::L2) {
+        0
+    } else if hop.is(Method::Nat) {
+        if hop.is_v6() { const { Ipv6::LEN - Ipv4::LEN } } else { 0 }
+    } else if hop.is(Method::Ipip) {
+        ip
+    } else {
+        ip.wrapping_add(tunnel::between(hop))
+    };
+    all as u32
+}
+
+/// Whether the client's packet and its outer headers are within the MTU of the way to its real. If not, its sender is told as
+/// by any router (RFC 1191 section 4, RFC 8201 section 4), but never an ICMP error's or a later fragment's (RFC 1122 section
+/// 3.2.2), and never of less than its family always takes.
+#[inline(always)]
+fn fits_the_way<P: Packet>(packet: &mut P, flow: &Flow, hop: Hop, mtu: u16, answers: bool) -> Result<(), Stop> {
+    let headers = if hop.is(Method::Nat) && flow.is_v6 { 0 } else { overhead(hop) };
+    let fits = (mtu as u32).saturating_sub(headers);
+    if mtu == 0 || flow.len <= fits {
+        return Ok(());
+    }
+    let told = fits.max(if flow.is_v6 { 1280 } else { 68 });
+    let answers = answers && !flow.quoted && flow.part != Part::Later && flow.len > told;
+    Err(if answers { crate::answer::too_big(packet, flow, told) } else { Stop::of(Reason::PathMtu) })
+}
+
+/// The same, if the way may be too narrow.
+#[inline(always)]
+pub(crate) fn fits_way<P: Packet, M: Memory>(
+    packet: &mut P,
+    memory: &M,
+    root: &Root,
+    flow: &Flow,
+    real: &Real,
+) -> Result<(), Stop> {
+    if !memory.has(root, features::PATH_MTU) || memory.has(root, features::KATRAN) || !real.hop().is_narrow() {
+        return Ok(());
+    }
+    done(narrow(packet, memory, root, flow, real))
+}
+
+/// Gives a raw [`Stop`], 0: it fits. What has become an answer gets its tag back. Not inlined: off the usual way, and asked
+/// for in several places.
+#[inline(never)]
+fn narrow<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &Flow, real: &Real) -> u32 {
+    let answers = memory.has(root, features::TOO_BIG);
+    let stop = match fits_the_way(packet, flow, real.hop(), real.out().mtu, answers) {
+        Err(stop) if stop.action() == Action::Tx => as_it_came(packet, memory, flow).err().or(Some(stop)),
+        other => other.err(),
+    };
+    Stop::raw(stop)
 }
 
 /// Where an outer header leads.
@@ -102,6 +161,9 @@ pub fn deliver<P: Packet, M: Memory>(
     }
     if memory.has(root, features::NAT) && hop.is(Method::Nat) && hop.is_resolved() {
         return nat::send(packet, memory, root, flow, id);
+    }
+    if hop.is_resolved() {
+        fits_way(packet, memory, root, flow, real)?;
     }
     let done = if !hop.is_resolved() {
         Err(Stop::of(Reason::NoNextHop))

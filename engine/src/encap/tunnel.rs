@@ -21,7 +21,7 @@ use super::Path;
 use super::ipip::{source_v4, source_v6, spread};
 use crate::checksum;
 use crate::memory::Real;
-use crate::memory::reals::Method;
+use crate::memory::reals::{Hop, Method};
 use crate::packet::Packet;
 use crate::parse::{Flow, Part};
 use crate::verdict::Reason::{self, NoHeadroom, NoSource};
@@ -114,8 +114,7 @@ pub(super) fn one_hop<P: Packet>(packet: &mut P, is_v6: bool) -> Option<()> {
 
 /// Bytes between the outer IP header and the client's packet.
 #[inline(always)]
-fn between(path: &Path<'_>) -> usize {
-    let hop = path.hop;
+pub(super) fn between(hop: Hop) -> usize {
     if hop.is(Method::Gre) {
         SHORT
     } else if hop.is(Method::Gue0) {
@@ -139,7 +138,7 @@ fn over_v4<P: Packet>(
     inner: u64,
 ) -> Result<(), Reason> {
     const AT: usize = const { Ethernet::LEN + Ipv4::LEN };
-    let ([dst, _], between) = (path.addr, between(path));
+    let ([dst, _], between) = (path.addr, between(path.hop));
     let src = if has_udp { path.root.source_v4.get() } else { source_v4(path, flow) };
     if src == 0 {
         return Err(NoSource);
@@ -167,7 +166,7 @@ fn over_v6<P: Packet>(
     inner: u64,
 ) -> Result<(), Reason> {
     const AT: usize = const { Ethernet::LEN + Ipv6::LEN };
-    let (dst, between) = (path.addr, between(path));
+    let (dst, between) = (path.addr, between(path.hop));
     let src = if has_udp { path.root.source_v6() } else { source_v6(path, flow) };
     if src == [0, 0] {
         return Err(NoSource);

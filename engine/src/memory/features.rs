@@ -35,13 +35,19 @@ pub const HASH_FLAGS: u32 = 1 << 14;
 pub const GUARD: u32 = 1 << 15;
 /// A real is reached without a tunnel.
 pub const L2: u32 = 1 << 16;
+/// A real is reached by NAT.
+pub const NAT: u32 = 1 << 17;
 /// Frames come and leave with VLAN tags.
 pub const VLANS: u32 = 1 << 18;
 /// Frames come in by several interfaces, and may leave by another one.
 pub const SEVERAL: u32 = 1 << 19;
 
-/// A real is reached by NAT.
-pub const NAT: u32 = 1 << 17;
+/// The way to a real may take less than `tunnel.max_frame`.
+pub const PATH_MTU: u32 = 1 << 20;
+/// ICMP errors about tunnels are relayed to the client.
+pub const RELAY: u32 = 1 << 21;
 
+/// What [`KATRAN`] excludes.
+pub const STANDARD: u32 = L2 | NAT | VLANS | PATH_MTU | RELAY;
 /// All of them but [`KATRAN`].
-pub const ALL: u32 = (1 << 20) - 2;
+pub const ALL: u32 = (1 << 22) - 2;

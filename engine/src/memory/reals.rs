@@ -17,6 +17,8 @@ const IS_V6: u64 = 1 << 49;
 const RESOLVED: u64 = 1 << 50;
 /// It is this host.
 const LOCAL: u64 = 1 << 51;
+/// Some frames are too large for the way to it.
+const NARROW: u64 = 1 << 55;
 /// Where its [`Method`] is.
 const METHOD_SHIFT: u32 = 56;
 
@@ -141,6 +143,11 @@ impl Hop {
     pub fn is_local(self) -> bool {
         self.0 & LOCAL != 0
     }
+    /// Some of the frames that are accepted are too large for the way to it, with their outer headers.
+    #[inline(always)]
+    pub fn is_narrow(self) -> bool {
+        self.0 & NARROW != 0
+    }
     /// It is reached by this method.
     #[inline(always)]
     pub fn is(self, method: Method) -> bool {
@@ -230,6 +237,11 @@ impl Real {
     pub fn set_out(&self, out: Out, from: u64) {
         self.from.set(from & MAC);
         self.out.publish(out.word());
+    }
+
+    /// Whether some frames are too large for its way out.
+    pub fn set_narrow(&self, narrow: bool) {
+        self.hop.publish(self.hop.get() & !NARROW | if narrow { NARROW } else { 0 });
     }
 
     fn set_tunnel(&self, way: &Way) {

@@ -73,7 +73,9 @@ pub struct Root {
     /// Not 0: UDP tunnels go without a checksum where it cannot be had from the headers alone.
     pub zero_checksums: S32,
     spare: S32,
-    rest: [S64; 6],
+    /// UDP ports of the other tunnels, as on the wire: `Geneve << 32 | FOU with IPv6 inside << 16 | FOU with IPv4 inside`.
+    pub tunnel_ports: S64,
+    rest: [S64; 5],
     /// What the NAT does.
     pub nat: NatRules,
 }

@@ -11,7 +11,7 @@ mod rewrite;
 pub use icmp::error;
 pub use rewrite::translate;
 
-use crate::encap::{done, tag};
+use crate::encap::{done, fits_way, tag};
 use crate::hash;
 use crate::memory::counters::{Event, VipCounter, count_event, count_vip};
 use crate::memory::nats::{Found, MAX_SOURCES, Nat, NatRules, Opening, PROBES, Side};
@@ -69,6 +69,12 @@ pub(crate) fn send<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root
         flow.nat = memory.nat_place(root, flow, Ask::Open, id);
         if flow.nat == 0 {
             return Err(Stop::of(NatFull));
+        }
+    }
+    if !flow.is_reply {
+        let known = flow.nat.checked_sub(1).and_then(|at| memory.nat(at));
+        if let Some(real) = memory.real(known.map_or(id, Nat::real)) {
+            fits_way(packet, memory, root, flow, real)?;
         }
     }
     done(if flow.quoted { packet.nat_error(memory, root, flow, id) } else { packet.nat(memory, root, flow, id) })?;

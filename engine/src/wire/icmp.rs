@@ -15,8 +15,12 @@ pub const ICMP_TIME_EXCEEDED: u8 = 11;
 pub const ICMP_PARAMETER_PROBLEM: u8 = 12;
 /// Code of [`ICMP_UNREACHABLE`]: fragmentation needed (RFC 1191 section 4).
 pub const ICMP_FRAGMENTATION_NEEDED: u8 = 4;
+/// Code of [`ICMP_UNREACHABLE`]: host unreachable.
+pub const ICMP_HOST_UNREACHABLE: u8 = 1;
 /// ICMPv6: destination unreachable.
 pub const ICMPV6_UNREACHABLE: u8 = 1;
+/// Code of [`ICMPV6_UNREACHABLE`]: address unreachable.
+pub const ICMPV6_ADDRESS_UNREACHABLE: u8 = 3;
 /// ICMPv6: packet too big.
 pub const ICMPV6_TOO_BIG: u8 = 2;
 /// ICMPv6: time exceeded.

@@ -123,6 +123,13 @@ impl Bed {
     pub fn way(&self, id: u16, way: &Way) {
         self.reals[usize::from(id)].set_way(way);
     }
+
+    /// The largest IP packet on the way to the real with this id, smaller than what is accepted.
+    pub fn narrow(&self, id: u16, mtu: u16) {
+        let real = &self.reals[usize::from(id)];
+        real.set_out(Out { mtu, ..Out::default() }, 0);
+        real.set_narrow(true);
+    }
 }
 
 impl Memory for Bed {

@@ -3,21 +3,21 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use etherparse::Ipv4HeaderSlice;
 use proptest::prelude::*;
 use tandem_engine::memory::features::{L2, TUNNELS};
 use tandem_engine::memory::reals::{Method, Way};
+use tandem_engine::memory::vips::HAS_VIPS;
 use tandem_engine::strip::{Outcome, Tunnels, decapsulate};
 use tandem_engine::wire::mac_word;
-use tandem_engine::{Reason, process, room_for};
+use tandem_engine::{NO_VIP, Reason, process, room_for};
 
 use crate::bed::{Bed, Frame, HOP_MAC, LOCAL_MAC, words};
 use crate::tunnels::{Case, bed, case, forwarded_inner};
 
-const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 13, 37);
-const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0xfc00, 0x2307, 0, 0, 0, 0, 0, 0x1337);
-const INNER_MAC: [u8; 6] = [2, 0, 0, 7, 7, 7];
-const VNI: u32 = 0x12_3456;
+pub const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 13, 37);
+pub const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0xfc00, 0x2307, 0, 0, 0, 0, 0, 0x1337);
+pub const INNER_MAC: [u8; 6] = [2, 0, 0, 7, 7, 7];
+pub const VNI: u32 = 0x12_3456;
 
 /// What is unusual about the client's packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,7 +27,13 @@ enum Oddity {
     NoChecksum,
     /// The first of several fragments.
     Fragment,
+    /// A later one, without ports.
+    Later,
+    /// IPv4 options, or an IPv6 extension header.
+    Options,
 }
+
+const ODDITIES: [Oddity; 5] = [Oddity::None, Oddity::NoChecksum, Oddity::Fragment, Oddity::Later, Oddity::Options];
 
 /// All of them.
 pub const METHODS: [Method; 8] =
@@ -65,25 +71,65 @@ pub fn rfc1071(parts: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
-/// Makes the client's packet odd; `false`: it is as usual.
-fn make_odd(frame: &mut [u8], case: &Case, oddity: Oddity) -> bool {
+/// Makes the client's packet odd; `false`: it is as usual. What is given has to be sent before it.
+fn make_odd(frame: &mut Vec<u8>, case: &Case, oddity: Oddity) -> (bool, Option<Vec<u8>>) {
     let is_v6 = case.tuple.source.is_ipv6();
-    let l4 = if is_v6 { 54 } else { 34 };
     match oddity {
-        Oddity::None => false,
-        Oddity::NoChecksum if !is_v6 && !case.tcp => {
-            frame[l4 + 6..l4 + 8].fill(0);
-            true
+        Oddity::None => (false, None),
+        Oddity::NoChecksum if is_v6 || case.tcp => (false, None),
+        Oddity::NoChecksum => {
+            frame[34 + 6..34 + 8].fill(0);
+            (true, None)
         }
-        Oddity::Fragment if !is_v6 => {
-            let mut header = Ipv4HeaderSlice::from_slice(&frame[14..]).unwrap().to_header();
-            header.more_fragments = true;
-            header.header_checksum = header.calc_header_checksum();
-            header.write(&mut std::io::Cursor::new(&mut frame[14..34])).unwrap();
-            true
+        Oddity::Fragment => {
+            make_fragment(frame, is_v6, true);
+            (true, None)
         }
-        Oddity::NoChecksum | Oddity::Fragment => false,
+        Oddity::Later => {
+            let mut first = frame.clone();
+            make_fragment(&mut first, is_v6, true);
+            make_fragment(frame, is_v6, false);
+            (true, Some(first))
+        }
+        Oddity::Options if is_v6 => {
+            // Destination options: PadN over four bytes.
+            let next = std::mem::replace(&mut frame[20], 60);
+            frame.splice(54..54, [next, 0, 1, 4, 0, 0, 0, 0]);
+            lengthen_v6(frame, 8);
+            (true, None)
+        }
+        Oddity::Options => {
+            frame.splice(34..34, [1, 1, 1, 0]);
+            frame[14] = 0x46;
+            let len = u16::from_be_bytes([frame[16], frame[17]]) + 4;
+            frame[16..18].copy_from_slice(&len.to_be_bytes());
+            renew(&mut frame[14..38]);
+            (true, None)
+        }
     }
+}
+
+fn make_fragment(frame: &mut Vec<u8>, is_v6: bool, is_first: bool) {
+    if is_v6 {
+        let next = std::mem::replace(&mut frame[20], 44);
+        frame.splice(54..54, [next, 0, 0, if is_first { 1 } else { 0x48 }, 0, 0, 0x12, 0x34]);
+        lengthen_v6(frame, 8);
+    } else {
+        frame[20..22].copy_from_slice(if is_first { &[0x20, 0] } else { &[0, 9] });
+        renew(&mut frame[14..34]);
+    }
+}
+
+fn lengthen_v6(frame: &mut [u8], by: u16) {
+    let len = u16::from_be_bytes([frame[18], frame[19]]) + by;
+    frame[18..20].copy_from_slice(&len.to_be_bytes());
+}
+
+/// Makes the checksum of an IPv4 header right.
+fn renew(header: &mut [u8]) {
+    header[10..12].fill(0);
+    let sum = rfc1071(&[header]);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// Outer source, destination and payload of what was emitted, and its IP protocol.
@@ -94,8 +140,7 @@ struct Outer<'a> {
     payload: &'a [u8],
 }
 
-fn outer<'a>(out: &'a [u8], case: &Case, room: usize) -> Outer<'a> {
-    let inner_len = case_len(case);
+fn outer<'a>(out: &'a [u8], case: &Case, room: usize, inner_len: usize) -> Outer<'a> {
     if case.real.is_ipv6() {
         let ip = &out[14..54];
         assert_eq!(u16::from_be_bytes([ip[4], ip[5]]) as usize, inner_len + room - 40, "payload length");
@@ -131,9 +176,10 @@ fn outer<'a>(out: &'a [u8], case: &Case, room: usize) -> Outer<'a> {
     }
 }
 
-/// Bytes of the client's IP packet.
-fn case_len(case: &Case) -> usize {
-    case.frame().len() - 14 - case.padding
+/// Bytes of the client's IP packet, as its header says.
+fn ip_len(frame: &[u8]) -> usize {
+    let word = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
+    if frame[14] >> 4 == 6 { 40 + word(18) } else { word(16) }
 }
 
 fn ethertype(is_v6: bool) -> [u8; 2] {
@@ -153,10 +199,10 @@ fn own_header(method: Method, inner_v6: bool) -> Vec<u8> {
     }
 }
 
-fn check(out: &[u8], case: &Case, method: Method, no_checksum: bool) {
+fn check(out: &[u8], case: &Case, method: Method, sent: &[u8], no_checksum: bool) {
     let inner_v6 = case.tuple.source.is_ipv6();
     let room = usize::from(room_for(case.real.is_ipv6(), method));
-    let outer = outer(out, case, room);
+    let outer = outer(out, case, room, ip_len(sent));
     let own = own_header(method, inner_v6);
     let udp = match method {
         Method::Ipip | Method::L2 | Method::Nat | Method::Gre => {
@@ -193,10 +239,20 @@ fn check(out: &[u8], case: &Case, method: Method, no_checksum: bool) {
 /// Sends a case's frame by a method, compares what is emitted with the documents, and opens it again. `headers_do`: the outer
 /// checksum can be had from the headers alone; if not, `zero` says that there is to be none.
 pub fn put_on_and_off(case: &Case, method: Method, sent: &[u8], zero: bool, headers_do: bool) {
+    put_on_and_off_after(None, case, method, sent, zero, headers_do);
+}
+
+/// The same after another frame, which has to be forwarded, too.
+fn put_on_and_off_after(before: Option<&[u8]>, case: &Case, method: Method, sent: &[u8], zero: bool, headers_do: bool) {
     let bed = bed(case.real, case.tuple.destination, case.flags);
     sources(&bed);
+    // Later fragments have no port: they are ours if their address has VIPs.
+    bed.vip(NO_VIP, case.tuple.destination, 0, 0, HAS_VIPS, 0);
     bed.root.zero_checksums.set(u32::from(zero));
     bed.way(1, &Way { method, local: false, vni: VNI, ports: ports(method), inner_mac: mac_word(INNER_MAC) });
+    if let Some(before) = before {
+        assert_eq!(process(&mut Frame::new(before), &bed).reason(), Reason::Forwarded, "{before:02x?}");
+    }
     let mut frame = Frame::new(sent);
     let verdict = process(&mut frame, &bed);
     assert_eq!(verdict.reason(), Reason::Forwarded);
@@ -212,7 +268,7 @@ pub fn put_on_and_off(case: &Case, method: Method, sent: &[u8], zero: bool, head
         return;
     }
     assert_eq!(&out[12..14], ethertype(case.real.is_ipv6()));
-    check(&out, case, method, zero && !headers_do);
+    check(&out, case, method, sent, zero && !headers_do);
 
     let mut frame = Frame::new(&out);
     assert_eq!(decapsulate(&mut frame, &Tunnels::standard(), |_| {}), Outcome::Decapsulated);
@@ -227,12 +283,12 @@ proptest! {
     fn every_method_on_and_off(
         case in case(),
         method in prop::sample::select(METHODS.to_vec()),
-        oddity in prop::sample::select(vec![Oddity::None, Oddity::NoChecksum, Oddity::Fragment]),
+        oddity in prop::sample::select(ODDITIES.to_vec()),
         zero in any::<bool>(),
     ) {
         let mut sent = case.frame();
-        let headers_do = !make_odd(&mut sent, &case, oddity);
-        put_on_and_off(&case, method, &sent, zero, headers_do);
+        let (is_odd, before) = make_odd(&mut sent, &case, oddity);
+        put_on_and_off_after(before.as_deref(), &case, method, &sent, zero, !is_odd);
     }
 }
 

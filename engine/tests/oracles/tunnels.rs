@@ -104,7 +104,8 @@ pub fn forwarded_inner(frame: &[u8]) -> Vec<u8> {
         let mut header = Ipv4HeaderSlice::from_slice(&inner).unwrap().to_header();
         header.time_to_live -= 1;
         header.header_checksum = header.calc_header_checksum();
-        header.write(&mut std::io::Cursor::new(&mut inner[..20])).unwrap();
+        let len = header.header_len();
+        header.write(&mut std::io::Cursor::new(&mut inner[..len])).unwrap();
     }
     inner
 }

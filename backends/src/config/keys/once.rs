@@ -141,11 +141,19 @@ pub static TUNNEL: Section = Section {
             "Largest frame accepted for a VIP. The upper limit is what XDP has room for in one page of 4 KiB.",
         ),
         key(
+            "path_mtu",
+            "number, 576 to 65535, bytes",
+            "what the kernel's routes and interfaces say",
+            "1500",
+            "Largest IP packet on the way to any real, outer headers included, where that is less than the kernel's routes say. A \
+             frame that is larger with its outer headers is dealt with by `too_big`.",
+        ),
+        key(
             "too_big",
             "one of",
             "\"icmp\"",
             "\"drop\"",
-            "What becomes of a larger frame: its sender is told (fragmentation needed, packet too big), or nobody is.",
+            "What becomes of a frame larger than `max_frame`, or than the way to its real takes: its sender is told (fragmentation needed, packet too big), or nobody is.",
         )
         .of(&[now("icmp"), now("drop")]),
     ],
