@@ -78,7 +78,7 @@ impl Twins {
             let present = twin.tables().reals().iter().enumerate().filter(|(_, real)| real.hop().is_present());
             for (id, real) in present {
                 let vlan = [Out::SAME_VLAN, 0, 1 + id as u16 % 4094][id % 3];
-                real.set_out(Out { vlan, ..Out::default() }, 0);
+                real.set_out(Out { vlan, ..real.out() }, 0);
             }
         }
     }
