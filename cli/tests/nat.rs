@@ -290,8 +290,8 @@ fn configuration(lab: &Lab, nat: &str) -> String {
         lb.interface, lb.v4, lb.v6
     );
     for (first, real_port) in [(7000, REAL_PORT), (7100, CLOSED_PORT)] {
-        for pair in 0..PAIRS.len() {
-            let address = if PAIRS[pair].1 { IpAddr::V6(real.v6) } else { IpAddr::V4(real.v4) };
+        for (pair, (_, v6_real)) in PAIRS.into_iter().enumerate() {
+            let address = if v6_real { IpAddr::V6(real.v6) } else { IpAddr::V4(real.v4) };
             let at = vip(pair, first);
             for protocol in ["tcp", "udp"] {
                 write!(

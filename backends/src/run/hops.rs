@@ -96,7 +96,7 @@ pub(super) fn tell(real: IpAddr, before: Option<&Result<NextHop, NoHop>>, now: &
                     log::warn!("real {real}: its gateway {silent} does not answer; its frames go by {via} ({mac}) until it does");
                 }
                 (None, Some(silent)) => {
-                    log::info!("real {real}: its frames go by {via} ({mac}) again (not by {silent} any more)")
+                    log::info!("real {real}: its frames go by {via} ({mac}) again (not by {silent} any more)");
                 }
                 _ if before.is_some() => log::info!("real {real}: its next hop is {via} ({mac})"),
                 _ => {}

@@ -42,7 +42,7 @@ pub fn datagram(pair: [&str; 3], len: usize) -> Vec<u8> {
 
 /// Checks an ICMP error from the VIP to the client, whose checksums are right; gives type, code, MTU and the quote.
 #[track_caller]
-pub fn error<'a>(out: &'a [u8], to: Tuple) -> (u8, u8, u32, &'a [u8]) {
+pub fn error(out: &[u8], to: Tuple) -> (u8, u8, u32, &[u8]) {
     let ip = &out[14..];
     let icmp = match (to.source, to.destination) {
         (IpAddr::V4(client), IpAddr::V4(vip)) => {
