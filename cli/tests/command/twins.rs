@@ -57,6 +57,9 @@ fn both_backends_write_the_same() {
             (_, Some("forwarded")) => assert!(left.len() == sent.len() + 20 || left.len() == sent.len() + 40),
             (Some("tx"), Some("echo-reply")) => assert!(left.len() == sent.len() && left != sent),
             (Some("tx"), Some("too-big-reply")) => assert!([126, 310].contains(&left.len())),
+            // Nobody puts the tag of what is dropped back.
+            (Some("drop"), _) if sent.len() > 18 && sent[12..14] == [0x81, 0] && *left == [&sent[..12], &sent[16..]].concat() => {
+            }
             (action, _) => {
                 assert_eq!((action == Some("tx"), left), (false, sent), "frame {number} was not forwarded, and changed");
             }

@@ -315,6 +315,20 @@ fn is_about(out: &[u8], from: IpAddr, to: IpAddr, frame: &[u8], mtu: u32) -> Res
     Ok(())
 }
 
+/// Z6: clients that share a port, to one real: each gets a port of its own towards it, and its own answers.
+#[test]
+fn z6_clients_with_one_port_never_collide() {
+    let bed = bed(false, false, true, PORTS);
+    let tuple = |n| Tuple { source: client(false, n), destination: vip(false), source_port: 5000, port: VIP_PORT };
+    let got: Vec<Seen> = (1..=200).map(|n| Seen::of(&sent(&bed, &tuple(n).tcp(64, true, false, &[])).1)).collect();
+    let ports: HashSet<u16> = got.iter().map(|got| got.ports().0).collect();
+    assert_eq!(ports.len(), got.len());
+    for (n, got) in (1..).zip(&got) {
+        let home = Seen::of(&sent(&bed, &answer(got, true, &[n as u8])).1);
+        assert_eq!((home.destination, home.ports()), (client(false, n), (VIP_PORT, 5000)));
+    }
+}
+
 /// Every port carries one connection; when all are taken, new ones are refused, and the old ones go on.
 #[test]
 fn a_full_table_refuses_and_breaks_nothing() {
