@@ -1,0 +1,99 @@
+//! The running balancer with two interfaces: frames that come in by one leave by the other.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use etherparse::PacketBuilder;
+use tandem_backends::config::{Attach, parse};
+use tandem_backends::facts::Netlink;
+use tandem_backends::run::{Options, Paths, run};
+use tandem_backends::xdp::{Companion, attach_companion};
+
+#[path = "afxdp/bed.rs"]
+#[allow(dead_code, reason = "half of it is for hand-overs")]
+mod bed;
+
+use bed::{Wire, in_namespace, ip, veth};
+
+const SOON: Duration = Duration::from_secs(2);
+const NEXT_HOP: [u8; 6] = [2, 0, 0, 0, 7, 7];
+
+fn udp(sport: u16, to: [u8; 4], mac: [u8; 6]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], mac);
+    eth.ipv4([10, 1, 0, 1], to, 64).udp(sport, 80).write(&mut frame, b"tandem").expect("a frame");
+    frame
+}
+
+/// A pin that goes with the test.
+struct Pin(PathBuf);
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn program_at(end: &str) -> Pin {
+    let pin = Path::new("/sys/fs/bpf").join(format!("tv-{end}-{}", std::process::id()));
+    attach_companion(Companion::Pass, end, Attach::Native, &pin).expect("attached");
+    Pin(pin)
+}
+
+#[test]
+fn in_by_one_and_out_by_the_other() {
+    in_namespace(|| {
+        veth("front", "client", 1);
+        veth("back", "real", 1);
+        ip("link set dev back arp on mtu 1600");
+        ip("link set dev real mtu 1600");
+        ip("addr add 10.1.0.2/24 dev front");
+        ip("addr add 10.2.0.2/24 dev back");
+        ip("neigh add 10.2.0.1 lladdr 02:00:00:00:07:07 dev back nud permanent");
+        let _pins = [program_at("client"), program_at("real")];
+        let netlink = Netlink::open().expect("netlink");
+        let mac = |name: &str| netlink.interface(name).expect("a link").mac.expect("an Ethernet").0;
+        let (front, back) = (mac("front"), mac("back"));
+        for (interfaces, id) in [("[\"front\", \"back\"]", 0), ("[\"back\", \"front\"]", 1)] {
+            let text = format!(
+                "[node]\ninterface = {interfaces}\nmode = \"xdp\"\n[tunnel]\nsource_v4 = \"10.2.0.2\"\n[flows]\ncapacity = 10_000\n\
+                 [[vip]]\naddress = \"10.200.1.1\"\nport = 80\nprotocol = \"udp\"\nreal = [{{ address = \"10.2.0.1\" }}]\n"
+            );
+            let plan = parse(&text, "several").expect("a plan").plan;
+            let options = Options { name: Some(format!("tv-{}-{id}", std::process::id())), ..Options::default() };
+            let paths = Paths::of(options.name.as_deref().expect("a name"));
+            let (stop, (ready, is_ready)) = (Arc::new(AtomicBool::new(false)), channel());
+            let balancer = std::thread::spawn({
+                let stop = stop.clone();
+                move || run(&plan, &options, &stop, || ready.send(()).expect("somebody waits"))
+            });
+            let started = is_ready.recv_timeout(Duration::from_secs(60));
+            if started.is_err() {
+                panic!("it did not start: {:?}", balancer.join());
+            }
+            let (client, real) = (Wire::open("client"), Wire::open("real"));
+            let programs = ["front", "back"].map(|name| netlink.interface(name).expect("a link").xdp.expect("a program").program);
+            assert_eq!(programs[0], programs[1], "one program on both");
+            let sent = udp(5000, [10, 200, 1, 1], front);
+            let tagged = [&sent[..12], &[0x81, 0, 0xa0, 100], &sent[12..]].concat();
+            for frame in [&sent, &tagged] {
+                assert!(client.send(frame));
+                let out = real.receive(SOON).expect("it leaves by the other interface");
+                assert_eq!((&out[..6], &out[6..12], &out[12..14]), (&NEXT_HOP[..], &back[..], &[8, 0][..]), "{interfaces}");
+                assert_eq!((&out[30..34], &out[46..]), (&[10, 2, 0, 1][..], &sent[26..]), "in IPIP to the real");
+            }
+            // What comes by the real's own interface goes back by it.
+            assert!(real.send(&udp(5001, [10, 200, 1, 1], back)));
+            let out = real.receive(SOON).expect("it goes back");
+            assert_eq!((&out[..6], &out[6..12], &out[30..34]), (&NEXT_HOP[..], &back[..], &[10, 2, 0, 1][..]));
+            assert!(client.receive(Duration::from_millis(100)).is_none(), "nothing leaves by the wrong one");
+            assert!(paths.pins.join("link").exists() && paths.pins.join("link1").exists());
+            stop.store(true, Ordering::Relaxed);
+            balancer.join().expect("no panic").expect("a clean end");
+            assert!(!paths.pins.exists(), "pins are left");
+        }
+    });
+}
