@@ -86,7 +86,7 @@ fn rows() -> Vec<Row> {
         all("everything: not a VIP".to_owned(), Kind::Pass, scene::udp_v4(vip::NONE)),
     ];
     rows.extend(scene::METHODS.map(|(method, vip)| {
-        let kind = if method == "l2" { Kind::HitInPlace } else { Kind::Hit };
+        let kind = if matches!(method, "l2" | "nat") { Kind::HitInPlace } else { Kind::Hit };
         all(format!("everything: {method}, UDP hit"), kind, scene::udp_v4(vip))
     }));
     rows

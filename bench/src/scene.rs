@@ -42,7 +42,7 @@ pub mod vip {
 const REALS: u16 = 100;
 
 /// The forwarding methods, each with a VIP of [`everything`] on port 80, UDP.
-pub const METHODS: [(&str, Ipv4Addr); 8] = [
+pub const METHODS: [(&str, Ipv4Addr); 9] = [
     ("ipip", Ipv4Addr::new(10, 200, 2, 1)),
     ("gre", Ipv4Addr::new(10, 200, 2, 2)),
     ("fou", Ipv4Addr::new(10, 200, 2, 3)),
@@ -51,6 +51,7 @@ pub const METHODS: [(&str, Ipv4Addr); 8] = [
     ("geneve", Ipv4Addr::new(10, 200, 2, 6)),
     ("geneve, ethernet", Ipv4Addr::new(10, 200, 2, 7)),
     ("l2", Ipv4Addr::new(10, 200, 2, 8)),
+    ("nat", Ipv4Addr::new(10, 200, 2, 9)),
 ];
 
 /// The configuration.
@@ -67,6 +68,8 @@ pub fn plan() -> Result<Plan> {
 /// If the text below is not a valid configuration any more.
 pub fn everything() -> Result<Plan> {
     const MORE: &str = r#"
+        [nat]
+        sources_v4 = ["10.0.13.37"]
         [server_ids]
         1022 = "10.0.0.1"
         [[source_route]]

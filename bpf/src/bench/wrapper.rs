@@ -42,6 +42,10 @@ static TTL: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static FLOW_MASK: Global<u32> = Global::new(0);
 
+/// Load-time constants: an IPv4 frame's addresses, ports, length and checksum of UDP, as NAT found them, if the first is not 0.
+#[unsafe(no_mangle)]
+static BODY: Global<[u32; 4]> = Global::new([0; 4]);
+
 /// The wrapper.
 #[xdp]
 pub fn wrapper(ctx: XdpContext) -> u32 {
@@ -66,7 +70,7 @@ pub fn wrapper(ctx: XdpContext) -> u32 {
     XDP_ABORTED
 }
 
-/// Rewrites what an encapsulation overwrites: the Ethernet header (by the outer header) and the client's TTL.
+/// Rewrites what is overwritten: the Ethernet header (by the outer header), the client's TTL, and what NAT replaces.
 #[inline(always)]
 fn restore(frame: &mut Frame) -> Option<()> {
     let [a, b, c] = MACS.load();
@@ -82,6 +86,14 @@ fn restore(frame: &mut Frame) -> Option<()> {
         *frame.bytes_mut::<1>(21)? = [ttl as u8];
     } else {
         *frame.bytes_mut::<4>(22)? = ttl.to_le_bytes();
+        let [a, b, c, d] = BODY.load().map(u32::to_le_bytes);
+        if BODY.load()[0] != 0 {
+            let body = frame.bytes_mut::<16>(26)?;
+            body[0..4].copy_from_slice(&a);
+            body[4..8].copy_from_slice(&b);
+            body[8..12].copy_from_slice(&c);
+            body[12..16].copy_from_slice(&d);
+        }
     }
     Some(())
 }
