@@ -133,7 +133,8 @@ fn nat() {
         for reason in [Reason::Forwarded, Reason::NatReply, Reason::NatUnknown, Reason::TtlExpired] {
             assert!(counters.reason(reason) > 0, "no {}", reason.name());
         }
-        assert!(counters.reason(Reason::NatReply) > frames_of_this_run() / 100);
+        // In long runs most of what is answered has been closed before.
+        assert!(counters.reason(Reason::NatReply) > 1000);
         assert!(counters.events["nat-errors"] > 0 && counters.events["nat-opened"] > 0);
         // Reals go, and their connections with them.
         let mut fewer = plan.clone();
