@@ -1,34 +1,20 @@
 //! `tandem demo` and `tandem lab`, really run: traffic through both seats, live switches, and nothing left behind however it
 //! ends. Each test has a lab of its own, so that they can run side by side.
 
+#[allow(dead_code, reason = "the demo reads what it is told by itself")]
+mod common;
+
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tandem_lab::MARKER;
 
-/// May this test make namespaces? If not, says so; with `TANDEM_REQUIRE_KERNEL=1` that is a failure.
-fn permitted() -> bool {
-    match tandem_lab::check_permitted() {
-        Ok(()) => true,
-        Err(why) => {
-            let required = std::env::var_os("TANDEM_REQUIRE_KERNEL").is_some_and(|v| v == "1");
-            assert!(!required, "{why}");
-            eprintln!("skipped: {why}");
-            false
-        }
-    }
-}
-
-fn tandem(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
-    command.args(arguments);
-    command
-}
+use common::{permitted, tandem};
 
 fn run(arguments: &[&str]) -> Output {
     tandem(arguments).output().expect("tandem starts")

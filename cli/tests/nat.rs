@@ -1,6 +1,8 @@
 //! NAT in the lab: thousands of TCP connections of clients whose ports collide, both families in both, through both seats and
 //! live switches between them; UDP; errors; a table that is full.
 
+mod common;
+
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -11,6 +13,8 @@ use nix::libc;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tandem_lab::{Host, Lab, Process};
+
+use common::{output, permitted, tandem};
 
 const VIP_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 200, 1, 1));
 const VIP_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfc00, 0x200, 0, 0, 0, 0, 0, 1));
@@ -25,18 +29,6 @@ const EACH: u16 = 625;
 const FIRST_PORT: u16 = 20_000;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const THREADS: usize = 8;
-
-fn permitted() -> bool {
-    match tandem_lab::check_permitted() {
-        Ok(()) => true,
-        Err(why) => {
-            let required = std::env::var_os("TANDEM_REQUIRE_KERNEL").is_some_and(|v| v == "1");
-            assert!(!required, "{why}");
-            eprintln!("skipped: {why}");
-            false
-        }
-    }
-}
 
 fn vip(pair: usize, first_port: u16) -> SocketAddr {
     SocketAddr::new(PAIRS[pair].0, first_port + pair as u16)
@@ -178,18 +170,6 @@ fn all_say(connections: &mut [Connection], round: usize) -> Vec<String> {
         let threads: Vec<_> = connections.chunks_mut(chunk).map(|some| scope.spawn(move || say(some))).collect();
         threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
     })
-}
-
-fn tandem(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
-    command.args(arguments);
-    command
-}
-
-fn output(arguments: &[&str]) -> String {
-    let output = tandem(arguments).output().expect("tandem starts");
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// A lab that goes with the test, however it ends.

@@ -2,6 +2,8 @@
 //! reals take the tunnels off with Tandem's own `decap`; what comes to them is read by tshark, who says which checksums are
 //! wrong and what is malformed.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod judge;
 mod neighbours;
 mod packet;
@@ -18,10 +20,11 @@ use tandem_backends::config;
 use tandem_backends::replay::{Action, Backend, Instance, write_capture};
 use tandem_lab::Host;
 
+use common::permitted;
 use judge::{Capturing, Judged, judge, mistakes};
 use neighbours::answers_for;
 use service::{REAL, Service, VIP_V4, VIP_V6, text};
-use stand::{Stand, permitted};
+use stand::Stand;
 use transfers::{LEAST, echo, failures};
 
 /// All transfers to all services in both seats, with what came to the real judged. `ready` looks at the stand before.

@@ -1,36 +1,12 @@
 //! A lab with a balancer in it.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tandem_lab::{Host, Lab, Process};
 
+use super::common::{output, tandem};
 use super::service::{Service, VIP_V4, VIP_V6, configuration};
-
-pub fn permitted() -> bool {
-    match tandem_lab::check_permitted() {
-        Ok(()) => true,
-        Err(why) => {
-            let required = std::env::var_os("TANDEM_REQUIRE_KERNEL").is_some_and(|v| v == "1");
-            assert!(!required, "{why}");
-            eprintln!("SKIPPED: {why}");
-            false
-        }
-    }
-}
-
-fn tandem(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
-    command.args(arguments);
-    command
-}
-
-pub fn output(arguments: &[&str]) -> String {
-    let output = tandem(arguments).output().expect("tandem starts");
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
 
 /// A lab that goes with the test, however it ends.
 pub struct Stand {

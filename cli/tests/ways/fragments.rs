@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tandem_lab::{Host, Lab};
 
-use super::stand::{Service, Stand, VIP_V4, VIP_V6, echo, permitted};
+use super::common::permitted;
+use super::stand::{Service, Stand, VIP_V4, VIP_V6, echo};
 
 /// Tries of one datagram: its fragments may arrive on two queues, and a later one before the first.
 const TRIES: usize = 5;

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use tandem_lab::Host;
 
-use super::stand::{Pulse, Service, Stand, VIP_V4, VIP_V6, echo, permitted, until};
+use super::common::permitted;
+use super::stand::{Pulse, Service, Stand, VIP_V4, VIP_V6, echo, until};
 
 const MOMENT: Duration = Duration::from_secs(5);
 /// A dead next hop is asked within 15 seconds, and three times, a second apart, before it counts as dead.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use tandem_lab::{Host, Lab};
 
-use super::stand::{REAL, Service, Stand, permitted, sink, until, upload, vip};
+use super::common::permitted;
+use super::stand::{REAL, Service, Stand, sink, until, upload, vip};
 
 const MOST: Duration = Duration::from_secs(20);
 const STREAM: usize = 200_001;

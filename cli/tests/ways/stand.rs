@@ -11,35 +11,13 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tandem_lab::{Host, Lab, Process};
 
+use super::common::{output, tandem};
+
 pub const VIP_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 200, 1, 1));
 pub const VIP_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfc00, 0x200, 0, 0, 0, 0, 0, 1));
 pub const REAL: Host = Host::Real(1);
 /// One lab at a time: they share the machine's two cores, and times are measured.
 static ONE: Mutex<()> = Mutex::new(());
-
-pub fn permitted() -> bool {
-    match tandem_lab::check_permitted() {
-        Ok(()) => true,
-        Err(why) => {
-            let required = std::env::var_os("TANDEM_REQUIRE_KERNEL").is_some_and(|v| v == "1");
-            assert!(!required, "{why}");
-            eprintln!("SKIPPED: {why}");
-            false
-        }
-    }
-}
-
-pub fn tandem(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
-    command.args(arguments);
-    command
-}
-
-pub fn output(arguments: &[&str]) -> String {
-    let output = tandem(arguments).output().expect("tandem starts");
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
 
 /// A VIP of the stand.
 #[derive(Clone, Copy, Debug)]
