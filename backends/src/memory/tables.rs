@@ -176,10 +176,6 @@ impl Tables {
     pub fn nats(&self) -> &[Nat] {
         &self.nats
     }
-    /// The NAT table, to be zeroed.
-    pub fn nat_area(&self) -> &Area<Nat> {
-        &self.nats
-    }
     /// The trace cell.
     pub fn trace(&self) -> &Trace {
         self.trace.first().unwrap_or(&self.no_trace)

@@ -176,7 +176,7 @@ impl Instance {
         }
     }
 
-    /// Forgets all flows that the last frame touched, and all counters.
+    /// Forgets all flows that the last frame touched, all connections of NAT, and all counters.
     pub fn start_anew(&self) {
         let tables = self.tables();
         let trace = tables.trace();
@@ -185,6 +185,8 @@ impl Instance {
         for set in touched.filter_map(|set| tables.flows().get(set.get().checked_sub(1)? as usize)) {
             set.forget(|_| true);
         }
+        // One place if NAT is not used.
+        tables.nats().iter().filter(|nat| nat.entry().is_some()).for_each(tandem_engine::memory::Nat::forget);
         tables.block(0).iter().for_each(tandem_engine::memory::Line::clear);
     }
 

@@ -144,5 +144,12 @@ fn nat() {
         assert!(twins.apply(&fewer).reals_removed > 0);
         talk(&mut rng, &fewer, &mut twins, 3000);
         twins.assert_tables_equal();
+        // What starts anew knows of no connection.
+        for twin in [&twins.kernel, &twins.engine] {
+            let open = || twin.tables().nats().iter().filter(|nat| nat.entry().is_some()).count();
+            assert!(open() > 0);
+            twin.start_anew();
+            assert_eq!(open(), 0);
+        }
     }
 }
