@@ -57,7 +57,7 @@ const UNSAFE: &[&str] = &[
     // One libc call each: membarrier, statfs, getrandom, clock_gettime.
     "backends/src/control/grace.rs",
     "backends/src/facts/privileges.rs",
-    "backends/src/run/balancer.rs",
+    "backends/src/run/supplied.rs",
     "backends/src/xdp/clock.rs",
     "backends/src/xdp/slots.rs",
     // An ioctl.

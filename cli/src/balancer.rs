@@ -1,12 +1,11 @@
 //! `tandem run` and `tandem detach`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use tandem_backends::run::{Options, Paths, run as run_balancer};
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use tandem_backends::run::{Life, Options, Paths, Signals, run as run_balancer};
 use tandem_backends::xdp::{Balancer, SlotWish};
 
 use crate::{Failure, load};
@@ -51,18 +50,30 @@ fn balancer_name(text: &str) -> Result<String, String> {
 
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let plan = load(&args.config)?;
-    let stop = Arc::new(AtomicBool::new(false));
+    let signals = Signals::default();
     for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, stop.clone())?;
+        signal_hook::flag::register(signal, signals.stop.clone())?;
     }
+    signal_hook::flag::register(SIGHUP, signals.reload.clone())?;
     let slot = args.xdp_root.clone().zip(args.xdp_slot).map(|(path, slot)| SlotWish { path, slot });
-    let options = Options { name: args.name.clone(), leave_attached: args.leave_attached, slot };
-    run_balancer(&plan, &options, &stop, || {
-        log::info!("ready");
-        // Without a service manager there is nobody to tell.
-        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
-    })?;
+    let config = Some(args.config.clone());
+    let options = Options { name: args.name.clone(), config, leave_attached: args.leave_attached, slot };
+    run_balancer(&plan, &options, &signals, tell, |_| Ok(()))?;
     Ok(())
+}
+
+/// Tells the service manager; without one there is nobody to tell.
+fn tell(life: Life) {
+    let states = match life {
+        Life::Ready => {
+            log::info!("ready");
+            vec![NotifyState::Ready]
+        }
+        Life::Reloading => std::iter::once(NotifyState::Reloading).chain(NotifyState::monotonic_usec_now().ok()).collect(),
+        Life::Alive => vec![NotifyState::Watchdog],
+        Life::Stopping => vec![NotifyState::Stopping],
+    };
+    let _ = sd_notify::notify(false, &states);
 }
 
 pub fn detach(args: &DetachArgs) -> Result<(), Failure> {

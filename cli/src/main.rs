@@ -42,6 +42,8 @@ enum Verb {
     Trace(trace::TraceArgs),
     /// Shows or switches the seat of a running balancer, or measures this host
     Mode(mode::ModeArgs),
+    /// Has a running balancer read its configuration again: all of it comes into force, or nothing does
+    Reload(mode::ReloadArgs),
     /// Shows the counters of a running balancer, of both seats
     Counters(mode::CountersArgs),
     /// Network namespaces with real servers, to try things in
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
         Verb::Replay(args) => replay::replay(&args),
         Verb::Trace(args) => trace::trace(&args),
         Verb::Mode(args) => mode::mode(&args),
+        Verb::Reload(args) => mode::reload(&args),
         Verb::Counters(args) => mode::counters(&args),
         Verb::Lab(args) => lab::lab(args),
         Verb::Demo(args) => demo::demo(&args),

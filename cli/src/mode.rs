@@ -53,6 +53,23 @@ pub struct CountersArgs {
     target: Target,
 }
 
+#[derive(Args)]
+pub struct ReloadArgs {
+    #[command(flatten)]
+    target: Target,
+}
+
+pub fn reload(args: &ReloadArgs) -> Result<(), Failure> {
+    let value = ask(&socket(&args.target)?, &Request::Reload)?;
+    if args.target.json {
+        println!("{value}");
+        return Ok(());
+    }
+    println!("the configuration is in force");
+    print_counts(&value, "  ");
+    Ok(())
+}
+
 pub fn mode(args: &ModeArgs) -> Result<(), Failure> {
     let request = match &args.verb {
         None | Some(ModeVerb::Show) => Request::Mode,

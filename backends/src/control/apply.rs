@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 use tandem_engine::memory::VipKey;
 use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::root::LAYOUT;
@@ -19,7 +20,7 @@ use crate::config::{Plan, Vip};
 use crate::memory::Tables;
 
 /// What applying a plan did.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Changes {
     /// VIPs that are new.
     pub vips_added: u32,
@@ -92,8 +93,8 @@ impl Control {
     /// # Errors
     /// [`ControlError`]: the plan does not fit.
     pub fn apply<G: Grace>(&mut self, plan: &Plan, facts: &Facts, grace: &G) -> Result<Changes, ControlError> {
+        self.check(plan)?;
         let wanted = wanted(plan);
-        self.check(plan, &wanted)?;
         let mut changes = Changes::default();
         let tables = self.tables.clone();
         let root = tables.root();
@@ -124,8 +125,11 @@ impl Control {
         Ok(changes)
     }
 
-    /// What can be known before anything is written.
-    fn check(&self, plan: &Plan, wanted: &HashSet<Owned>) -> Result<(), ControlError> {
+    /// What can be known before anything is written: whether the tables hold the plan.
+    ///
+    /// # Errors
+    /// [`ControlError`]: they do not.
+    pub fn check(&self, plan: &Plan) -> Result<(), ControlError> {
         if plan.vips.len() > MAX_VIPS as usize {
             return Err(ControlError::TooManyVips { found: plan.vips.len(), most: MAX_VIPS });
         }
@@ -135,7 +139,7 @@ impl Control {
             // A VIP that is new has no reals yet.
             owner.is_none_or(|id| id.is_some()) && self.reals.contains_key(&(owner.flatten(), *address))
         };
-        let found = self.reals.len() + wanted.iter().filter(|pair| !is_known(pair)).count();
+        let found = self.reals.len() + wanted(plan).iter().filter(|pair| !is_known(pair)).count();
         if found >= MAX_REALS as usize {
             return Err(ControlError::TooManyReals { found, most: MAX_REALS - 1 });
         }

@@ -57,6 +57,9 @@ pub enum RunError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// What was to serve requests cannot.
+    #[error("cannot serve requests: {0}")]
+    Serve(Box<dyn std::error::Error + Send + Sync>),
     /// The number of RX queues.
     #[error("{interface}: cannot read its number of RX queues: {source}")]
     Queues {

@@ -35,6 +35,16 @@ impl NextHops {
         Ok(Self { ways, reals, most: plan.path_mtu, changes: watch()?, is_due: true, looked, rest: Duration::ZERO })
     }
 
+    /// The same for another plan, whose next hops were found meanwhile.
+    pub fn follow(self, plan: &Plan, ways: Ways) -> Self {
+        Self { ways, reals: plan.reals(), most: plan.path_mtu, is_due: true, ..self }
+    }
+
+    /// What is known of the ways.
+    pub fn ways(&self) -> &Ways {
+        &self.ways
+    }
+
     /// Something is said here when the kernel's tables changed.
     pub fn changes(&self) -> Receiver<()> {
         self.changes.clone()

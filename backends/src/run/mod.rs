@@ -1,8 +1,8 @@
 //! The balancer process: `tandem run`.
 //!
 //! ```text
-//! start: plan > facts > tables > attach > mode > control socket > READY
-//! loop:  control requests | a worker ended | links, neighbours or routes changed: next hops
+//! start: plan > facts > tables > attach > mode > requests are served > READY
+//! loop:  requests (another plan, the mode ...) | SIGHUP: the file again | a worker ended | links, neighbours or routes changed: next hops
 //!        | every second: the same, clock, is the interface there
 //! stop:  mode xdp, workers end, program detached, pins removed (or left, if asked)
 //! ```
@@ -10,10 +10,17 @@
 mod balancer;
 mod error;
 mod hops;
+mod line;
 mod paths;
+mod places;
 mod protocol;
+mod reload;
+mod seats;
 mod server;
+mod supplied;
 
-pub use balancer::{Options, run};
+pub use balancer::{Life, Options, Signals, run};
 pub use error::RunError;
-pub use protocol::{ClientError, ModeName, ModeReport, Paths, Request, UnreachableRow, ask};
+pub use line::{ClientError, ask};
+pub use places::Paths;
+pub use protocol::{Handle, ModeName, ModeReport, Refusal, Reply, Request, SeatCounters, UnreachableRow, WorkerRow};

@@ -7,6 +7,7 @@ mod decap;
 mod lifetime;
 mod probes;
 mod refusals;
+mod reload;
 mod replay;
 mod replay_companions;
 mod roots;
