@@ -5,7 +5,9 @@ mod check;
 mod decap;
 mod demo;
 mod lab;
+mod logs;
 mod mode;
+mod privileges;
 mod replay;
 mod root;
 mod trace;
@@ -52,6 +54,15 @@ enum Verb {
     Demo(demo::DemoArgs),
 }
 
+impl Verb {
+    fn log_format(&self) -> logs::LogFormat {
+        match self {
+            Self::Run(args) => args.log_format,
+            _ => logs::LogFormat::Text,
+        }
+    }
+}
+
 /// What went wrong, and which exit status it has.
 enum Failure {
     /// 1: the thing asked for failed, or a check failed.
@@ -67,8 +78,9 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::new().filter_or("TANDEM_LOG", "info")).format_target(false).init();
-    let result = match Cli::parse().verb {
+    let verb = Cli::parse().verb;
+    logs::start(verb.log_format());
+    let result = match verb {
         Verb::Run(args) => balancer::run(&args),
         Verb::Detach(args) => balancer::detach(&args),
         Verb::Decap(args) => decap::decap(&args),

@@ -9,16 +9,20 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, never, select, tick};
 use tandem_engine::memory::Mode;
 
+use super::decide::Decision;
 use super::error::RunError;
+use super::file::ConfigFile;
 use super::hops::NextHops;
+use super::lock::Lock;
 use super::paths::{warn_of_narrow_ways, warn_of_strange_sources};
 use super::places::Paths;
 use super::protocol::{Asked, Handle, Refusal, Reply, Request, SeatCounters};
+use super::reload::{Readers, tell_of};
 use super::seats::queues;
 use super::server::Server;
-use super::supplied::facts;
-use crate::afxdp::{Ask, Event, Seat};
-use crate::config::{Plan, Profile};
+use super::supplied::{check_key, facts};
+use crate::afxdp::{Ask, Clock, Event, Seat};
+use crate::config::{ModeWish, Plan, Profile};
 use crate::control::{Control, Counters, KernelGrace, marks};
 use crate::facts::{Interface, Netlink, check_privileges, is_bpffs};
 use crate::memory::Sizes;
@@ -29,6 +33,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How often the clock is measured again.
 const CALIBRATE: Duration = Duration::from_secs(60);
 
+/// How long the flows of a removed real that keeps them may be silent.
+const REMOVED_IDLE: Duration = Duration::from_secs(15 * 60);
+
 /// What a run needs beside the plan.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Options {
@@ -38,6 +45,8 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// Leaves the program attached and the tables pinned at the end, for the next run to take over.
     pub leave_attached: bool,
+    /// Takes the place of a process that is running: it is told to leave everything in place and to end.
+    pub take_over: bool,
     /// A slot of a root's program array to enter; `None`: the interface itself.
     pub slot: Option<SlotWish>,
 }
@@ -47,6 +56,8 @@ pub struct Options {
 pub struct Signals {
     /// To end.
     pub stop: Arc<AtomicBool>,
+    /// To end and to leave everything in place for the next process.
+    pub hand_over: Arc<AtomicBool>,
     /// To read the configuration file again.
     pub reload: Arc<AtomicBool>,
 }
@@ -76,13 +87,14 @@ pub fn run<S>(
     mut tell: impl FnMut(Life),
     serve: impl FnOnce(Handle) -> Result<S, Box<dyn Error + Send + Sync>>,
 ) -> Result<(), RunError> {
-    check_privileges()?;
+    check_privileges(plan.mode == ModeWish::Afxdp)?;
     let interface = plan.interfaces.first().ok_or(RunError::NoInterface)?;
     let paths = Paths::of(options.name.as_deref().unwrap_or(interface));
     let bpffs = PathBuf::from("/sys/fs/bpf");
     if !is_bpffs(&bpffs) {
         return Err(RunError::NoBpffs(bpffs));
     }
+    let _lock = Lock::take(&paths.lock, options.take_over)?;
     let mut server = Server::listen(&paths.socket)?;
     let was_there = Balancer::is_left(&paths.pins);
     let mut running = match Running::start(plan, &paths, options) {
@@ -97,6 +109,7 @@ pub fn run<S>(
     };
     let (handle, requests) = Handle::new();
     let serving = server.serve(handle.clone()).and_then(|()| serve(handle).map_err(RunError::Serve));
+    let leave = || options.leave_attached || signals.hand_over.load(Ordering::Relaxed);
     let (serving, end) = match serving {
         Ok(serving) => {
             tell(Life::Ready);
@@ -105,7 +118,7 @@ pub fn run<S>(
         Err(error) => (None, Err(error)),
     };
     tell(Life::Stopping);
-    running.stop(options.leave_attached && end.is_ok())?;
+    running.stop(leave() && end.is_ok())?;
     drop((serving, requests));
     end
 }
@@ -126,6 +139,10 @@ pub(super) struct Running {
     /// Blocks of counters before the workers': one for each CPU.
     pub(super) cpus: u32,
     pub(super) why: String,
+    /// What mode auto found out.
+    pub(super) decision: Option<Decision>,
+    /// The configuration file, if the plan came from one.
+    pub(super) file: Option<ConfigFile>,
     calibrated: Instant,
 }
 
@@ -140,7 +157,8 @@ impl Running {
             None => Balancer::check_left(&paths.pins, &interfaces)?,
         }
         let cpus = aya::util::nr_cpus().map_or(1, |n| n as u32);
-        let needed = cpus + queues(&interface.name)?;
+        // A block for each worker; drivers offer as many queues as there are CPUs, even if fewer are in use now.
+        let needed = cpus + queues(&interface.name)?.max(cpus);
         let balancer = Balancer::load(&Role::Forward(paths.pins.clone()), Sizes::for_plan(plan, needed))?;
         let found = balancer.tables().blocks();
         if found < needed {
@@ -151,14 +169,19 @@ impl Running {
             log::info!("taking over the tables that are pinned in {}", paths.pins.display());
         }
         let (facts, ways) = facts(plan, &interfaces, &netlink, &balancer, None)?;
+        if control.is_configured() {
+            check_key(plan, &facts, balancer.tables())?;
+        }
         // A process that was killed in mode afxdp left no workers.
         balancer.tables().root().switch(Mode::Xdp);
+        balancer.tables().root().beat(balancer.clock().tick());
         let changes = control.apply(plan, &facts, &KernelGrace)?;
-        log::info!("{}: {} VIPs, {changes:?}", interface.name, plan.vips.len());
+        tell_of(&interface.name, plan, &changes);
         interfaces.iter().for_each(|interface| warn_of_narrow_ways(plan, interface, balancer.tables()));
         if plan.profile == Profile::Standard {
             warn_of_strange_sources(plan, [facts.source_v4.map(Into::into), facts.source_v6.map(Into::into)], &netlink);
         }
+        let next_hops = ways.map(|ways| NextHops::new(plan, &control, ways)).transpose()?;
         let mut running = Self {
             plan: Arc::new(plan.clone()),
             options: options.clone(),
@@ -167,10 +190,12 @@ impl Running {
             netlink,
             balancer,
             control,
-            next_hops: ways.map(|ways| NextHops::new(plan, ways)).transpose()?,
+            next_hops,
             seat: None,
             cpus,
             why: String::new(),
+            decision: None,
+            file: options.config.as_deref().map(ConfigFile::watch),
             calibrated: Instant::now(),
         };
         running.attach()?;
@@ -210,7 +235,10 @@ impl Running {
         let mut looked = Instant::now();
         loop {
             let events: Receiver<Event> = self.seat.as_ref().map_or_else(never, |seat| seat.events().clone());
+            let file: Receiver<()> = self.file.as_ref().map_or_else(never, |file| file.changes.clone());
             let changes: Receiver<()> = self.next_hops.as_ref().map_or_else(never, NextHops::changes);
+            let mut changed = false;
+            self.beat();
             select! {
                 recv(requests) -> asked => if let Ok(Asked { request, answer }) = asked {
                     // A client that did not wait does not get it.
@@ -218,13 +246,14 @@ impl Running {
                 },
                 recv(events) -> event => if let Ok(event) = event { self.worker_ended(&event) },
                 recv(changes) -> told => if let Some(hops) = &mut self.next_hops { hops.note(told.is_ok()) },
+                recv(file) -> told => changed = self.file_changed(told.is_ok()),
                 recv(ticks) -> _ => {}
             }
-            if signals.stop.load(Ordering::Relaxed) {
+            if signals.stop.load(Ordering::Relaxed) || signals.hand_over.load(Ordering::Relaxed) {
                 log::info!("{}: stopping", self.interface.name);
                 return Ok(());
             }
-            if signals.reload.swap(false, Ordering::Relaxed)
+            if (signals.reload.swap(false, Ordering::Relaxed) || changed)
                 && let Err(refusal) = self.reload(tell)
             {
                 log::error!("the configuration stays as it was: {refusal}");
@@ -248,11 +277,22 @@ impl Running {
                 _ => return Err(RunError::Vanished(interface.name.clone())),
             }
         }
+        self.follow_queues()?;
         if self.calibrated.elapsed() >= CALIBRATE {
             self.calibrated = Instant::now();
             self.balancer.recalibrate()?;
+            let idle = self.balancer.clock().ticks(REMOVED_IDLE);
+            let freed = self.control.free_idle(self.balancer.clock().tick(), idle, &Readers(self.seat.as_ref()))?;
+            if freed > 0 {
+                log::info!("{}: {freed} removed reals have no flows any more", self.interface.name);
+            }
         }
         Ok(())
+    }
+
+    /// Tells the data path that somebody is there.
+    fn beat(&self) {
+        self.control.tables().root().beat(self.balancer.clock().tick());
     }
 
     fn answer(&mut self, request: Request, tell: &mut dyn FnMut(Life)) -> Result<Reply, Refusal> {
@@ -272,6 +312,16 @@ impl Running {
             }
             Request::Plan => Ok(Reply::Plan(self.plan.clone())),
             Request::Apply(plan) => self.apply(*plan).map(Reply::Applied),
+            Request::ExportFlows { only_depending } => {
+                let clock = self.balancer.clock();
+                Ok(Reply::Flows(Box::new(self.control.export_flows(only_depending, clock.tick(), clock.tick_ms()))))
+            }
+            Request::ImportFlows(flows) => {
+                let clock = self.balancer.clock();
+                let done = self.control.import_flows(&flows, clock.tick(), clock.tick_ms());
+                done.map(Reply::Imported).map_err(|error| Refusal::Failed(error.to_string()))
+            }
+            Request::Rings => Ok(Reply::Rings(self.control.ring_rows())),
             Request::Reload => self.reload(tell).map(Reply::Applied),
         }
     }

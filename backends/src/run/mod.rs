@@ -8,9 +8,12 @@
 //! ```
 
 mod balancer;
+mod decide;
 mod error;
+mod file;
 mod hops;
 mod line;
+mod lock;
 mod paths;
 mod places;
 mod protocol;
@@ -20,6 +23,7 @@ mod server;
 mod supplied;
 
 pub use balancer::{Life, Options, Signals, run};
+pub use decide::{Candidate, Decision};
 pub use error::RunError;
 pub use line::{ClientError, ask};
 pub use places::Paths;

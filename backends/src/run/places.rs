@@ -13,28 +13,39 @@ pub struct Paths {
     pub pins: PathBuf,
     /// Its control socket.
     pub socket: PathBuf,
+    /// Locked by its process.
+    pub lock: PathBuf,
 }
 
 impl Paths {
     /// The paths of the balancer called `name` (by default its interface).
     pub fn of(name: &str) -> Self {
-        Self { pins: Path::new(PINS).join(name), socket: Path::new(SOCKETS).join(format!("{name}.sock")) }
+        let of = |kind: &str| Path::new(SOCKETS).join(format!("{name}.{kind}"));
+        Self { pins: Path::new(PINS).join(name), socket: of("sock"), lock: of("lock") }
     }
 
-    /// Removes the socket's file, and the directory with the last of them; one that is not there is fine.
+    /// Removes the files of a balancer that does not run, and the directory with the last of them; one that is not there is fine.
     ///
     /// # Errors
     /// What `unlink(2)` says.
-    pub fn remove_socket(&self) -> std::io::Result<()> {
-        match std::fs::remove_file(&self.socket) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-            _ => {}
+    pub fn remove_files(&self) -> std::io::Result<()> {
+        for file in [&self.socket, &self.lock] {
+            match std::fs::remove_file(file) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
         }
         if let Some(directory) = self.socket.parent() {
             // Not empty, or not there.
             let _ = std::fs::remove_dir(directory);
         }
         Ok(())
+    }
+
+    /// Whether a balancer of this name runs.
+    pub fn is_running(&self) -> bool {
+        let locked = std::fs::File::open(&self.lock).map(|file| file.try_lock());
+        matches!(locked, Ok(Err(std::fs::TryLockError::WouldBlock)))
     }
 
     /// Names of the balancers that have a control socket.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 
+use super::decide::Decision;
 use crate::config::{ConfigError, Plan};
-use crate::control::{Changes, Counters};
+use crate::control::{Changes, Counters, Depending, FlowExport, Imported, RingRow};
 
 /// A seat, as people name it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -39,6 +40,15 @@ pub enum Request {
     Apply(Box<Plan>),
     /// The configuration file, read again and applied: [`Reply::Applied`].
     Reload,
+    /// The flows that the flow table holds: [`Reply::Flows`].
+    ExportFlows {
+        /// Only those that the ring would send to another real now: what another balancer cannot know by itself.
+        only_depending: bool,
+    },
+    /// Flows of another balancer: [`Reply::Imported`].
+    ImportFlows(Box<FlowExport>),
+    /// What each VIP's ring says, to be compared between balancers: [`Reply::Rings`].
+    Rings,
 }
 
 /// An answer.
@@ -57,6 +67,12 @@ pub enum Reply {
     Plan(Arc<Plan>),
     /// What another plan changed.
     Applied(Changes),
+    /// Flows.
+    Flows(Box<FlowExport>),
+    /// What became of imported flows.
+    Imported(Imported),
+    /// Each VIP's ring.
+    Rings(Vec<RingRow>),
 }
 
 /// Why something that was asked for is not done. Nothing has changed then, unless the message says so.
@@ -126,7 +142,7 @@ impl Handle {
 }
 
 /// The mode in force.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ModeReport {
     /// The seat that forwards.
     pub mode: ModeName,
@@ -138,6 +154,12 @@ pub struct ModeReport {
     pub attach: String,
     /// The workers, if the userspace seat is up.
     pub workers: Vec<WorkerRow>,
+    /// How mode auto was decided; none if the mode was asked for.
+    #[serde(default)]
+    pub decision: Option<Decision>,
+    /// The flows that live by the flow table alone; none in profile katran.
+    #[serde(default)]
+    pub flows: Option<Depending>,
     /// The reals without a next hop.
     #[serde(default)]
     pub unreachable: Vec<UnreachableRow>,

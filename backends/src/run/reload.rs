@@ -22,13 +22,29 @@ fn fixed(old: &Plan, new: &Plan) -> Vec<&'static str> {
         ("node.profile", old.profile != new.profile),
         ("node.attach", old.attach != new.attach),
         ("node.cores", old.cores != new.cores),
+        ("flows.key_file", old.key_file != new.key_file),
         ("flows.capacity", old.flow_capacity != new.flow_capacity),
     ];
     keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
 }
 
+/// Says what came into force.
+pub(super) fn tell_of(interface: &str, plan: &Plan, changes: &Changes) {
+    tracing::info!(
+        interface,
+        vips = plan.vips.len(),
+        vips_added = changes.vips_added,
+        vips_removed = changes.vips_removed,
+        reals_added = changes.reals_added,
+        reals_removed = changes.reals_removed,
+        rings = changes.rings,
+        flows_forgotten = changes.flows_forgotten,
+        "configuration in force"
+    );
+}
+
 /// Both seats' readers.
-struct Readers<'a>(Option<&'a Seat>);
+pub(super) struct Readers<'a>(pub Option<&'a Seat>);
 
 impl Grace for Readers<'_> {
     fn wait(&self) -> bool {
@@ -40,7 +56,9 @@ impl Running {
     /// Reads the configuration file again and applies it.
     pub(super) fn reload(&mut self, tell: &mut dyn FnMut(Life)) -> Result<Changes, Refusal> {
         let none = || Refusal::Failed("this balancer was not started from a configuration file".to_owned());
-        let path = self.options.config.clone().ok_or_else(none)?;
+        let file = self.file.as_mut().ok_or_else(none)?;
+        file.note();
+        let path = file.path.clone();
         tell(Life::Reloading);
         let result = config::load(&path).map_err(Refusal::from).and_then(|loaded| {
             loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
@@ -48,6 +66,17 @@ impl Running {
         });
         tell(Life::Ready);
         result
+    }
+
+    /// Whether the file is another one than that which was read last; `is_there`: its watch goes on.
+    pub(super) fn file_changed(&mut self, is_there: bool) -> bool {
+        let Some(file) = &mut self.file else { return false };
+        if !is_there {
+            log::warn!("{}: is not watched any more; after changes use SIGHUP or `tandem reload`", file.path.display());
+            file.forget();
+            return false;
+        }
+        file.note()
     }
 
     /// Puts another plan in force.
@@ -74,7 +103,7 @@ impl Running {
         if probes || had_probes {
             self.start_probes()?;
         }
-        log::info!("{}: {} VIPs, {changes:?}", self.interface.name, self.plan.vips.len());
+        tell_of(&self.interface.name, &self.plan, &changes);
         if other_mode {
             self.choose_mode()?;
         }
@@ -104,8 +133,8 @@ impl Running {
     fn follow(&mut self, ways: Option<crate::facts::Ways>) -> Result<(), RunError> {
         self.next_hops = match (self.next_hops.take(), ways) {
             (_, None) => None,
-            (Some(hops), Some(ways)) => Some(hops.follow(&self.plan, ways)),
-            (None, Some(ways)) => Some(super::hops::NextHops::new(&self.plan, ways)?),
+            (Some(hops), Some(ways)) => Some(hops.follow(&self.plan, &self.control, ways)),
+            (None, Some(ways)) => Some(super::hops::NextHops::new(&self.plan, &self.control, ways)?),
         };
         Ok(())
     }

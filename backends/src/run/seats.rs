@@ -6,7 +6,7 @@ use super::balancer::Running;
 use super::error::RunError;
 use super::hops::NextHops;
 use super::protocol::{ModeName, ModeReport, WorkerRow};
-use crate::afxdp::{Ask, Bound, Event, Seat, SeatConfig, receive_queues};
+use crate::afxdp::{Ask, Bound, Clock, Event, Seat, SeatConfig, receive_queues};
 use crate::config::{Attach, ModeWish};
 use crate::memory::Plain;
 
@@ -16,13 +16,9 @@ impl Running {
         match self.plan.mode {
             ModeWish::Xdp => self.switch(ModeName::Xdp, Ask::Prefer, "the configuration says so")?,
             ModeWish::Afxdp => self.switch(ModeName::Afxdp, Ask::Prefer, "the configuration says so")?,
-            ModeWish::Auto if self.interfaces.len() > 1 => "auto: several interfaces".clone_into(&mut self.why),
-            ModeWish::Auto => match self.switch(ModeName::Afxdp, Ask::Require, "auto: the driver has zero-copy AF_XDP") {
-                Ok(()) => {}
-                Err(error) => self.why = format!("auto: AF_XDP pays only with zero-copy, and there is none here ({error})"),
-            },
+            ModeWish::Auto => self.decide()?,
         }
-        log::info!("{}: mode {:?}: {}", self.interface.name, self.mode(), self.why);
+        tracing::info!(interface = self.interface.name, mode = ?self.mode(), why = self.why, "mode in force");
         Ok(())
     }
 
@@ -56,7 +52,15 @@ impl Running {
         }
         // Workers that all ended are replaced.
         drop(self.seat.take());
-        let queues: Vec<u32> = (0..queues(&self.interface.name)?).collect();
+        let (found, most) = (queues(&self.interface.name)?, self.most_workers());
+        if found > most {
+            log::warn!(
+                "{}: {found} receive queues, and the tables count for {most} workers: the kernel forwards the frames of the others; \
+                 `tandem detach` removes the tables (their flows are lost), then start again",
+                self.interface.name
+            );
+        }
+        let queues: Vec<u32> = (0..found.min(most)).collect();
         let cores = match &self.plan.cores {
             Some(cores) => cores.clone(),
             None => core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect(),
@@ -76,6 +80,24 @@ impl Running {
         }
         self.seat = Some(seat);
         Ok(())
+    }
+
+    /// Workers for the queues that there are now; the kernel forwards while they change.
+    pub(super) fn follow_queues(&mut self) -> Result<(), RunError> {
+        let Some(seat) = &self.seat else { return Ok(()) };
+        let (served, now) = (seat.queues(), queues(&self.interface.name)?.min(self.most_workers()));
+        if served == now {
+            return Ok(());
+        }
+        let (mode, why) = (self.mode(), self.why.clone());
+        log::info!("{}: {now} receive queues instead of {served}", self.interface.name);
+        self.stop_workers()?;
+        self.switch(mode, Ask::Prefer, &why)
+    }
+
+    /// The tables count for so many.
+    fn most_workers(&self) -> u32 {
+        self.control.tables().blocks().saturating_sub(self.cpus)
     }
 
     /// The kernel forwards from here on, and the workers end when they have sent what they have.
@@ -113,6 +135,8 @@ impl Running {
             interface: self.plan.interfaces.join(", "),
             attach: attach.to_owned(),
             workers: workers.collect(),
+            decision: self.decision.clone(),
+            flows: self.control.depending(self.balancer.clock().tick()),
             unreachable: self.next_hops.iter().flat_map(NextHops::unreachable).collect(),
         }
     }

@@ -21,12 +21,9 @@ pub(super) struct Server {
 const LONGEST: u64 = 64 << 10;
 
 impl Server {
-    /// Listens on `path`, for root alone. A socket that nobody answers on any more is replaced.
+    /// Listens on `path`, for root alone. A socket that a former process left is replaced.
     pub fn listen(path: &Path) -> Result<Self, RunError> {
         let fail = |source| RunError::Socket { path: path.to_owned(), source };
-        if UnixStream::connect(path).is_ok() {
-            return Err(RunError::Running(path.to_owned()));
-        }
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory).map_err(fail)?;
         }

@@ -10,6 +10,7 @@ use super::hops::tell;
 use crate::config::{Encap, Plan};
 use crate::control::{Facts, Reached};
 use crate::facts::{Found, Interface, Netlink, Ways};
+use crate::memory::Tables;
 use crate::xdp::Balancer;
 
 /// How long next hops that do not answer are waited for.
@@ -59,8 +60,19 @@ pub(super) fn facts(
     };
     let udp_idle_ticks = balancer.clock().ticks(plan.udp_idle);
     let nat_idle_ticks = plan.nat.idle.map(|idle| balancer.clock().ticks(idle));
+    let control_loss_ticks = balancer.clock().ticks(plan.control_loss_after);
     let second_ticks = balancer.clock().ticks(Duration::from_secs(1));
-    let facts = Facts { local_mac, source_v4, source_v6, udp_idle_ticks, nat_idle_ticks, second_ticks, key: random_key()?, hops };
+    let facts = Facts {
+        local_mac,
+        source_v4,
+        source_v6,
+        udp_idle_ticks,
+        nat_idle_ticks,
+        control_loss_ticks,
+        second_ticks,
+        key: key(plan)?,
+        hops,
+    };
     Ok((facts, ways))
 }
 
@@ -73,6 +85,40 @@ fn no_gateway_to_l2(plan: &Plan, hops: &Found) -> Result<(), RunError> {
             "real {real} has encap \"l2\" and is behind the gateway {via}; put it on the interface's own network, or choose a tunnel"
         ))),
         None => Ok(()),
+    }
+}
+
+/// The key of the flow table: that of the file, or a new one.
+fn key(plan: &Plan) -> Result<[u32; 16], RunError> {
+    let Some(path) = &plan.key_file else { return random_key() };
+    let lacks = |what: String| RunError::Lacks(format!("flows.key_file: {}: {what}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| lacks(format!("{error}; `openssl rand -hex 64` makes a key")))?;
+    let digits = text.trim();
+    let word = |at: usize| digits.get(at * 8..at * 8 + 8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    let words: Option<Vec<u32>> = (0..16).map(word).collect();
+    let is_hex = digits.len() == 128 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let words = words.filter(|_| is_hex).and_then(|words| words.try_into().ok());
+    words.ok_or_else(|| {
+        lacks(format!(
+            "{} characters, expected 128 hexadecimal digits; `openssl rand -hex 64` makes a key",
+            digits.chars().count()
+        ))
+    })
+}
+
+/// Whether tables that were taken over have the key of the plan.
+///
+/// # Errors
+/// [`RunError::Lacks`]: they have another one, and would find no flow of a balancer with this one.
+pub(super) fn check_key(plan: &Plan, facts: &Facts, tables: &Tables) -> Result<(), RunError> {
+    let same = tables.root().key.iter().zip(facts.key).all(|(cell, word)| cell.get() == word);
+    match &plan.key_file {
+        Some(path) if !same => Err(RunError::Lacks(format!(
+            "flows.key_file: {}: the pinned tables were made with another key; `tandem detach` removes them (their flows are lost), \
+             then start again",
+            path.display()
+        ))),
+        _ => Ok(()),
     }
 }
 

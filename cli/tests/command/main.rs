@@ -3,6 +3,7 @@
 
 mod captures;
 mod check;
+mod daemon;
 mod decap;
 mod lifetime;
 mod probes;
