@@ -82,15 +82,24 @@ impl Running {
         Ok(())
     }
 
-    /// Workers for the queues that there are now; the kernel forwards while they change.
+    /// The program and workers for the queues that there are now; the kernel forwards while the workers change.
     pub(super) fn follow_queues(&mut self) -> Result<(), RunError> {
+        // An interface that is gone is somebody else's affair.
+        let Ok(now) = queues(&self.interface.name) else { return Ok(()) };
+        let before = std::mem::replace(&mut self.queues, now);
+        if before == now {
+            return Ok(());
+        }
+        log::info!("{}: {now} receive queues instead of {before}", self.interface.name);
+        if now > before {
+            // A veth leaves its new queues without the program until it gets another one (`veth_set_channels`).
+            self.put_another_program(self.balancer.features())?;
+        }
         let Some(seat) = &self.seat else { return Ok(()) };
-        let (served, now) = (seat.queues(), queues(&self.interface.name)?.min(self.most_workers()));
-        if served == now {
+        if seat.queues() == now.min(self.most_workers()) {
             return Ok(());
         }
         let (mode, why) = (self.mode(), self.why.clone());
-        log::info!("{}: {now} receive queues instead of {served}", self.interface.name);
         self.stop_workers()?;
         self.switch(mode, Ask::Prefer, &why)
     }
