@@ -125,7 +125,7 @@ impl Root {
     pub fn loss(&self, now: u32) -> u32 {
         let (word, silent) = (self.loss.get(), now.wrapping_sub(self.heart.get()) & TICKS.wrapping_sub(1));
         // Nearly all of them: the other clock is a little ahead.
-        let lost = silent > word & (1 << LOSS_SHIFT) - 1 && silent < const { TICKS - SKEW };
+        let lost = silent > (word & ((1 << LOSS_SHIFT) - 1)) && silent < const { TICKS - SKEW };
         if lost { word >> LOSS_SHIFT } else { Loss::Keep as u32 }
     }
 
