@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use tandem_engine::memory::flows::WAYS;
 use tandem_engine::memory::rings::slot_of;
-use tandem_engine::{From, hash, process};
+use tandem_engine::{From, hash};
 
-use crate::bed::{Bed, Frame, Rng, Tuple};
+use crate::bed::{Bed, Frame, Rng, Tuple, process};
 
 const RING: u32 = 127;
 const IDLE: u32 = 117;

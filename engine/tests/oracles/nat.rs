@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
+use tandem_engine::Reason;
 use tandem_engine::memory::features::NAT;
 use tandem_engine::memory::reals::{Method, Way};
 use tandem_engine::memory::vips::{HAS_VIPS, NAT_SOURCE, NAT_V4, NAT_V6};
 use tandem_engine::memory::{Vip, VipKey};
-use tandem_engine::{Reason, process};
 
-use crate::bed::{Bed, Frame, HOP_MAC, LOCAL_MAC, Tuple, words};
+use crate::bed::{Bed, Frame, HOP_MAC, LOCAL_MAC, Tuple, process, words};
 use crate::methods::rfc1071;
 
 const RING: u32 = 7;

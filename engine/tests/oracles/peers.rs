@@ -6,9 +6,9 @@ use std::net::IpAddr;
 
 use tandem_engine::memory::features::TOO_BIG;
 use tandem_engine::memory::reals::{Method, Way};
-use tandem_engine::{From, Reason, Verdict, process};
+use tandem_engine::{From, Reason, Verdict};
 
-use crate::bed::{Bed, Frame, Tuple};
+use crate::bed::{Bed, Frame, Tuple, process};
 use crate::methods::{self, METHODS, rfc1071};
 use crate::tunnels::{Case, bed, forwarded_inner};
 
