@@ -5,6 +5,7 @@
 //! `TANDEM_LONG=1`: 100,000 changes. `TANDEM_SEED=N`: other changes.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use tandem_backends::control::{Control, Facts, Grace, KernelGrace};
 use tandem_backends::memory::{Plain, Sizes, Tables};
 use tandem_backends::replay::Buffer;
 use tandem_backends::xdp::{Balancer, Headroom, Role};
-use tandem_engine::process;
+use tandem_engine::memory::Memory;
+use tandem_engine::{Flow, account, classify, finish};
 
 /// VIPs 10.200.0.0 and up, port 80/udp.
 const VIPS: u32 = 12;
@@ -26,6 +28,9 @@ const TX: u32 = 3;
 /// Lines of all rings; line 0 is nobody's, and a ring of [`ALL`] slots takes the others.
 const RING_LINES: u32 = 2048;
 const ALL: u32 = 65_497;
+/// Frames of a batch, and how many batches go by from one rest to the next.
+const BATCH: usize = 32;
+const RESTS: usize = 40;
 /// Addresses of reals: 10.(1 + VIP).x.y, x.y a number that each real has alone.
 const NUMBERS: usize = 1 << 16;
 
@@ -180,18 +185,30 @@ fn frame(rng: &mut Rng, vip: u32) -> Vec<u8> {
     frame
 }
 
-/// The userspace seat: batches between which it holds nothing.
-fn userspace(world: &World, tables: std::sync::Arc<Tables>, block: u32, seed: u64) {
-    let (desk, mut rng, mut buffer) = (Plain::new(tables, block), Rng(seed), Buffer::default());
+/// The userspace seat, as a worker does it: it classifies a batch, then finishes all of it, and holds nothing in between
+/// batches. In the middle it rests now and then, for as long as many changes take.
+fn userspace(world: &World, tables: Arc<Tables>, block: u32, seed: u64) {
+    let (desk, mut rng) = (Plain::new(tables, block), Rng(seed));
+    let mut batch: Vec<_> = (0..BATCH).map(|_| (0, Buffer::default(), Flow::default(), true)).collect();
     desk.set_now(1000);
+    let root = desk.root().unwrap();
     while !world.stop.load(Ordering::Relaxed) {
         world.epoch.begin();
-        for _ in 0..32 {
-            let vip = rng.below(VIPS as usize) as u32;
-            buffer.load(&frame(&mut rng, vip));
-            let done = world.done.load(Ordering::Acquire);
-            let verdict = process(&mut buffer, &desk);
-            world.judge(0, vip, done, verdict.is_forwarded().then(|| buffer.frame()));
+        let done = world.done.load(Ordering::Acquire);
+        for (vip, buffer, flow, ready) in &mut batch {
+            *vip = rng.below(VIPS as usize) as u32;
+            buffer.load(&frame(&mut rng, *vip));
+            *flow = Flow::default();
+            *ready = classify(buffer, &desk, root, flow).is_ok();
+        }
+        if rng.below(RESTS) == 0 {
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        for (vip, buffer, flow, ready) in &mut batch {
+            let verdict = ready.then(|| finish(buffer, &desk, root, flow));
+            verdict.iter().for_each(|verdict| account(verdict, flow, &desk));
+            let sent = verdict.is_some_and(|verdict| verdict.is_forwarded());
+            world.judge(0, *vip, done, sent.then(|| buffer.frame()));
         }
         if rng.below(4) == 0 {
             world.epoch.park();
