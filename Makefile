@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-long test-kernels kernels bench clean
+.PHONY: help setup build demo test test-long test-kernels kernels bench fuzz clean
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # Runs a command with the compilers that setup found, TANDEM_BPF_RUSTC and TANDEM_BPF_LINKER in its environment.
@@ -17,6 +17,7 @@ help:
 	@echo 'make kernels    fetch four stock kernels of Debian and QEMU, for the next (root; 150 MB to download, 140 MB stay)'
 	@echo 'make test-kernels  our programs on those kernels, and their tunnel devices as the judge of our frames'
 	@echo 'make bench      the benchmarks'
+	@echo 'make fuzz       coverage-guided fuzzing, TIME=60 seconds for each TARGET (default: all)'
 	@echo 'make clean      remove $(TARGET_DIR)/; the linker and the kernels in ~/.cache/tandem stay'
 
 setup:
@@ -44,6 +45,9 @@ test-kernels: setup
 
 bench: setup
 	@$(WITH) cargo bench --locked -p tandem-bench
+
+fuzz: setup
+	@$(WITH) scripts/fuzz.sh
 
 clean:
 	@rm -rf -- '$(TARGET_DIR)'
