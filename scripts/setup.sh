@@ -53,6 +53,8 @@ list_needs() {
     need nginx "HTTP servers of the lab; no service is started" command -v nginx
     need iperf3 "TCP and UDP load of the lab" command -v iperf3
     need curl "HTTP client of the lab" command -v curl
+    need ethtool "changes the number of receive queues in tests" command -v ethtool
+    need systemd "checks the unit file; nothing of it is started" command -v systemd-analyze
     need tshark "reads what the lab forwards and judges its checksums; nothing else is captured" command -v tshark
 }
 

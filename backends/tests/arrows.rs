@@ -54,10 +54,12 @@ const UNSAFE: &[&str] = &[
     // UMEM and sockets.
     "backends/src/afxdp/port.rs",
     "backends/src/afxdp/port/kernel.rs",
+    // A question to the kernel through libbpf.
+    "backends/src/facts/driver.rs",
     // One libc call each: membarrier, statfs, getrandom, clock_gettime.
     "backends/src/control/grace.rs",
     "backends/src/facts/privileges.rs",
-    "backends/src/run/balancer.rs",
+    "backends/src/run/supplied.rs",
     "backends/src/xdp/clock.rs",
     "backends/src/xdp/slots.rs",
     // An ioctl.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use etherparse::PacketBuilder;
 use tandem_backends::config::{Attach, parse};
 use tandem_backends::facts::Netlink;
-use tandem_backends::run::{Options, Paths, run};
+use tandem_backends::run::{Life, Options, Paths, Signals, run};
 use tandem_backends::xdp::{Companion, attach_companion};
 
 #[path = "afxdp/bed.rs"]
@@ -68,7 +68,14 @@ fn in_by_one_and_out_by_the_other() {
             let (stop, (ready, is_ready)) = (Arc::new(AtomicBool::new(false)), channel());
             let balancer = std::thread::spawn({
                 let stop = stop.clone();
-                move || run(&plan, &options, &stop, || ready.send(()).expect("somebody waits"))
+                move || {
+                    let signals = Signals { stop, ..Signals::default() };
+                    let tell = |life| match life {
+                        Life::Ready => ready.send(()).expect("somebody waits"),
+                        Life::Reloading | Life::Alive | Life::Stopping => {}
+                    };
+                    run(&plan, &options, &signals, tell, |_| Ok(()))
+                }
             });
             let started = is_ready.recv_timeout(Duration::from_secs(60));
             if started.is_err() {

@@ -17,7 +17,7 @@ use tandem_engine::memory::prefixes::{self, SPACES, Space};
 use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::vips::SLOTS;
 use tandem_engine::memory::{
-    Addr, FlowSet, IdKey, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot, ids,
+    Addr, FlowSet, HashLine, IdKey, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot, ids,
 };
 use tandem_engine::nat::{self, Ask};
 
@@ -34,6 +34,8 @@ static RINGS: Array<RingLine> = Array::with_max_entries(1, MMAPABLE);
 static REALS: Array<Real> = Array::with_max_entries(MAX_REALS, MMAPABLE);
 #[map]
 static FLOWS: Array<FlowSet> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+static HASHES: Array<HashLine> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static COUNTS: Array<Block> = Array::with_max_entries(1, MMAPABLE);
 #[map]
@@ -208,6 +210,10 @@ impl Memory for Kernel {
     #[inline(always)]
     fn flows(&self, index: u32) -> Option<&FlowSet> {
         FLOWS.get(index)
+    }
+    #[inline(always)]
+    fn hashes(&self, index: u32) -> Option<&HashLine> {
+        HASHES.get(index)
     }
     #[inline(always)]
     fn ids(&self, index: u32) -> Option<&IdLine> {

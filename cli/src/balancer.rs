@@ -1,15 +1,15 @@
 //! `tandem run` and `tandem detach`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use tandem_backends::run::{Options, Paths, run as run_balancer};
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use tandem_backends::run::{Life, Options, Paths, Signals, run as run_balancer};
 use tandem_backends::xdp::{Balancer, SlotWish};
 
-use crate::{Failure, load};
+use crate::logs::LogFormat;
+use crate::{Failure, load, privileges};
 
 #[derive(Args)]
 pub struct RunArgs {
@@ -23,6 +23,13 @@ pub struct RunArgs {
     /// over without losing a flow
     #[arg(long)]
     leave_attached: bool,
+    /// Take the place of the balancer of this name that is running: it stops its workers, leaves everything else in place and
+    /// ends; the kernel goes on forwarding meanwhile, and no flow notices
+    #[arg(long)]
+    take_over: bool,
+    /// What the log looks like
+    #[arg(long, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
     /// Enter a slot of this pinned program array (`tandem root attach` makes one) instead of attaching to the interface;
     /// node.attach is then the root's affair
     #[arg(long, value_name = "PATH", requires = "xdp_slot")]
@@ -51,26 +58,41 @@ fn balancer_name(text: &str) -> Result<String, String> {
 
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let plan = load(&args.config)?;
-    let stop = Arc::new(AtomicBool::new(false));
+    privileges::give_up_others(args.xdp_root.is_some())?;
+    let signals = Signals::default();
     for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, stop.clone())?;
+        signal_hook::flag::register(signal, signals.stop.clone())?;
     }
+    signal_hook::flag::register(SIGHUP, signals.reload.clone())?;
+    signal_hook::flag::register(SIGUSR1, signals.hand_over.clone())?;
     let slot = args.xdp_root.clone().zip(args.xdp_slot).map(|(path, slot)| SlotWish { path, slot });
-    let options = Options { name: args.name.clone(), leave_attached: args.leave_attached, slot };
-    run_balancer(&plan, &options, &stop, || {
-        log::info!("ready");
-        // Without a service manager there is nobody to tell.
-        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
-    })?;
+    let config = Some(args.config.clone());
+    let options =
+        Options { name: args.name.clone(), config, leave_attached: args.leave_attached, take_over: args.take_over, slot };
+    run_balancer(&plan, &options, &signals, tell, |_| Ok(()))?;
     Ok(())
+}
+
+/// Tells the service manager; without one there is nobody to tell.
+fn tell(life: Life) {
+    let states = match life {
+        Life::Ready => {
+            log::info!("ready");
+            vec![NotifyState::Ready]
+        }
+        Life::Reloading => std::iter::once(NotifyState::Reloading).chain(NotifyState::monotonic_usec_now().ok()).collect(),
+        Life::Alive => vec![NotifyState::Watchdog],
+        Life::Stopping => vec![NotifyState::Stopping],
+    };
+    let _ = sd_notify::notify(false, &states);
 }
 
 pub fn detach(args: &DetachArgs) -> Result<(), Failure> {
     let paths = Paths::of(&args.name);
-    if std::os::unix::net::UnixStream::connect(&paths.socket).is_ok() {
+    if paths.is_running() {
         return Err(anyhow::anyhow!("{}: the balancer is running; stop it first (SIGTERM detaches)", args.name).into());
     }
-    paths.remove_socket()?;
+    paths.remove_files()?;
     if Balancer::remove_left(&paths.pins)? {
         println!("{}: detached, pins removed", args.name);
     } else {

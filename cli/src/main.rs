@@ -5,7 +5,9 @@ mod check;
 mod decap;
 mod demo;
 mod lab;
+mod logs;
 mod mode;
+mod privileges;
 mod replay;
 mod root;
 mod trace;
@@ -42,12 +44,23 @@ enum Verb {
     Trace(trace::TraceArgs),
     /// Shows or switches the seat of a running balancer, or measures this host
     Mode(mode::ModeArgs),
+    /// Has a running balancer read its configuration again: all of it comes into force, or nothing does
+    Reload(mode::ReloadArgs),
     /// Shows the counters of a running balancer, of both seats
     Counters(mode::CountersArgs),
     /// Network namespaces with real servers, to try things in
     Lab(lab::LabArgs),
     /// The five-minute proof: real traffic through both seats, and live switches between them
     Demo(demo::DemoArgs),
+}
+
+impl Verb {
+    fn log_format(&self) -> logs::LogFormat {
+        match self {
+            Self::Run(args) => args.log_format,
+            _ => logs::LogFormat::Text,
+        }
+    }
 }
 
 /// What went wrong, and which exit status it has.
@@ -65,8 +78,9 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::new().filter_or("TANDEM_LOG", "info")).format_target(false).init();
-    let result = match Cli::parse().verb {
+    let verb = Cli::parse().verb;
+    logs::start(verb.log_format());
+    let result = match verb {
         Verb::Run(args) => balancer::run(&args),
         Verb::Detach(args) => balancer::detach(&args),
         Verb::Decap(args) => decap::decap(&args),
@@ -75,6 +89,7 @@ fn main() -> ExitCode {
         Verb::Replay(args) => replay::replay(&args),
         Verb::Trace(args) => trace::trace(&args),
         Verb::Mode(args) => mode::mode(&args),
+        Verb::Reload(args) => mode::reload(&args),
         Verb::Counters(args) => mode::counters(&args),
         Verb::Lab(args) => lab::lab(args),
         Verb::Demo(args) => demo::demo(&args),

@@ -53,6 +53,23 @@ pub struct CountersArgs {
     target: Target,
 }
 
+#[derive(Args)]
+pub struct ReloadArgs {
+    #[command(flatten)]
+    target: Target,
+}
+
+pub fn reload(args: &ReloadArgs) -> Result<(), Failure> {
+    let value = ask(&socket(&args.target)?, &Request::Reload)?;
+    if args.target.json {
+        println!("{value}");
+        return Ok(());
+    }
+    println!("the configuration is in force");
+    print_counts(&value, "  ");
+    Ok(())
+}
+
 pub fn mode(args: &ModeArgs) -> Result<(), Failure> {
     let request = match &args.verb {
         None | Some(ModeVerb::Show) => Request::Mode,
@@ -69,6 +86,14 @@ pub fn mode(args: &ModeArgs) -> Result<(), Failure> {
     println!("{}: {:?} ({}), attached {}", report.interface, report.mode, report.why, report.attach);
     for worker in &report.workers {
         println!("  queue {} on core {}: {}", worker.queue, worker.core, worker.bound);
+    }
+    for candidate in report.decision.iter().flat_map(|decision| &decision.candidates) {
+        let cost = candidate.ns.map_or_else(|| "not measured".to_owned(), |ns| format!("{ns:.0} ns a packet"));
+        let possible = candidate.impossible.as_ref().map_or_else(String::new, |why| format!(", not possible: {why}"));
+        println!("  considered {:?} ({}): {cost}{possible}", candidate.mode, candidate.bound);
+    }
+    if let Some(flows) = report.flows {
+        println!("  {} flows in the table, {} of them depend on state", flows.flows, flows.on_state);
     }
     for row in &report.unreachable {
         println!("  no-next-hop: real {}: {}", row.real, row.why);

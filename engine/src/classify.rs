@@ -15,9 +15,9 @@ use crate::parse::{Flow, Part, ethertype, is_ip, parse, parse_behind, parse_katr
 use crate::relay;
 use crate::strip::{self, Looks, Tunnel, Tunnels};
 use crate::verdict::Reason::{
-    BadLength, DecapTtlExpired, Decapsulated, EgressDecap, Fragment, FrameTooBig, FrameTooShort, Icmp, IcmpRelayed,
-    IcmpUnrelayed, NoHeadroom, NotAVip, NotConfigured, NotIp, NotOurTunnel, TruncatedDropped, TruncatedIp, TtlExpired,
-    VlanStacked,
+    BadLength, ControlLost, ControlLostDropped, DecapTtlExpired, Decapsulated, EgressDecap, Fragment, FrameTooBig, FrameTooShort,
+    Icmp, IcmpRelayed, IcmpUnrelayed, NoHeadroom, NotAVip, NotConfigured, NotIp, NotOurTunnel, TruncatedDropped, TruncatedIp,
+    TtlExpired, VlanStacked,
 };
 use crate::verdict::Stop;
 use crate::verdict::{Action, NO_VIP};
@@ -131,6 +131,9 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
     if let Some(trace) = memory.trace() {
         trace.vip.set(flow.vip.id.wrapping_add(1));
     }
+    if memory.has(root, features::CONTROL_LOSS) {
+        is_controlled(memory, root)?;
+    }
     if katran {
         is_small(packet, memory, root, flow)?;
     } else {
@@ -146,6 +149,16 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
         flow.tag = hash::tag(root, flow, Kind::Flow);
     }
     Ok(())
+}
+
+/// Somebody controls the tables, or it does not matter.
+#[inline(always)]
+fn is_controlled<M: Memory>(memory: &M, root: &Root) -> Result<(), Stop> {
+    match root.loss(memory.now()) {
+        0 => Ok(()),
+        1 => Err(Stop::of(ControlLost)),
+        _ => Err(Stop::of(ControlLostDropped)),
+    }
 }
 
 /// What becomes of ICMP that is about no flow of a VIP: it may be about a tunnel to one of the reals.

@@ -128,7 +128,7 @@ fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: 
     }
     // Last: a frame that could not be sent leaves no flow, and the verifier's many ways through a set end right here.
     if choice.enter {
-        select::remember(memory, flow, real, now);
+        select::remember(memory, flow, real, choice.hash, now);
     }
     if choice.named != 0 {
         select::agree(memory, root, flow, &choice, now);

@@ -10,7 +10,7 @@ use crate::memory::rings::{SLOTS_PER_LINE, slot_of};
 use crate::memory::vips::{
     BYPASS_FLOW_TABLE, GLOBAL_FLOW_TABLE, HASH_DPORT_ONLY, QUIC, SOURCE_ROUTING, UDP_FLOW_MIGRATION, UDP_STABLE_ROUTING,
 };
-use crate::memory::{FlowSet, IdKey, Memory, Real, Root, Space, Tag, features};
+use crate::memory::{FlowSet, HashLine, IdKey, Memory, Real, Root, Space, Tag, features};
 use crate::packet::Packet;
 use crate::parse::Flow;
 use crate::server_id;
@@ -21,6 +21,8 @@ use crate::wire::{IPPROTO_TCP, IPPROTO_UDP};
 pub(crate) struct Choice {
     /// The real's id.
     pub real: u32,
+    /// What the ring was asked by, as [`HashLine`] keeps it.
+    pub hash: u32,
     /// Who chose it.
     pub from: From,
     /// Whether the flow is to be entered.
@@ -43,11 +45,18 @@ pub(crate) fn choose<P: Packet, M: Memory>(
     let katran = memory.has(root, features::KATRAN);
     let named = named(packet, memory, root, katran, flow);
     if named.real != 0 {
-        return Ok(Choice { real: named.real, from: From::ServerId, enter: false, named: named.to_check, by_tcp: named.by_tcp });
+        return Ok(Choice {
+            real: named.real,
+            hash: 0,
+            from: From::ServerId,
+            enter: false,
+            named: named.to_check,
+            by_tcp: named.by_tcp,
+        });
     }
     let real = known(memory, root, katran, flow, now);
     if real != 0 {
-        return Ok(Choice { real, from: From::Flow, enter: false, named: 0, by_tcp: false });
+        return Ok(Choice { real, hash: 0, from: From::Flow, enter: false, named: 0, by_tcp: false });
     }
     decide(memory, root, katran, flow)
 }
@@ -60,7 +69,7 @@ pub(crate) fn follow<M: Memory>(memory: &M, root: &Root, flow: &mut Flow, now: u
         return Err(Stop::of(Reason::FragmentUnknown));
     }
     flow.vip.id = memory.real(real).and_then(Real::owner).unwrap_or(NO_VIP);
-    Ok(Choice { real, from: From::Flow, enter: false, named: 0, by_tcp: false })
+    Ok(Choice { real, hash: 0, from: From::Flow, enter: false, named: 0, by_tcp: false })
 }
 
 /// What server ids say.
@@ -189,9 +198,11 @@ fn decide<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> 
     } else {
         0
     };
-    let (real, from) = if routed != 0 { (routed, From::SourceRoute) } else { (ring(memory, root, katran, flow)?, From::Ring) };
+    let mut hash = HashLine::NONE;
+    let (real, from) =
+        if routed != 0 { (routed, From::SourceRoute) } else { (ring(memory, root, katran, flow, &mut hash)?, From::Ring) };
     count_event(memory, Event::RingDecisions);
-    Ok(Choice { real, from, enter, named: 0, by_tcp: false })
+    Ok(Choice { real, hash, from, enter, named: 0, by_tcp: false })
 }
 
 #[inline(never)]
@@ -202,14 +213,15 @@ fn source_route<M: Memory>(memory: &M, root: &Root, flow: &Flow) -> u32 {
     real
 }
 
-/// The real that the VIP's ring names.
+/// The real that the VIP's ring names; `asked` becomes what it was asked by.
 #[inline(always)]
-fn ring<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<u32, Stop> {
+fn ring<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow, asked: &mut u32) -> Result<u32, Stop> {
     let hash = if memory.has(root, features::HASH_FLAGS) && flow.vip.flags & HASH_DPORT_ONLY != 0 {
         hash_by_dport(root, katran, flow)
     } else {
         hash::of_packet(katran, flow)
     };
+    *asked = HashLine::kept(hash);
     let len = flow.vip.ring_len;
     let slot = if katran { hash.checked_rem(len).unwrap_or(0) } else { slot_of(hash, len) };
     if let Some(trace) = memory.trace() {
@@ -250,10 +262,10 @@ fn guard<M: Memory>(memory: &M, root: &Root) -> bool {
     count >= root.guard_limit.get() as u64
 }
 
-/// Enters a flow.
+/// Enters a flow; `hash`: what the ring was asked by, if it was.
 #[inline(always)]
-pub(crate) fn remember<M: Memory>(memory: &M, flow: &Flow, real: u32, now: u32) {
-    let Some((set, way, evicted)) = enter(memory, &flow.tag, real, now) else { return };
+pub(crate) fn remember<M: Memory>(memory: &M, flow: &Flow, real: u32, hash: u32, now: u32) {
+    let Some((set, way, evicted)) = enter(memory, &flow.tag, real, hash, now) else { return };
     if let Some(line) = memory.count(vip_at(flow.vip.id)) {
         line.add(VipCounter::Entered as usize, 1);
         if evicted {
@@ -270,12 +282,23 @@ pub(crate) fn remember<M: Memory>(memory: &M, flow: &Flow, real: u32, now: u32) 
 
 /// Writes the flow into the best place of its sets: gives set, way, and whether another flow lost it.
 #[inline(always)]
-fn enter<M: Memory>(memory: &M, tag: &Tag, real: u32, now: u32) -> Option<(u32, u32, bool)> {
+fn enter<M: Memory>(memory: &M, tag: &Tag, real: u32, hash: u32, now: u32) -> Option<(u32, u32, bool)> {
     let (one, two) = (memory.flows(tag.one)?, memory.flows(tag.two)?);
     let worth = two.place(tag, now, SECOND, one.place(tag, now, 0, Worth::NONE));
     let (set, at) = if worth.is_second() { (two, tag.two) } else { (one, tag.one) };
     set.write(worth.way(), tag, real, now);
+    keep_hash(memory, at, worth.way(), hash);
     Some((at, worth.way(), worth.evicts()))
+}
+
+/// Keeps what a flow asked the ring by beside its entry.
+#[inline(always)]
+fn keep_hash<M: Memory>(memory: &M, set: u32, way: u32, hash: u32) {
+    if memory.can(features::RING_HASHES)
+        && let Some(line) = memory.hashes(set)
+    {
+        line.set(way, hash);
+    }
 }
 
 /// Makes the flow table agree with the real that a server id named.
@@ -295,6 +318,7 @@ pub(crate) fn agree<M: Memory>(memory: &M, root: &Root, flow: &Flow, choice: &Ch
             if let Some(set) = memory.flows(set) {
                 set.rewrite(hit.way(), &flow.tag, real);
             }
+            keep_hash(memory, set, hit.way(), HashLine::NONE);
             count(Event::QuicMismatch);
             if choice.by_tcp {
                 count_event(memory, Event::TcpIdMismatch);
@@ -306,7 +330,8 @@ pub(crate) fn agree<M: Memory>(memory: &M, root: &Root, flow: &Flow, choice: &Ch
                 // Katran enters it with time 0, which for UDP is too long ago to be found.
                 let idle = root.udp_idle.get();
                 let stale = katran && flow.protocol == IPPROTO_UDP && idle != 0;
-                remember(memory, flow, real, if stale { now.wrapping_sub(idle).wrapping_sub(1) } else { now });
+                let then = if stale { now.wrapping_sub(idle).wrapping_sub(1) } else { now };
+                remember(memory, flow, real, HashLine::NONE, then);
             }
             count(Event::QuicNotFound);
         }
@@ -336,7 +361,7 @@ const FRAGMENT_IDLE: u32 = 59;
 pub(crate) fn remember_fragment<M: Memory>(memory: &M, root: &Root, flow: &Flow, real: u32, now: u32) {
     let tag = hash::tag(root, flow, Kind::Fragment);
     trace_fragment(memory, &tag);
-    enter(memory, &tag, real, now);
+    enter(memory, &tag, real, HashLine::NONE, now);
 }
 
 #[inline(always)]

@@ -287,6 +287,9 @@ reasons! {
     PathMtu, "path-mtu", Drop, "Larger with its outer headers than the way to its real takes, and its sender is not told (tunnel.too_big, an ICMP error, a later fragment, or the least MTU of its family).";
     IcmpRelayed, "icmp-relayed", Tx, "An ICMP error about a tunnel to a real: sent on to the client, about the packet that was inside.";
     IcmpUnrelayed, "icmp-unrelayed", Pass, "The same, but it quotes too little of the packet that was inside.";
+    ControlLost, "control-lost", Pass, "To a VIP, and the control process has been silent for too long: given to the host (node.on_control_loss).";
+    ControlLostDropped, "control-lost-dropped", Drop, "The same: dropped (node.on_control_loss).";
+    RealRemoved, "real-removed", Drop, "Of a flow whose real was removed from its VIP, or is down (vip.on_removal = \"drop\").";
 }
 
 impl Reason {

@@ -188,6 +188,11 @@ impl Seat {
         self.desks.iter().filter_map(|d| Some((d.queue, (*d.socket())?))).collect()
     }
 
+    /// Receive queues that were given a worker, whether it is alive or not.
+    pub fn queues(&self) -> u32 {
+        self.desks.len() as u32
+    }
+
     /// The workers, with what the kernel dropped for them.
     pub fn workers(&self) -> Vec<WorkerInfo> {
         self.desks.iter().map(Desk::info).collect()

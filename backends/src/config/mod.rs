@@ -35,11 +35,11 @@ pub use mac::{Mac, MacError};
 pub use nat::NatPlan;
 pub use plan::{
     Attach, Decap, DecapKinds, HealthEncap, MAX_DECAPS, MAX_INTERFACES, MAX_PREFIX_VIPS, MAX_REALS, MAX_RING_SIZE, MAX_VIPS,
-    ModeWish, Plan, Profile, Then, TooBig,
+    ModeWish, OnControlLoss, Plan, Profile, Then, TooBig,
 };
 pub use prefix::Prefix;
 pub use reference::reference;
-pub use service::{Encap, GeneveInner, Protocol, Real, RealState, Vip, VipFlags, Weighting};
+pub use service::{Encap, GeneveInner, OnRemoval, Protocol, Real, RealState, Vip, VipFlags, Weighting};
 
 use finding::Source;
 use reader::Reader;

@@ -81,7 +81,7 @@ pub(super) fn read(reader: &mut Reader<'_>, table: &Table<'_>, nat: &mut NatPlan
     }
     for (name, idle) in ["tcp_opening", "tcp_established", "tcp_half_closed", "tcp_closed", "udp"].into_iter().zip(&mut nat.idle)
     {
-        *idle = reader.text(table, name, values::nat_idle).unwrap_or(*idle);
+        *idle = reader.text(table, name, values::up_to_a_day).unwrap_or(*idle);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::mac::Mac;
@@ -40,6 +41,9 @@ pub(super) const KATRAN_SOURCES_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x100, 0, 0,
 /// Idle time of UDP flows if none is given.
 pub(super) const UDP_IDLE: Duration = Duration::from_secs(30);
 
+/// How long the control process may be silent if nothing is said.
+pub(super) const CONTROL_LOSS_AFTER: Duration = Duration::from_secs(10);
+
 /// Interfaces at most.
 pub const MAX_INTERFACES: usize = 8;
 
@@ -58,6 +62,10 @@ pub struct Plan {
     pub next_hop_mac: Option<Mac>,
     /// Source of every forwarded frame; `None`: the interface's own.
     pub local_mac: Option<Mac>,
+    /// What becomes of frames to VIPs when the control process is gone or hangs.
+    pub on_control_loss: OnControlLoss,
+    /// How long it may be silent before that.
+    pub control_loss_after: Duration,
     /// Whose behaviour is followed.
     pub profile: Profile,
     /// Cores of the forwarding threads, distinct and at least one; `None`: one per receive queue.
@@ -98,6 +106,9 @@ pub struct Plan {
     pub flow_capacity: u32,
     /// How long a UDP flow without packets keeps its real.
     pub udp_idle: Duration,
+    /// The file with the key of the flow table's hash, which balancers that exchange flows share; `None`: each start of new
+    /// tables makes a key of its own.
+    pub key_file: Option<PathBuf>,
     /// New flows that one core remembers in a second; above it the ring alone decides.
     pub new_flows_per_core: u32,
     /// How addresses are translated for the reals with [`Encap::Nat`].
@@ -173,6 +184,17 @@ pub enum ModeWish {
     Xdp,
     /// In userspace, over AF_XDP.
     Afxdp,
+}
+
+/// `node.on_control_loss`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnControlLoss {
+    /// The kernel forwards them as before.
+    Keep,
+    /// They are given to the host.
+    Pass,
+    /// They are dropped.
+    Drop,
 }
 
 /// `node.attach`.

@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::finding::Kind;
 use super::keys::{self, Section};
 use super::nat::{self, NatPlan};
-use super::plan::{self, Attach, DecapKinds, MAX_INTERFACES, ModeWish, Plan, Profile, TooBig};
+use super::plan::{self, Attach, DecapKinds, MAX_INTERFACES, ModeWish, OnControlLoss, Plan, Profile, TooBig};
 use super::reader::{Place, Reader};
 use super::service::Encap;
 use super::tables::Table;
@@ -63,6 +63,8 @@ fn defaults() -> Plan {
         attach: Attach::Native,
         next_hop_mac: None,
         local_mac: None,
+        on_control_loss: OnControlLoss::Keep,
+        control_loss_after: plan::CONTROL_LOSS_AFTER,
         profile: Profile::Standard,
         cores: None,
         encap: Encap::Ipip,
@@ -82,6 +84,7 @@ fn defaults() -> Plan {
         too_big: TooBig::Icmp,
         flow_capacity: plan::FLOW_CAPACITY,
         udp_idle: plan::UDP_IDLE,
+        key_file: None,
         new_flows_per_core: plan::NEW_FLOWS_PER_CORE,
         nat: NatPlan::default(),
         server_ids: Vec::new(),
@@ -109,6 +112,10 @@ fn read_node(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
     let profiles = [("standard", Profile::Standard), ("katran", Profile::Katran)];
     plan.profile = reader.choice(table, "profile", &profiles).unwrap_or(plan.profile);
     plan.cores = cores(reader, table);
+    let losses = [("keep", OnControlLoss::Keep), ("pass", OnControlLoss::Pass), ("drop", OnControlLoss::Drop)];
+    plan.on_control_loss = reader.choice(table, "on_control_loss", &losses).unwrap_or(plan.on_control_loss);
+    let after: Option<Duration> = reader.text(table, "control_loss_after", values::up_to_a_day);
+    plan.control_loss_after = after.unwrap_or(plan.control_loss_after);
 }
 
 /// One interface as a text, or several as an array.
@@ -224,6 +231,7 @@ fn read_flows(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
     }
     let idle: Option<Duration> = reader.text(table, "udp_idle", values::udp_idle);
     plan.udp_idle = idle.unwrap_or(plan.udp_idle);
+    plan.key_file = reader.text(table, "key_file", values::absolute_path);
     if let Some(most) = narrow(reader.number(table, "new_flows_per_core", 1..1 << 32)) {
         plan.new_flows_per_core = most;
     }

@@ -133,6 +133,8 @@ pub struct Vip {
     pub vni: u32,
     /// What is inside Geneve.
     pub geneve_inner: GeneveInner,
+    /// What becomes of the flows of a real that is removed from it, or down.
+    pub on_removal: OnRemoval,
     /// What is different from other VIPs.
     pub flags: VipFlags,
     /// In the order of the file, distinct in their address; may be empty.
@@ -156,6 +158,17 @@ impl fmt::Display for Vip {
             (Some(len), IpAddr::V6(v6)) => write!(f, "[{v6}/{len}]:{port}/{protocol}"),
         }
     }
+}
+
+/// `vip.on_removal`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnRemoval {
+    /// They go to another real, which does not know them: its reset tells the client at once.
+    Reselect,
+    /// They stay until they are idle.
+    Keep,
+    /// They are dropped.
+    Drop,
 }
 
 /// One server of a VIP.

@@ -3,6 +3,7 @@
 //! Every function answers with what is wrong, in a few words, and leaves the place and the cure to its caller.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::finding::Kind;
@@ -127,6 +128,12 @@ fn prefix(text: &str, most: u8) -> Result<(&str, u8), Wrong> {
     }
 }
 
+/// A path that means the same wherever the process was started.
+pub(super) fn absolute_path(text: &str) -> Result<PathBuf, Wrong> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() && !text.contains('\0') { Ok(path) } else { Err("not an absolute path".into()) }
+}
+
 /// `30s`, `1500ms`, `2m`, between one second and a quarter of an hour.
 pub(super) fn udp_idle(text: &str) -> Result<Duration, Wrong> {
     let duration = duration(text)?;
@@ -134,7 +141,7 @@ pub(super) fn udp_idle(text: &str) -> Result<Duration, Wrong> {
 }
 
 /// `30s`, `124m`, between one second and a day.
-pub(super) fn nat_idle(text: &str) -> Result<Duration, Wrong> {
+pub(super) fn up_to_a_day(text: &str) -> Result<Duration, Wrong> {
     let duration = duration(text)?;
     let range = Duration::from_secs(1)..=Duration::from_secs(86_400);
     if range.contains(&duration) { Ok(duration) } else { Err("out of range".into()) }

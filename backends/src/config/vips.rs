@@ -13,7 +13,7 @@ use super::plan::{MAX_PREFIX_VIPS, MAX_RING_SIZE, MAX_VIPS, Plan, Profile, RING_
 use super::reader::{Place, Reader};
 use super::reals;
 use super::sections::{ENCAPS, narrow};
-use super::service::{GeneveInner, Protocol, Vip, VipFlags, Weighting};
+use super::service::{GeneveInner, OnRemoval, Protocol, Vip, VipFlags, Weighting};
 use super::tables::Table;
 use super::values;
 
@@ -85,6 +85,13 @@ fn read_vip(
     };
     let inners = [("ip", GeneveInner::Ip), ("ethernet", GeneveInner::Ethernet)];
     let geneve_inner = reader.choice(table, "geneve_inner", &inners).unwrap_or(GeneveInner::Ip);
+    let policies = [("reselect", OnRemoval::Reselect), ("keep", OnRemoval::Keep), ("drop", OnRemoval::Drop)];
+    let on_removal = reader.choice(table, "on_removal", &policies);
+    if let (Some(_), Profile::Katran, Some(item)) = (on_removal, plan.profile, reader.any(table, "on_removal")) {
+        let problem = "a removal policy in profile katran, where the flows of a real stay until it is removed".to_owned();
+        reader.mistake(Kind::Conflict, &item.place, problem, "remove it, or set profile = \"standard\"".to_owned());
+    }
+    let on_removal = on_removal.unwrap_or(OnRemoval::Reselect);
     let flags = reader.set(table, "flags", FLAGS).into_iter().fold(VipFlags::empty(), VipFlags::union);
     let tables = reader.inner(&keys::REAL, table);
     let ring_size = ring_size(reader, table, tables.len(), plan.profile);
@@ -102,6 +109,7 @@ fn read_vip(
         encap,
         vni,
         geneve_inner,
+        on_removal,
         flags,
         reals: Vec::new(),
     };

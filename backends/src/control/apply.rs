@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
+use serde::{Deserialize, Serialize};
 use tandem_engine::memory::VipKey;
 use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::root::LAYOUT;
@@ -19,7 +20,7 @@ use crate::config::{Plan, Vip};
 use crate::memory::Tables;
 
 /// What applying a plan did.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Changes {
     /// VIPs that are new.
     pub vips_added: u32,
@@ -45,6 +46,10 @@ pub struct Control {
     pub(super) vips: HashMap<VipKey, u32>,
     /// Id of each real: of a VIP, by the VIP's id, or of none.
     pub(super) reals: HashMap<(Option<u32>, IpAddr), u16>,
+    /// What the ring of each VIP was made of, by this process.
+    pub(super) made: HashMap<VipKey, rings::Members>,
+    /// Removed reals whose flows stay or are dropped.
+    pub(super) staying: HashSet<u16>,
     /// Unlinked ring lines that a reader may still hold.
     pub(super) pending: Vec<rings::Lines>,
     prefixes: prefixes::Last,
@@ -63,7 +68,15 @@ impl Control {
         let vips = vip_table::vips(&tables).map(|(key, vip)| (key, vip.id)).collect();
         let reals = tables.reals().iter().enumerate().filter(|(_, real)| real.hop().is_present());
         let reals = reals.map(|(id, real)| ((real.owner(), words_addr(real.addr(), real.hop().is_v6())), id as u16)).collect();
-        Ok(Self { tables, vips, reals, pending: Vec::new(), prefixes: prefixes::Last::default() })
+        Ok(Self {
+            tables,
+            vips,
+            reals,
+            made: HashMap::new(),
+            staying: HashSet::new(),
+            pending: Vec::new(),
+            prefixes: prefixes::Last::default(),
+        })
     }
 
     /// Whether the tables were in use before.
@@ -92,8 +105,8 @@ impl Control {
     /// # Errors
     /// [`ControlError`]: the plan does not fit.
     pub fn apply<G: Grace>(&mut self, plan: &Plan, facts: &Facts, grace: &G) -> Result<Changes, ControlError> {
+        self.check(plan)?;
         let wanted = wanted(plan);
-        self.check(plan, &wanted)?;
         let mut changes = Changes::default();
         let tables = self.tables.clone();
         let root = tables.root();
@@ -107,6 +120,8 @@ impl Control {
         }
         facts.write(plan, root);
         nat::write(plan, facts, &tables)?;
+        // What the plan before used is in force until nothing of it is left.
+        root.features.publish(root.features.get() | features::features(plan));
         let any_port = u32::from(plan.vips.iter().any(|vip| vip.port == 0));
         root.any_port.set(any_port.max(root.any_port.get()));
         changes.reals_added += self.fill_unowned(plan, &facts.hops);
@@ -119,13 +134,16 @@ impl Control {
         self.remove_vips(plan, &mut changes);
         root.any_port.set(any_port);
         root.features.publish(features::features(plan));
-        self.reclaim(&wanted, grace, &mut changes)?;
+        self.reclaim(&wanted, plan, grace, &mut changes)?;
         root.layout.publish(LAYOUT);
         Ok(changes)
     }
 
-    /// What can be known before anything is written.
-    fn check(&self, plan: &Plan, wanted: &HashSet<Owned>) -> Result<(), ControlError> {
+    /// What can be known before anything is written: whether the tables hold the plan.
+    ///
+    /// # Errors
+    /// [`ControlError`]: they do not.
+    pub fn check(&self, plan: &Plan) -> Result<(), ControlError> {
         if plan.vips.len() > MAX_VIPS as usize {
             return Err(ControlError::TooManyVips { found: plan.vips.len(), most: MAX_VIPS });
         }
@@ -135,11 +153,25 @@ impl Control {
             // A VIP that is new has no reals yet.
             owner.is_none_or(|id| id.is_some()) && self.reals.contains_key(&(owner.flatten(), *address))
         };
-        let found = self.reals.len() + wanted.iter().filter(|pair| !is_known(pair)).count();
+        let found = self.reals.len() + wanted(plan).iter().filter(|pair| !is_known(pair)).count();
         if found >= MAX_REALS as usize {
             return Err(ControlError::TooManyReals { found, most: MAX_REALS - 1 });
         }
-        Ok(())
+        let (needed, places) = (nat::places(plan), self.tables.nats().len());
+        if needed as usize > places {
+            return Err(ControlError::NatTableSmall { found: needed, places });
+        }
+        let (keys, lines) = (ids::most(plan), self.tables.ids().len());
+        // Fuller than that, and a key might find no place.
+        if keys > lines * 7 / 2 {
+            return Err(ControlError::IdsFull { found: keys, lines });
+        }
+        let slots = self.tables.prefixes().len() / 2;
+        if prefixes::slots(plan) as usize > slots {
+            let found = plan.source_routes.len() + plan.vips.iter().filter(|vip| vip.prefix_len.is_some()).count();
+            return Err(ControlError::PrefixesFull { found, slots });
+        }
+        self.check_rings(plan)
     }
 
     /// Server ids, and the reals that are down for a VIP.

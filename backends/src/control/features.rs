@@ -3,7 +3,7 @@
 use hashbrown::HashSet;
 use tandem_engine::memory::features as bits;
 
-use crate::config::{Encap, Plan, Profile, TooBig, VipFlags};
+use crate::config::{Encap, OnControlLoss, Plan, Profile, TooBig, VipFlags};
 
 /// The [`features`](tandem_engine::memory::features) of a plan.
 pub fn features(plan: &Plan) -> u32 {
@@ -33,6 +33,8 @@ pub fn features(plan: &Plan) -> u32 {
         (bits::HASH_FLAGS, any(VipFlags::HASH_DPORT_ONLY | VipFlags::HASH_SRC_DST_PORT)),
         // Frames without a tag pay for a look at the way out alone.
         (bits::VLANS, standard),
+        (bits::CONTROL_LOSS, plan.on_control_loss != OnControlLoss::Keep),
+        (bits::RING_HASHES, standard),
         (bits::SEVERAL, plan.interfaces.len() > 1),
         // A number is always in force.
         (bits::GUARD, true),

@@ -4,11 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use tandem_engine::memory::Root;
 use tandem_engine::memory::reals::Out;
+use tandem_engine::memory::{Loss, Root};
 use tandem_engine::wire::mac_word;
 
-use crate::config::{Mac, Plan, Profile};
+use crate::config::{Mac, OnControlLoss, Plan, Profile};
 
 /// Where frames to a real go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +44,8 @@ pub struct Facts {
     pub udp_idle_ticks: u32,
     /// Ticks that silent connections of NAT are kept, by phase.
     pub nat_idle_ticks: [u32; 5],
+    /// Ticks that the control process may be silent.
+    pub control_loss_ticks: u32,
     /// Ticks of a second.
     pub second_ticks: u32,
     /// Key of the flow table's hash: used only if the tables are new.
@@ -79,6 +81,7 @@ impl Facts {
             source_v6: plan.source_v6,
             udp_idle_ticks: replay_ticks(plan.udp_idle),
             nat_idle_ticks: plan.nat.idle.map(replay_ticks),
+            control_loss_ticks: replay_ticks(plan.control_loss_after),
             second_ticks: replay_ticks(Duration::from_secs(1)),
             key: key_of_seed(seed),
             hops,
@@ -97,6 +100,12 @@ impl Facts {
         root.guard_limit.set(plan.new_flows_per_core);
         // A window ends with the first tick that is more than this many after its first.
         root.guard_window.set(self.second_ticks.saturating_sub(1));
+        let loss = match plan.on_control_loss {
+            OnControlLoss::Keep => Loss::Keep,
+            OnControlLoss::Pass => Loss::Pass,
+            OnControlLoss::Drop => Loss::Drop,
+        };
+        root.set_loss(loss, self.control_loss_ticks);
         let plain_v4 = self.source_v4.unwrap_or(Ipv4Addr::UNSPECIFIED);
         root.source_v4.set(u32::from_ne_bytes(plain_v4.octets()));
         let plain_v6 = self.source_v6.unwrap_or(Ipv6Addr::UNSPECIFIED);

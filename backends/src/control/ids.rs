@@ -8,12 +8,16 @@ use crate::config::{Plan, Profile, RealState, VipFlags};
 /// Fewest lines: room for eight thousand keys at a load where no key has to be moved.
 const LEAST: u32 = 4096;
 
-/// Lines that a plan's keys need, a power of two: at most two keys a line, so that one of two lines nearly always has a place.
-pub fn lines(plan: &Plan) -> u32 {
+/// Keys that a plan can have, whatever the states of its reals.
+pub(super) fn most(plan: &Plan) -> usize {
     let migrating = plan.vips.iter().filter(|vip| vip.flags.contains(VipFlags::UDP_FLOW_MIGRATION));
     // A real that is down is known by two ids: that of the VIP, and that of no VIP.
-    let keys = plan.server_ids.len() + 2 * migrating.map(|vip| vip.reals.len()).sum::<usize>();
-    u32::try_from(keys.div_ceil(2).next_power_of_two()).unwrap_or(1 << 31).max(LEAST)
+    plan.server_ids.len() + 2 * migrating.map(|vip| vip.reals.len()).sum::<usize>()
+}
+
+/// Lines that a plan's keys need, a power of two: at most two keys a line, so that one of two lines nearly always has a place.
+pub fn lines(plan: &Plan) -> u32 {
+    u32::try_from(most(plan).div_ceil(2).next_power_of_two()).unwrap_or(1 << 31).max(LEAST)
 }
 
 /// The keys of a plan. `real` gives the id of an address, of a VIP by its index or of no VIP; `vip` that of a VIP.

@@ -7,7 +7,9 @@
 //! The tables themselves are the only state: a new process reads from pinned tables what the old one had done.
 
 mod apply;
+mod depends;
 mod error;
+mod exchange;
 mod features;
 mod grace;
 mod host;
@@ -23,7 +25,9 @@ mod vip_table;
 mod vips;
 
 pub use apply::{Changes, Control};
+pub use depends::Depending;
 pub use error::ControlError;
+pub use exchange::{FLOWS_VERSION, FlowExport, FlowRecord, ImportError, Imported, RealName};
 pub use features::features;
 pub use grace::{Grace, KernelGrace, NoGrace};
 pub use host::{Facts, Hops, Reached};
@@ -32,6 +36,7 @@ pub use nat::places as nat_places;
 pub use probes::marks;
 pub use reference::reference as counters_reference;
 pub use report::{Counters, RealRow, SeatRow, VipRow};
+pub use rings::RingRow;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -40,6 +45,11 @@ use tandem_engine::memory::VipKey;
 use tandem_engine::memory::prefixes::V4;
 
 use crate::config::Vip;
+
+/// FNV-1a (64 bits): the same in every version and on every machine, where balancers compare what they have.
+fn fnv(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
 
 /// An address as the tables hold it.
 pub fn addr_words(address: IpAddr) -> Addr {

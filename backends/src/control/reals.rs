@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use hashbrown::{HashMap, HashSet};
 use tandem_engine::memory::Real as Entry;
-use tandem_engine::memory::VipKey;
 use tandem_engine::memory::counters::{PER_REAL, real_at};
 use tandem_engine::memory::reals::{Method, Way};
+use tandem_engine::memory::{FlowSet, VipKey, flows};
 use tandem_engine::overhead;
 use tandem_engine::wire::{Ethernet, mac_word};
 
@@ -16,7 +16,7 @@ use super::error::ControlError;
 use super::grace::Grace;
 use super::host::{Hops, Reached};
 use super::{addr_words, nat, vip_key};
-use crate::config::{Encap, GeneveInner, Plan, Real, Vip};
+use crate::config::{Encap, GeneveInner, OnRemoval, Plan, Real, Vip};
 
 /// A real of a VIP, or of none.
 pub(super) type Owned = (Option<VipKey>, IpAddr);
@@ -130,6 +130,9 @@ impl Control {
         let mut changed = 0;
         for ((_, address), id) in &self.reals {
             let (Some(real), Some(reached)) = (self.tables.reals().get(usize::from(*id)), hops.get(address)) else { continue };
+            if real.hop().is_gone() {
+                continue;
+            }
             changed += usize::from(reach(real, *reached, self.accepted()));
         }
         changed
@@ -144,29 +147,92 @@ impl Control {
     pub(super) fn reclaim<G: Grace>(
         &mut self,
         wanted: &HashSet<Owned>,
+        plan: &Plan,
         grace: &G,
         changes: &mut Changes,
     ) -> Result<(), ControlError> {
-        let gone = self.gone(wanted);
+        let mut gone = self.gone(wanted);
+        let staying = self.stay(&mut gone, plan);
+        changes.reals_removed += staying;
         if gone.is_empty() && self.pending.is_empty() && changes.vips_removed == 0 {
             return Ok(());
         }
         self.wait(grace)?;
         self.pending.clear();
         if !gone.is_empty() {
-            changes.flows_forgotten += self.forget(|id| gone.contains_key(&id));
-            nat::forget(&self.tables, |id| gone.contains_key(&(id as u16)));
-            self.wait(grace)?;
-        }
-        for (id, pair) in &gone {
-            if let Some(real) = self.tables.reals().get(usize::from(*id)) {
-                real.clear();
-            }
-            self.reals.remove(pair);
+            changes.flows_forgotten += self.free(&gone, grace)?;
         }
         changes.reals_removed += gone.len() as u32;
         self.forget_removed_vips();
         Ok(())
+    }
+
+    /// Forgets the flows of reals that no new flow will name, and frees their ids; gives the number of flows.
+    fn free<G: Grace>(&mut self, gone: &HashMap<u16, (Option<u32>, IpAddr)>, grace: &G) -> Result<u64, ControlError> {
+        let forgotten = self.forget(|id| gone.contains_key(&id));
+        nat::forget(&self.tables, |id| gone.contains_key(&(id as u16)));
+        self.wait(grace)?;
+        for (id, pair) in gone {
+            if let Some(real) = self.tables.reals().get(usize::from(*id)) {
+                real.clear();
+            }
+            self.reals.remove(pair);
+            self.staying.remove(id);
+        }
+        Ok(forgotten)
+    }
+
+    /// Takes out of `gone` the reals whose flows stay, or are dropped, because their VIP says so; gives the number of those for
+    /// which that is new.
+    fn stay(&mut self, gone: &mut HashMap<u16, (Option<u32>, IpAddr)>, plan: &Plan) -> u32 {
+        let policies: HashMap<u32, OnRemoval> =
+            plan.vips.iter().filter_map(|vip| Some((*self.vips.get(&vip_key(vip))?, vip.on_removal))).collect();
+        let policy = |owner: Option<u32>| owner.and_then(|id| policies.get(&id)).copied().unwrap_or(OnRemoval::Reselect);
+        let before = std::mem::take(&mut self.staying);
+        let mut new = 0;
+        gone.retain(|id, (owner, _)| {
+            let policy = policy(*owner);
+            if policy == OnRemoval::Reselect {
+                return true;
+            }
+            if let Some(real) = self.tables.reals().get(usize::from(*id)).filter(|_| policy == OnRemoval::Drop) {
+                real.set_gone();
+            }
+            new += u32::from(!before.contains(id));
+            self.staying.insert(*id);
+            false
+        });
+        new
+    }
+
+    /// Frees the removed reals whose flows stayed, once none of them was seen for `idle` ticks; gives their number. Connections
+    /// of NAT keep theirs for as long as they have a place.
+    ///
+    /// # Errors
+    /// [`ControlError::NoGrace`].
+    pub fn free_idle<G: Grace>(&mut self, now: u32, idle: u32, grace: &G) -> Result<usize, ControlError> {
+        if self.staying.is_empty() {
+            return Ok(0);
+        }
+        let mut busy: HashSet<u16> = self.tables.nats().iter().filter_map(|nat| Some(nat.entry()?.0.real() as u16)).collect();
+        for (_, _, real, _, stamp) in self.tables.flows().iter().flat_map(FlowSet::entries) {
+            let age = (now as u16).wrapping_sub(stamp) & flows::TIME;
+            if self.staying.contains(&real) && u32::from(age) <= idle {
+                busy.insert(real);
+            }
+        }
+        let idle = self.reals.iter().filter(|(_, id)| self.staying.contains(*id) && !busy.contains(*id));
+        let idle: HashMap<u16, (Option<u32>, IpAddr)> = idle.map(|(pair, id)| (*id, *pair)).collect();
+        if !idle.is_empty() {
+            self.free(&idle, grace)?;
+        }
+        Ok(idle.len())
+    }
+
+    /// The addresses of all reals that frames may go to: those of the plan, and removed ones whose flows stay.
+    pub fn addresses_in_use(&self) -> Vec<IpAddr> {
+        let addresses: BTreeSet<IpAddr> = self.reals.keys().map(|(_, address)| *address).collect();
+        addresses.into_iter().collect()
     }
 
     /// The reals that the plan does not keep, by id.

@@ -104,6 +104,9 @@ fn of_reason(reason: Reason) -> &'static str {
         | Reason::BadLength
         | Reason::TtlExpired
         | Reason::NoNextHop
+        | Reason::ControlLost
+        | Reason::ControlLostDropped
+        | Reason::RealRemoved
         | Reason::FragmentUnknown
         | Reason::NatReply
         | Reason::NatFull

@@ -63,6 +63,7 @@ fn sums(
         Reason::NoRing,
         Reason::NoReal,
         Reason::NoNextHop,
+        Reason::RealRemoved,
         Reason::NoHeadroom,
         Reason::NoSource,
     ];

@@ -16,7 +16,7 @@ use super::grace::Grace;
 use super::host::Hops;
 use super::reals::method;
 use super::vip_table::{self, Inserted};
-use super::{addr_words, key_name, nat, rings, vip_key};
+use super::{addr_words, fnv, key_name, nat, rings, vip_key};
 use crate::config::{Encap, GeneveInner, Plan, Then, Vip, VipFlags};
 
 impl Control {
@@ -32,7 +32,7 @@ impl Control {
         let known = self.vips.get(&key).copied();
         let id = match known {
             Some(id) => id,
-            None => self.new_vip_id()?,
+            None => self.new_vip_id(plan, &key)?,
         };
         changes.reals_added += self.fill_reals(vip, plan, id, hops);
         let before = vip_table::slot(&self.tables, &key).and_then(|slot| slot.entry()).map(|(_, entry)| entry);
@@ -77,13 +77,20 @@ impl Control {
         grace: &G,
         changes: &mut Changes,
     ) -> Result<(u32, u32), ControlError> {
-        let id = |address| self.reals.get(&(Some(owner), address)).copied();
-        let Some(ring) = rings::build(vip, plan.profile, id) else { return Ok((0, 0)) };
-        if let Some(old) = before
-            && old.ring_len == vip.ring_size
-            && rings::holds(&self.tables, old.ring, &ring)
-        {
-            return Ok((old.ring, old.ring_len));
+        let key = vip_key(vip);
+        let members = self.members(vip, plan, owner);
+        if members.is_empty() {
+            self.made.remove(&key);
+            return Ok((0, 0));
+        }
+        let old = before.filter(|old| old.ring_len == vip.ring_size).map(|old| (old.ring, old.ring_len));
+        if let Some(old) = old.filter(|_| self.made.get(&key) == Some(&members)) {
+            return Ok(old);
+        }
+        let ring = members.build(plan.profile);
+        if let Some(old) = old.filter(|(first, _)| rings::holds(&self.tables, *first, &ring)) {
+            self.made.insert(key, members);
+            return Ok(old);
         }
         let need = RingLine::lines(vip.ring_size);
         let first = match self.free_lines(need) {
@@ -96,8 +103,51 @@ impl Control {
             }
         };
         rings::write(&self.tables, first, &ring);
+        self.made.insert(key, members);
         changes.rings += 1;
         Ok((first, vip.ring_size))
+    }
+
+    fn members(&self, vip: &Vip, plan: &Plan, owner: u32) -> rings::Members {
+        rings::Members::of(vip, plan.profile, |address| self.reals.get(&(Some(owner), address)).copied())
+    }
+
+    /// Whether all rings of the plan find a place, one after the other, as [`Control::apply`] will place them.
+    pub(super) fn check_rings(&self, plan: &Plan) -> Result<(), ControlError> {
+        if self.made.is_empty() && !self.vips.is_empty() {
+            // Another process made the rings: which of them stay is known only once they are built.
+            return Ok(());
+        }
+        let entries = vip_table::vips(&self.tables).filter(|(_, entry)| entry.ring_len != 0);
+        let mut linked: HashMap<VipKey, rings::Lines> =
+            entries.map(|(key, entry)| (key, (entry.ring, RingLine::lines(entry.ring_len)))).collect();
+        let (mut pending, total) = (self.pending.clone(), self.tables.sizes().ring_lines);
+        for vip in &plan.vips {
+            let (key, need) = (vip_key(vip), RingLine::lines(vip.ring_size));
+            let is_same = self.vips.get(&key).is_some_and(|id| {
+                let members = self.members(vip, plan, *id);
+                // One that has no id yet is not among the members.
+                plan.in_ring(vip).count() == members.len() && self.made.get(&key) == Some(&members)
+            });
+            if is_same && linked.contains_key(&key) {
+                continue;
+            }
+            let place = |pending: &[rings::Lines]| {
+                let mut taken: Vec<rings::Lines> = linked.values().chain(pending).copied().collect();
+                rings::find_free(&mut taken, need, total)
+            };
+            let first = if plan.in_ring(vip).next().is_none() {
+                None
+            } else if let Some(first) = place(&pending) {
+                Some(first)
+            } else {
+                pending.clear();
+                Some(place(&[]).ok_or_else(|| self.rings_full(vip))?)
+            };
+            pending.extend(linked.remove(&key));
+            linked.extend(first.map(|first| (key, (first, need))));
+        }
+        Ok(())
     }
 
     fn free_lines(&self, need: u32) -> Option<u32> {
@@ -156,8 +206,9 @@ impl Control {
 
     /// Frees the ids of the VIPs that [`Control::remove_vips`] took out: no frame is under way that knows them.
     pub(super) fn forget_removed_vips(&mut self) {
-        let Self { vips, tables, .. } = self;
+        let Self { vips, made, tables, .. } = self;
         vips.retain(|key, _| vip_table::slot(tables, key).is_some());
+        made.retain(|key, _| vips.contains_key(key));
     }
 
     /// The VIP's flags, with the room of the largest real that its packets can go to. The reals are filled.
@@ -185,9 +236,12 @@ impl Control {
         Entry::flags_with_room(own.chain(unowned).fold(bits(vip.flags) | same, |flags, flag| flags | flag), plain)
     }
 
-    fn new_vip_id(&self) -> Result<u32, ControlError> {
+    /// The lowest free id; in a group with a key of its own one that follows from the VIP, so that all of the group have the
+    /// same as long as two VIPs do not fall together.
+    fn new_vip_id(&self, plan: &Plan, key: &VipKey) -> Result<u32, ControlError> {
         let taken: HashSet<u32> = self.vips.values().copied().collect();
-        let free = (0..MAX_VIPS).find(|id| !taken.contains(id));
+        let first = if plan.key_file.is_some() { fnv(key_name(key).into_bytes()) as u32 % MAX_VIPS } else { 0 };
+        let free = (0..MAX_VIPS).map(|n| (first + n) % MAX_VIPS).find(|id| !taken.contains(id));
         let most = ControlError::TooManyVips { found: taken.len() + 1, most: MAX_VIPS };
         let id = free.ok_or(most)?;
         // Nobody counts under this id: its last bearer went with a grace period.

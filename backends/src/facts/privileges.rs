@@ -15,17 +15,31 @@ const CAP_SYS_ADMIN: u32 = 21;
 #[error("this needs {}, which this process does not have; run it as root, or give it these capabilities (`setcap`, or AmbientCapabilities= of systemd)", .0.join(", "))]
 pub struct Missing(pub Vec<&'static str>);
 
-/// Whether this process may load, attach and bind.
+/// Takes AF_XDP alone.
+const CAP_NET_RAW: &str = "CAP_NET_RAW";
+
+/// The capabilities of this thread; `None`: the kernel does not say.
+fn effective() -> Option<u64> {
+    let status = fs::read_to_string("/proc/thread-self/status").ok()?;
+    u64::from_str_radix(status.lines().find_map(|line| line.strip_prefix("CapEff:"))?.trim(), 16).ok()
+}
+
+/// Whether this process may open sockets of AF_XDP, which takes `CAP_NET_RAW`.
+pub fn may_open_sockets() -> bool {
+    let bit = NEEDED.iter().find(|(name, _)| *name == CAP_NET_RAW).map_or(0, |(_, bit)| *bit);
+    effective().is_none_or(|bits| bits & 1 << bit != 0)
+}
+
+/// Whether this process may load, attach and, for `workers`, open sockets of AF_XDP.
 ///
 /// # Errors
 /// [`Missing`] names what is not there. If the kernel does not say, it is tried anyhow.
-pub fn check_privileges() -> Result<(), Missing> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let Some(bits) = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()) else { return Ok(()) };
+pub fn check_privileges(workers: bool) -> Result<(), Missing> {
+    let Some(bits) = effective() else { return Ok(()) };
     let has = |bit: u32| bits & 1 << bit != 0;
     let missing: Vec<_> = NEEDED
         .iter()
+        .filter(|(name, _)| workers || *name != CAP_NET_RAW)
         .filter(|(name, bit)| !(has(*bit) || *name == "CAP_BPF" && has(CAP_SYS_ADMIN)))
         .map(|(name, _)| *name)
         .collect();

@@ -84,7 +84,7 @@ struct Question {
 }
 
 /// The ways to the reals of a plan, and what is remembered between two looks.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ways {
     /// Indices of the plan's interfaces.
     interfaces: Vec<u32>,
@@ -160,17 +160,20 @@ impl Ways {
         })
     }
 
-    /// The same, waiting up to `patience` for silent ones.
+    /// The same, waiting up to `patience` for silent ones; not for those that were silent before.
     ///
     /// # Errors
     /// [`FactError::Netlink`].
     pub fn look_within(&mut self, netlink: &Netlink, reals: &[IpAddr], patience: Duration) -> Result<(), FactError> {
         const STEP: Duration = Duration::from_millis(50);
         let end = Instant::now() + patience;
+        let silent = |found: &Found| -> HashSet<IpAddr> {
+            found.iter().filter(|(_, hop)| matches!(hop, Err(NoHop::Silent(_)))).map(|(real, _)| *real).collect()
+        };
+        let known = silent(&self.found);
         loop {
             self.look(netlink, reals)?;
-            let is_silent = self.found.values().any(|hop| matches!(hop, Err(NoHop::Silent(_))));
-            if !is_silent || Instant::now() >= end {
+            if silent(&self.found).is_subset(&known) || Instant::now() >= end {
                 return Ok(());
             }
             std::thread::sleep(STEP);

@@ -4,7 +4,9 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use tandem_engine::memory::counters::BLOCK;
-use tandem_engine::memory::{FlowSet, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot};
+use tandem_engine::memory::{
+    FlowSet, HashLine, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot,
+};
 
 use super::tables::Tables;
 
@@ -56,6 +58,10 @@ impl<const TRACED: bool> Memory for Desk<TRACED> {
     #[inline(always)]
     fn flows(&self, index: u32) -> Option<&FlowSet> {
         self.tables.flows.get(index as usize)
+    }
+    #[inline(always)]
+    fn hashes(&self, index: u32) -> Option<&HashLine> {
+        self.tables.hashes.get(index as usize)
     }
     #[inline(always)]
     fn ids(&self, index: u32) -> Option<&IdLine> {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use tandem_engine::memory::counters::BLOCK;
+use tandem_engine::memory::features;
 use tandem_engine::memory::flows::WAYS;
 use tandem_engine::memory::prefixes::SPACES;
 use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::vips::SLOTS;
-use tandem_engine::memory::{FlowSet, IdLine, Line, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot};
+use tandem_engine::memory::{FlowSet, HashLine, IdLine, Line, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot};
 
 use super::area::{Area, MapError, Shared};
 use crate::config::Plan;
@@ -20,6 +21,8 @@ pub struct Sizes {
     pub ring_lines: u32,
     /// Sets of the flow table: a power of two, 64 bytes each.
     pub flow_sets: u32,
+    /// Lines beside them that keep what flows asked the ring by, 32 bytes each: as many, or 1 without them.
+    pub hash_lines: u32,
     /// Blocks of counters: one for each CPU and each worker.
     pub blocks: u32,
     /// Lines of the id table: a power of two, 64 bytes each.
@@ -39,14 +42,16 @@ impl Sizes {
     /// What a plan needs: each ring twice, for the change from one to the next, and room to grow.
     pub fn for_plan(plan: &Plan, blocks: u32) -> Self {
         let rings: u32 = plan.vips.iter().map(|vip| RingLine::lines(vip.ring_size)).sum();
+        let (flow_sets, features) = (Self::sets_for(plan.flow_capacity), control::features(plan));
         Self {
             ring_lines: (2 * rings + 1).max(Self::RING_LINES),
-            flow_sets: Self::sets_for(plan.flow_capacity),
+            flow_sets,
+            hash_lines: if features & features::RING_HASHES != 0 { flow_sets } else { 1 },
             blocks: blocks.max(1),
             id_lines: control::id_lines(plan),
             prefix_slots: control::prefixes::slots(plan),
             nat_places: control::nat_places(plan),
-            features: control::features(plan),
+            features,
         }
     }
 
@@ -62,6 +67,7 @@ impl Sizes {
             + self.ring_lines as usize * size_of::<RingLine>()
             + MAX_REALS as usize * size_of::<Real>()
             + self.flow_sets as usize * size_of::<FlowSet>()
+            + self.hash_lines as usize * size_of::<HashLine>()
             + (self.blocks * BLOCK) as usize * size_of::<Line>()
             + self.id_lines as usize * size_of::<IdLine>()
             + 2 * self.prefix_slots as usize * size_of::<PrefixSlot>()
@@ -96,6 +102,7 @@ pub struct Tables {
     pub(super) rings: Area<RingLine>,
     pub(super) reals: Area<Real>,
     pub(super) flows: Area<FlowSet>,
+    pub(super) hashes: Area<HashLine>,
     pub(super) counts: Area<Line>,
     pub(super) ids: Area<IdLine>,
     pub(super) prefixes: Area<PrefixSlot>,
@@ -124,6 +131,7 @@ impl Tables {
             rings: source.area("RINGS", sizes.ring_lines as usize)?,
             reals: source.area("REALS", MAX_REALS as usize)?,
             flows: source.area("FLOWS", sizes.flow_sets as usize)?,
+            hashes: source.area("HASHES", sizes.hash_lines as usize)?,
             counts: source.area("COUNTS", (sizes.blocks * BLOCK) as usize)?,
             ids: source.area("IDS", sizes.id_lines as usize)?,
             prefixes: source.area("PREFIXES", 2 * sizes.prefix_slots as usize)?,
@@ -155,6 +163,10 @@ impl Tables {
     /// The flow table.
     pub fn flows(&self) -> &[FlowSet] {
         &self.flows
+    }
+    /// What the flows asked the ring by: a line for each set, or one alone.
+    pub fn hashes(&self) -> &[HashLine] {
+        &self.hashes
     }
     /// The flow table, to be advised or zeroed.
     pub fn flow_area(&self) -> &Area<FlowSet> {
@@ -194,6 +206,7 @@ impl Tables {
         Sizes {
             ring_lines: self.rings.len() as u32,
             flow_sets: self.flows.len() as u32,
+            hash_lines: self.hashes.len() as u32,
             blocks: self.blocks(),
             id_lines: self.ids.len() as u32,
             prefix_slots: self.prefixes.len() as u32 / 2,

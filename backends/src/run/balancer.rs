@@ -1,59 +1,103 @@
 //! The running balancer: both seats over one memory, and the loop that looks after them.
 
+use std::error::Error;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, never, select, tick};
 use tandem_engine::memory::Mode;
-use tandem_engine::memory::reals::Out;
-use tandem_engine::wire::mac_word;
 
+use super::decide::Decision;
 use super::error::RunError;
-use super::hops::{NextHops, tell};
+use super::file::ConfigFile;
+use super::hops::NextHops;
+use super::lock::Lock;
 use super::paths::{warn_of_narrow_ways, warn_of_strange_sources};
-use super::protocol::{ModeName, ModeReport, Paths, Request, WorkerRow};
-use super::server::{Asked, Server};
-use crate::afxdp::{Ask, Bound, Event, Seat, SeatConfig, receive_queues};
-use crate::config::{Attach, Encap, ModeWish, Plan, Profile};
-use crate::control::{Control, Counters, Facts, KernelGrace, Reached, marks};
-use crate::facts::{Found, Interface, Netlink, Ways, check_privileges, is_bpffs};
-use crate::memory::{Plain, Sizes};
+use super::places::Paths;
+use super::protocol::{Asked, Handle, Refusal, Reply, Request, SeatCounters};
+use super::reload::{Readers, tell_of};
+use super::seats::queues;
+use super::server::Server;
+use super::supplied::{check_key, facts};
+use crate::afxdp::{Ask, Clock, Event, Seat};
+use crate::config::{ModeWish, Plan, Profile};
+use crate::control::{Control, Counters, KernelGrace, marks};
+use crate::facts::{Interface, Netlink, check_privileges, is_bpffs};
+use crate::memory::Sizes;
 use crate::xdp::{Balancer, Role, SlotWish};
 
-/// How long the start waits for next hops that do not answer.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// How often the host is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often the clock is measured again.
 const CALIBRATE: Duration = Duration::from_secs(60);
+
+/// How long the flows of a removed real that keeps them may be silent.
+const REMOVED_IDLE: Duration = Duration::from_secs(15 * 60);
 
 /// What a run needs beside the plan.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Options {
     /// Name of this balancer, for its pins and its socket; `None`: the interface's.
     pub name: Option<String>,
+    /// The file that the plan came from, for [`Request::Reload`].
+    pub config: Option<PathBuf>,
     /// Leaves the program attached and the tables pinned at the end, for the next run to take over.
     pub leave_attached: bool,
+    /// Takes the place of a process that is running: it is told to leave everything in place and to end.
+    pub take_over: bool,
     /// A slot of a root's program array to enter; `None`: the interface itself.
     pub slot: Option<SlotWish>,
 }
 
-/// Runs the balancer until `stop` is set. `ready` is called when it forwards.
+/// What a run is told from outside, by signal handlers say: set, never cleared by who sets it.
+#[derive(Clone, Debug, Default)]
+pub struct Signals {
+    /// To end.
+    pub stop: Arc<AtomicBool>,
+    /// To end and to leave everything in place for the next process.
+    pub hand_over: Arc<AtomicBool>,
+    /// To read the configuration file again.
+    pub reload: Arc<AtomicBool>,
+}
+
+/// Where a run is in its life, for whoever supervises it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Life {
+    /// It forwards: the first time, and after each reload.
+    Ready,
+    /// The configuration is read again.
+    Reloading,
+    /// It is all right; said every second.
+    Alive,
+    /// It ends.
+    Stopping,
+}
+
+/// Runs the balancer until it is told to stop. `tell` hears of its life; `serve` gets the handle that requests go through,
+/// before the first [`Life::Ready`], and what it gives back lives until the end.
 ///
 /// # Errors
 /// [`RunError`]; the host is as it was then.
-pub fn run(plan: &Plan, options: &Options, stop: &AtomicBool, ready: impl FnOnce()) -> Result<(), RunError> {
-    check_privileges()?;
+pub fn run<S>(
+    plan: &Plan,
+    options: &Options,
+    signals: &Signals,
+    mut tell: impl FnMut(Life),
+    serve: impl FnOnce(Handle) -> Result<S, Box<dyn Error + Send + Sync>>,
+) -> Result<(), RunError> {
+    check_privileges(plan.mode == ModeWish::Afxdp)?;
     let interface = plan.interfaces.first().ok_or(RunError::NoInterface)?;
     let paths = Paths::of(options.name.as_deref().unwrap_or(interface));
     let bpffs = PathBuf::from("/sys/fs/bpf");
     if !is_bpffs(&bpffs) {
         return Err(RunError::NoBpffs(bpffs));
     }
-    let server = Server::listen(&paths.socket)?;
+    let _lock = Lock::take(&paths.lock, options.take_over)?;
+    let mut server = Server::listen(&paths.socket)?;
     let was_there = Balancer::is_left(&paths.pins);
-    let mut running = match Running::start(plan, &paths, options.slot.as_ref()) {
+    let mut running = match Running::start(plan, &paths, options) {
         Ok(running) => running,
         Err(error) => {
             // Nothing of a failed start stays, but what a balancer before left stays as it was.
@@ -63,42 +107,58 @@ pub fn run(plan: &Plan, options: &Options, stop: &AtomicBool, ready: impl FnOnce
             return Err(error);
         }
     };
-    ready();
-    let end = running.look_after(&server, stop);
-    running.stop(options.leave_attached && end.is_ok())?;
+    let (handle, requests) = Handle::new();
+    let serving = server.serve(handle.clone()).and_then(|()| serve(handle).map_err(RunError::Serve));
+    let leave = || options.leave_attached || signals.hand_over.load(Ordering::Relaxed);
+    let (serving, end) = match serving {
+        Ok(serving) => {
+            tell(Life::Ready);
+            (Some(serving), running.look_after(&requests, signals, &mut tell))
+        }
+        Err(error) => (None, Err(error)),
+    };
+    tell(Life::Stopping);
+    running.stop(leave() && end.is_ok())?;
+    drop((serving, requests));
     end
 }
 
-struct Running {
-    plan: Plan,
+pub(super) struct Running {
+    pub(super) plan: Arc<Plan>,
+    pub(super) options: Options,
     /// The first of the interfaces, which supplies what is not configured.
-    interface: Interface,
+    pub(super) interface: Interface,
     /// All of them.
-    interfaces: Vec<Interface>,
-    netlink: Netlink,
-    balancer: Balancer,
-    control: Control,
+    pub(super) interfaces: Vec<Interface>,
+    pub(super) netlink: Netlink,
+    pub(super) balancer: Balancer,
+    pub(super) control: Control,
     /// `None`: the configuration says where every frame goes.
-    next_hops: Option<NextHops>,
-    seat: Option<Seat>,
+    pub(super) next_hops: Option<NextHops>,
+    pub(super) seat: Option<Seat>,
     /// Blocks of counters before the workers': one for each CPU.
-    cpus: u32,
-    why: String,
+    pub(super) cpus: u32,
+    pub(super) why: String,
+    /// What mode auto found out.
+    pub(super) decision: Option<Decision>,
+    /// The configuration file, if the plan came from one.
+    pub(super) file: Option<ConfigFile>,
     calibrated: Instant,
 }
 
 impl Running {
-    fn start(plan: &Plan, paths: &Paths, slot: Option<&SlotWish>) -> Result<Self, RunError> {
+    fn start(plan: &Plan, paths: &Paths, options: &Options) -> Result<Self, RunError> {
         let netlink = Netlink::open()?;
         let interfaces = plan.interfaces.iter().map(|name| netlink.interface(name)).collect::<Result<Vec<_>, _>>()?;
         let interface = interfaces.first().ok_or(RunError::NoInterface)?.clone();
-        match slot {
+        match &options.slot {
             Some(_) if interfaces.len() > 1 => return Err(RunError::SlotOfSeveral),
             Some(slot) => Balancer::check_slot(&paths.pins, slot, &interface)?,
             None => Balancer::check_left(&paths.pins, &interfaces)?,
         }
         let cpus = aya::util::nr_cpus().map_or(1, |n| n as u32);
-        let needed = cpus + queues(&interface.name)?;
+        // A block for each worker; drivers offer as many queues as there are CPUs, even if fewer are in use now.
+        let needed = cpus + queues(&interface.name)?.max(cpus);
         let balancer = Balancer::load(&Role::Forward(paths.pins.clone()), Sizes::for_plan(plan, needed))?;
         let found = balancer.tables().blocks();
         if found < needed {
@@ -108,32 +168,37 @@ impl Running {
         if control.is_configured() {
             log::info!("taking over the tables that are pinned in {}", paths.pins.display());
         }
-        let (facts, ways) = facts(plan, &interfaces, &netlink, &balancer)?;
+        let (facts, ways) = facts(plan, &interfaces, &netlink, &balancer, None)?;
+        if control.is_configured() {
+            check_key(plan, &facts, balancer.tables())?;
+        }
         // A process that was killed in mode afxdp left no workers.
         balancer.tables().root().switch(Mode::Xdp);
+        balancer.tables().root().beat(balancer.clock().tick());
         let changes = control.apply(plan, &facts, &KernelGrace)?;
-        log::info!("{}: {} VIPs, {changes:?}", interface.name, plan.vips.len());
+        tell_of(&interface.name, plan, &changes);
         interfaces.iter().for_each(|interface| warn_of_narrow_ways(plan, interface, balancer.tables()));
         if plan.profile == Profile::Standard {
             warn_of_strange_sources(plan, [facts.source_v4.map(Into::into), facts.source_v6.map(Into::into)], &netlink);
         }
+        let next_hops = ways.map(|ways| NextHops::new(plan, &control, ways)).transpose()?;
         let mut running = Self {
-            plan: plan.clone(),
+            plan: Arc::new(plan.clone()),
+            options: options.clone(),
             interface,
             interfaces,
             netlink,
             balancer,
             control,
-            next_hops: ways.map(|ways| NextHops::new(plan, ways)).transpose()?,
+            next_hops,
             seat: None,
             cpus,
             why: String::new(),
+            decision: None,
+            file: options.config.as_deref().map(ConfigFile::watch),
             calibrated: Instant::now(),
         };
-        match slot {
-            Some(slot) => running.balancer.enter(slot, &running.interface)?,
-            None => running.attach()?,
-        }
+        running.attach()?;
         running.start_probes()?;
         if let Err(error) = running.choose_mode() {
             running.stop(false)?;
@@ -142,7 +207,11 @@ impl Running {
         Ok(running)
     }
 
-    fn attach(&mut self) -> Result<(), RunError> {
+    /// Puts the loaded program where frames come by, or into the place of the one that is there, without a gap.
+    pub(super) fn attach(&mut self) -> Result<(), RunError> {
+        if let Some(slot) = &self.options.slot {
+            return Ok(self.balancer.enter(slot, &self.interface)?);
+        }
         if self.interfaces.len() > 1 {
             self.balancer.set_devices(&self.interfaces)?;
         }
@@ -150,7 +219,7 @@ impl Running {
     }
 
     /// Sends the probes of health checks to the reals of their marks, if the configuration names any.
-    fn start_probes(&mut self) -> Result<(), RunError> {
+    pub(super) fn start_probes(&mut self) -> Result<(), RunError> {
         let name = &self.interface.name;
         if self.plan.health_encaps.is_empty() {
             return Ok(self.balancer.detach_probes(name)?);
@@ -161,92 +230,38 @@ impl Running {
         Ok(())
     }
 
-    /// Puts the configured mode in force.
-    fn choose_mode(&mut self) -> Result<(), RunError> {
-        match self.plan.mode {
-            ModeWish::Xdp => "the configuration says so".clone_into(&mut self.why),
-            ModeWish::Afxdp => self.switch(ModeName::Afxdp, Ask::Prefer, "the configuration says so")?,
-            ModeWish::Auto if self.interfaces.len() > 1 => "auto: several interfaces".clone_into(&mut self.why),
-            ModeWish::Auto => match self.switch(ModeName::Afxdp, Ask::Require, "auto: the driver has zero-copy AF_XDP") {
-                Ok(()) => {}
-                Err(error) => self.why = format!("auto: AF_XDP pays only with zero-copy, and there is none here ({error})"),
-            },
-        }
-        log::info!("{}: mode {:?}: {}", self.interface.name, self.mode(), self.why);
-        Ok(())
-    }
-
-    fn mode(&self) -> ModeName {
-        match self.control.tables().root().mode() {
-            Mode::Xdp => ModeName::Xdp,
-            Mode::Afxdp => ModeName::Afxdp,
-        }
-    }
-
-    /// The live switch: one store. The first one to afxdp starts the workers.
-    fn switch(&mut self, to: ModeName, ask: Ask, why: &str) -> Result<(), RunError> {
-        if to == ModeName::Afxdp {
-            self.start_workers(ask)?;
-        }
-        let mode = match to {
-            ModeName::Xdp => Mode::Xdp,
-            ModeName::Afxdp => Mode::Afxdp,
-        };
-        self.control.tables().root().switch(mode);
-        why.clone_into(&mut self.why);
-        Ok(())
-    }
-
-    fn start_workers(&mut self, ask: Ask) -> Result<(), RunError> {
-        if self.interfaces.len() > 1 {
-            return Err(RunError::WorkersOfSeveral);
-        }
-        if self.seat.as_ref().is_some_and(|seat| !seat.sockets().is_empty()) {
-            return Ok(());
-        }
-        // Workers that all ended are replaced.
-        drop(self.seat.take());
-        let queues: Vec<u32> = (0..queues(&self.interface.name)?).collect();
-        let cores = match &self.plan.cores {
-            Some(cores) => cores.clone(),
-            None => core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect(),
-        };
-        let memories = queues.iter().map(|queue| {
-            let desk = Plain::new(self.balancer.tables().clone(), self.cpus + queue);
-            (desk, self.balancer.clock())
-        });
-        let memories = memories.collect();
-        let config = SeatConfig { zero_copy: ask, ..SeatConfig::new(&self.interface.name, queues, cores) };
-        let seat = Seat::start(&config, memories)?;
-        for (queue, socket) in seat.sockets() {
-            self.balancer.set_socket(queue, socket)?;
-        }
-        for worker in seat.workers() {
-            log::info!("{}: queue {} on core {}, {}", self.interface.name, worker.queue, worker.core, bound_name(worker.bound));
-        }
-        self.seat = Some(seat);
-        Ok(())
-    }
-
-    fn look_after(&mut self, server: &Server, stop: &AtomicBool) -> Result<(), RunError> {
+    fn look_after(&mut self, requests: &Receiver<Asked>, signals: &Signals, tell: &mut dyn FnMut(Life)) -> Result<(), RunError> {
         let ticks = tick(Duration::from_millis(100));
         let mut looked = Instant::now();
         loop {
             let events: Receiver<Event> = self.seat.as_ref().map_or_else(never, |seat| seat.events().clone());
+            let file: Receiver<()> = self.file.as_ref().map_or_else(never, |file| file.changes.clone());
             let changes: Receiver<()> = self.next_hops.as_ref().map_or_else(never, NextHops::changes);
+            let mut changed = false;
+            self.beat();
             select! {
-                recv(server.requests) -> asked => if let Ok(asked) = asked { self.answer(asked) },
+                recv(requests) -> asked => if let Ok(Asked { request, answer }) = asked {
+                    // A client that did not wait does not get it.
+                    let _ = answer.send(self.answer(request, tell));
+                },
                 recv(events) -> event => if let Ok(event) = event { self.worker_ended(&event) },
                 recv(changes) -> told => if let Some(hops) = &mut self.next_hops { hops.note(told.is_ok()) },
+                recv(file) -> told => changed = self.file_changed(told.is_ok()),
                 recv(ticks) -> _ => {}
             }
-            if stop.load(Ordering::Relaxed) {
+            if signals.stop.load(Ordering::Relaxed) || signals.hand_over.load(Ordering::Relaxed) {
                 log::info!("{}: stopping", self.interface.name);
                 return Ok(());
+            }
+            if (signals.reload.swap(false, Ordering::Relaxed) || changed)
+                && let Err(refusal) = self.reload(tell)
+            {
+                log::error!("the configuration stays as it was: {refusal}");
             }
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
                 self.look()?;
+                tell(Life::Alive);
             }
             if let Some(hops) = &mut self.next_hops {
                 hops.look(&self.netlink, &self.control)?;
@@ -262,155 +277,63 @@ impl Running {
                 _ => return Err(RunError::Vanished(interface.name.clone())),
             }
         }
+        self.follow_queues()?;
         if self.calibrated.elapsed() >= CALIBRATE {
             self.calibrated = Instant::now();
             self.balancer.recalibrate()?;
+            let idle = self.balancer.clock().ticks(REMOVED_IDLE);
+            let freed = self.control.free_idle(self.balancer.clock().tick(), idle, &Readers(self.seat.as_ref()))?;
+            if freed > 0 {
+                log::info!("{}: {freed} removed reals have no flows any more", self.interface.name);
+            }
         }
         Ok(())
     }
 
-    fn worker_ended(&mut self, event: &Event) {
-        log::error!("{}: its worker ended: {}; the kernel forwards this queue's frames", event.at, event.error);
-        // The socket left the map when it was closed; this is for a kernel that is slower.
-        let _ = self.balancer.unset_socket(event.at.queue);
+    /// Tells the data path that somebody is there.
+    fn beat(&self) {
+        self.control.tables().root().beat(self.balancer.clock().tick());
     }
 
-    fn answer(&mut self, asked: Asked) {
-        let json = |value: Result<serde_json::Value, serde_json::Error>| value.map_err(|e| e.to_string());
-        let answer = match asked.request {
-            Request::Mode => json(serde_json::to_value(self.report())),
+    fn answer(&mut self, request: Request, tell: &mut dyn FnMut(Life)) -> Result<Reply, Refusal> {
+        match request {
+            Request::Mode => Ok(Reply::Mode(self.report())),
             Request::SetMode(mode) => match self.switch(mode, Ask::Prefer, "set by hand") {
                 Ok(()) => {
                     log::info!("{}: mode {mode:?}: set by hand", self.interface.name);
-                    json(serde_json::to_value(self.report()))
+                    Ok(Reply::Mode(self.report()))
                 }
-                Err(error) => Err(format!("the mode stays {:?}: {error}", self.mode())),
+                Err(error) => Err(Refusal::Failed(format!("the mode stays {:?}: {error}", self.mode()))),
             },
             Request::Counters => {
                 let (tables, cpus) = (self.control.tables(), self.cpus);
-                json(serde_json::to_value(serde_json::json!({
-                    "xdp": Counters::read(tables, 0..cpus),
-                    "afxdp": Counters::read(tables, cpus..tables.blocks()),
-                })))
+                let (xdp, afxdp) = (Counters::read(tables, 0..cpus), Counters::read(tables, cpus..tables.blocks()));
+                Ok(Reply::Counters(Box::new(SeatCounters { xdp, afxdp })))
             }
-        };
-        // A client that did not wait does not get it.
-        let _ = asked.answer.send(answer);
-    }
-
-    fn report(&self) -> ModeReport {
-        let attach = match self.plan.attach {
-            Attach::Native => "native",
-            Attach::Generic => "generic",
-        };
-        let workers = self.seat.iter().flat_map(Seat::workers).map(|worker| {
-            let bound = if worker.statistics.is_some() { bound_name(worker.bound) } else { "ended" };
-            WorkerRow { queue: worker.queue, core: worker.core, bound: bound.to_owned() }
-        });
-        ModeReport {
-            mode: self.mode(),
-            why: self.why.clone(),
-            interface: self.plan.interfaces.join(", "),
-            attach: attach.to_owned(),
-            workers: workers.collect(),
-            unreachable: self.next_hops.iter().flat_map(NextHops::unreachable).collect(),
+            Request::Plan => Ok(Reply::Plan(self.plan.clone())),
+            Request::Apply(plan) => self.apply(*plan).map(Reply::Applied),
+            Request::ExportFlows { only_depending } => {
+                let clock = self.balancer.clock();
+                Ok(Reply::Flows(Box::new(self.control.export_flows(only_depending, clock.tick(), clock.tick_ms()))))
+            }
+            Request::ImportFlows(flows) => {
+                let clock = self.balancer.clock();
+                let done = self.control.import_flows(&flows, clock.tick(), clock.tick_ms());
+                done.map(Reply::Imported).map_err(|error| Refusal::Failed(error.to_string()))
+            }
+            Request::Rings => Ok(Reply::Rings(self.control.ring_rows())),
+            Request::Reload => self.reload(tell).map(Reply::Applied),
         }
     }
 
     /// Ends the workers, and takes away the program and the pins unless they shall stay.
     fn stop(mut self, leave: bool) -> Result<(), RunError> {
-        self.control.tables().root().switch(Mode::Xdp);
-        if let Some(seat) = self.seat.take() {
-            for (queue, _) in seat.sockets() {
-                self.balancer.unset_socket(queue)?;
-            }
-            let report = seat.stop();
-            for worker in report.workers.iter().filter(|worker| worker.refused > 0) {
-                log::warn!("{}: {} frames were dropped because its TX ring stayed full", worker.at, worker.refused);
-            }
-        }
+        self.stop_workers()?;
         if leave {
             log::info!("{}: left attached; the next run takes over", self.interface.name);
             return Ok(());
         }
         self.balancer.detach_probes(&self.interface.name)?;
         Ok(self.balancer.remove()?)
-    }
-}
-
-/// What the host supplies: addresses, MACs, next hops, a key.
-fn facts(
-    plan: &Plan,
-    interfaces: &[Interface],
-    netlink: &Netlink,
-    balancer: &Balancer,
-) -> Result<(Facts, Option<Ways>), RunError> {
-    let interface = interfaces.first().ok_or(RunError::NoInterface)?;
-    let name = &interface.name;
-    let lacks = |what: &str, key: &str| {
-        RunError::Lacks(format!("{name} has no {what}, and the configuration does not say one; set {key}"))
-    };
-    let local_mac = plan.local_mac.or(interface.mac).ok_or_else(|| lacks("MAC", "node.local_mac"))?;
-    let source_v4 = plan.source_v4.or(interface.v4);
-    let source_v6 = plan.source_v6.or(interface.v6);
-    if plan.needs_source_v4() && source_v4.is_none() {
-        return Err(lacks("IPv4 address", "tunnel.source_v4"));
-    }
-    if plan.needs_source_v6() && source_v6.is_none() {
-        return Err(lacks("IPv6 address", "tunnel.source_v6"));
-    }
-    let reals = plan.reals();
-    let (hops, ways) = match plan.next_hop_mac {
-        Some(mac) => {
-            // Without a MAC of its own, a frame leaves with that of the interface it came in by.
-            let from = plan.local_mac.filter(|_| interfaces.len() > 1).map_or(0, |mac| mac_word(mac.0));
-            let out = Out { mtu: plan.path_mtu.unwrap_or(0), ..Reached::from(mac).out };
-            (reals.iter().map(|real| (*real, Some(Reached { from, out, ..Reached::from(mac) }))).collect(), None)
-        }
-        None => {
-            let mut ways = Ways::new(interfaces.iter().map(|interface| interface.index).collect(), local_mac);
-            ways.look_within(netlink, &reals, PATIENCE)?;
-            for (real, hop) in ways.found() {
-                tell(*real, None, hop);
-            }
-            no_gateway_to_l2(plan, ways.found())?;
-            (ways.hops(plan.path_mtu), Some(ways))
-        }
-    };
-    let udp_idle_ticks = balancer.clock().ticks(plan.udp_idle);
-    let nat_idle_ticks = plan.nat.idle.map(|idle| balancer.clock().ticks(idle));
-    let second_ticks = balancer.clock().ticks(Duration::from_secs(1));
-    let facts = Facts { local_mac, source_v4, source_v6, udp_idle_ticks, nat_idle_ticks, second_ticks, key: random_key()?, hops };
-    Ok((facts, ways))
-}
-
-/// A frame without a tunnel has to go to the real itself: a gateway would route it by its destination, back to us.
-fn no_gateway_to_l2(plan: &Plan, hops: &Found) -> Result<(), RunError> {
-    let reals = plan.vips.iter().flat_map(|vip| &vip.reals).filter(|real| real.encap == Encap::L2);
-    let behind = reals.filter_map(|real| Some((real.address, hops.get(&real.address)?.as_ref().ok()?.via)));
-    match behind.into_iter().find(|(real, via)| real != via) {
-        Some((real, via)) => Err(RunError::Lacks(format!(
-            "real {real} has encap \"l2\" and is behind the gateway {via}; put it on the interface's own network, or choose a tunnel"
-        ))),
-        None => Ok(()),
-    }
-}
-
-fn random_key() -> Result<[u32; 16], RunError> {
-    let mut key = [0_u32; 16];
-    let bytes = size_of_val(&key);
-    // SAFETY: the buffer is `bytes` long and any contents are valid integers.
-    let got = unsafe { libc::getrandom(key.as_mut_ptr().cast(), bytes, 0) };
-    if usize::try_from(got) == Ok(bytes) { Ok(key) } else { Err(RunError::Lacks("the kernel gave no random numbers".to_owned())) }
-}
-
-fn queues(interface: &str) -> Result<u32, RunError> {
-    receive_queues(interface).map_err(|source| RunError::Queues { interface: interface.to_owned(), source })
-}
-
-fn bound_name(bound: Bound) -> &'static str {
-    match bound {
-        Bound::ZeroCopy => "zero-copy",
-        Bound::Copy => "copy",
     }
 }

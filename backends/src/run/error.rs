@@ -47,8 +47,24 @@ pub enum RunError {
     #[error("{0}")]
     Lacks(String),
     /// Another process.
-    #[error("a balancer is running already: {} answers; stop it, or give this one another --name", .0.display())]
-    Running(PathBuf),
+    #[error(
+        "a balancer is running already: {} is locked{}; stop it, take its place (--take-over), or give this one another --name",
+        path.display(), process.map_or_else(String::new, |process| format!(" by process {process}"))
+    )]
+    Running {
+        /// The lock.
+        path: PathBuf,
+        /// Who has it.
+        process: Option<i32>,
+    },
+    /// The lock.
+    #[error("{}: cannot be locked: {source}; are you root?", path.display())]
+    Lock {
+        /// Its path.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
     /// The control socket.
     #[error("{}: cannot listen for control requests: {source}", path.display())]
     Socket {
@@ -57,6 +73,9 @@ pub enum RunError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// What was to serve requests cannot.
+    #[error("cannot serve requests: {0}")]
+    Serve(Box<dyn std::error::Error + Send + Sync>),
     /// The number of RX queues.
     #[error("{interface}: cannot read its number of RX queues: {source}")]
     Queues {

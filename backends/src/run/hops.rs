@@ -30,9 +30,19 @@ pub(super) struct NextHops {
 
 impl NextHops {
     /// Takes over what the start found. It is looked at once more very soon: the kernel tells of changes only from now on.
-    pub fn new(plan: &Plan, ways: Ways) -> Result<Self, RunError> {
-        let (reals, looked) = (plan.reals(), Instant::now());
+    pub fn new(plan: &Plan, control: &Control, ways: Ways) -> Result<Self, RunError> {
+        let (reals, looked) = (control.addresses_in_use(), Instant::now());
         Ok(Self { ways, reals, most: plan.path_mtu, changes: watch()?, is_due: true, looked, rest: Duration::ZERO })
+    }
+
+    /// The same for another plan, whose next hops were found meanwhile.
+    pub fn follow(self, plan: &Plan, control: &Control, ways: Ways) -> Self {
+        Self { ways, reals: control.addresses_in_use(), most: plan.path_mtu, is_due: true, ..self }
+    }
+
+    /// What is known of the ways.
+    pub fn ways(&self) -> &Ways {
+        &self.ways
     }
 
     /// Something is said here when the kernel's tables changed.

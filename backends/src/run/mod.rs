@@ -1,19 +1,30 @@
 //! The balancer process: `tandem run`.
 //!
 //! ```text
-//! start: plan > facts > tables > attach > mode > control socket > READY
-//! loop:  control requests | a worker ended | links, neighbours or routes changed: next hops
+//! start: plan > facts > tables > attach > mode > requests are served > READY
+//! loop:  requests (another plan, the mode ...) | SIGHUP: the file again | a worker ended | links, neighbours or routes changed: next hops
 //!        | every second: the same, clock, is the interface there
 //! stop:  mode xdp, workers end, program detached, pins removed (or left, if asked)
 //! ```
 
 mod balancer;
+mod decide;
 mod error;
+mod file;
 mod hops;
+mod line;
+mod lock;
 mod paths;
+mod places;
 mod protocol;
+mod reload;
+mod seats;
 mod server;
+mod supplied;
 
-pub use balancer::{Options, run};
+pub use balancer::{Life, Options, Signals, run};
+pub use decide::{Candidate, Decision};
 pub use error::RunError;
-pub use protocol::{ClientError, ModeName, ModeReport, Paths, Request, UnreachableRow, ask};
+pub use line::{ClientError, ask};
+pub use places::Paths;
+pub use protocol::{Handle, ModeName, ModeReport, Refusal, Reply, Request, SeatCounters, UnreachableRow, WorkerRow};

@@ -1,56 +1,15 @@
-//! The control socket: one request and one answer, a JSON line each. Who may open the socket file may control.
+//! What can be asked of a running balancer, and the handle that whoever serves it asks through.
+//!
+//! Everything goes through one channel to the balancer's loop, one request after the other: there is one writer of the tables.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 
+use crossbeam::channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 
-/// Where the pins and sockets of all balancers are.
-const PINS: &str = "/sys/fs/bpf/tandem";
-const SOCKETS: &str = "/run/tandem";
-
-/// Where one balancer keeps what others may find.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Paths {
-    /// Its directory of pins.
-    pub pins: PathBuf,
-    /// Its control socket.
-    pub socket: PathBuf,
-}
-
-impl Paths {
-    /// The paths of the balancer called `name` (by default its interface).
-    pub fn of(name: &str) -> Self {
-        Self { pins: Path::new(PINS).join(name), socket: Path::new(SOCKETS).join(format!("{name}.sock")) }
-    }
-
-    /// Removes the socket's file, and the directory with the last of them; one that is not there is fine.
-    ///
-    /// # Errors
-    /// What `unlink(2)` says.
-    pub fn remove_socket(&self) -> std::io::Result<()> {
-        match std::fs::remove_file(&self.socket) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        if let Some(directory) = self.socket.parent() {
-            // Not empty, or not there.
-            let _ = std::fs::remove_dir(directory);
-        }
-        Ok(())
-    }
-
-    /// Names of the balancers that have a control socket.
-    pub fn names() -> Vec<String> {
-        let entries = std::fs::read_dir(SOCKETS).into_iter().flatten().filter_map(Result::ok);
-        let mut names: Vec<String> =
-            entries.filter_map(|e| Some(e.file_name().to_str()?.strip_suffix(".sock")?.to_owned())).collect();
-        names.sort_unstable();
-        names
-    }
-}
+use super::decide::Decision;
+use crate::config::{ConfigError, Plan};
+use crate::control::{Changes, Counters, Depending, FlowExport, Imported, RingRow};
 
 /// A seat, as people name it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -65,17 +24,125 @@ pub enum ModeName {
 /// What can be asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Request {
-    /// The mode in force, and why.
+    /// The mode in force, and why: [`Reply::Mode`].
     Mode,
-    /// The live switch.
+    /// The live switch: [`Reply::Mode`].
     SetMode(ModeName),
-    /// All counters.
+    /// All counters: [`Reply::Counters`].
     Counters,
+    /// The plan in force: [`Reply::Plan`].
+    #[serde(skip)]
+    Plan,
+    /// Another plan, all of it or nothing: [`Reply::Applied`]. A mode that was set by hand stays.
+    #[serde(skip)]
+    Apply(Box<Plan>),
+    /// The configuration file, read again and applied: [`Reply::Applied`].
+    Reload,
+    /// The flows that the flow table holds: [`Reply::Flows`].
+    ExportFlows {
+        /// Only those that the ring would send to another real now: what another balancer cannot know by itself.
+        only_depending: bool,
+    },
+    /// Flows of another balancer: [`Reply::Imported`].
+    ImportFlows(Box<FlowExport>),
+    /// What each VIP's ring says, to be compared between balancers: [`Reply::Rings`].
+    Rings,
+}
+
+/// An answer.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum Reply {
+    /// Nothing but that it is done.
+    Done,
+    /// The mode in force.
+    Mode(ModeReport),
+    /// All counters.
+    Counters(Box<SeatCounters>),
+    /// The plan in force.
+    #[serde(skip)]
+    Plan(Arc<Plan>),
+    /// What another plan changed.
+    Applied(Changes),
+    /// Flows.
+    Flows(Box<FlowExport>),
+    /// What became of imported flows.
+    Imported(Imported),
+    /// Each VIP's ring.
+    Rings(Vec<RingRow>),
+}
+
+/// Why something that was asked for is not done. Nothing has changed then, unless the message says so.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Nobody answers any more.
+    #[error("the balancer is stopping")]
+    Stopping,
+    /// The configuration file has mistakes, one a line.
+    #[error("{0}")]
+    Config(String),
+    /// The plan differs in what only a start can change.
+    #[error(
+        "not without a restart: {} changed; nothing was applied. With --leave-attached a restart loses neither packets nor flows", .0.join(", ")
+    )]
+    Restart(Vec<&'static str>),
+    /// The host or the kernel refuses.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<ConfigError> for Refusal {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error.to_string())
+    }
+}
+
+/// The counters of each seat.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct SeatCounters {
+    /// The kernel's.
+    pub xdp: Counters,
+    /// The workers'.
+    pub afxdp: Counters,
+}
+
+/// A request on its way to the loop, and where its answer goes.
+pub(super) struct Asked {
+    pub request: Request,
+    pub answer: Sender<Result<Reply, Refusal>>,
+}
+
+/// Asks a running balancer, from any thread of its process.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    requests: Sender<Asked>,
+}
+
+impl Handle {
+    /// A handle, and where its requests come out.
+    pub(super) fn new() -> (Self, Receiver<Asked>) {
+        let (requests, asked) = bounded(16);
+        (Self { requests }, asked)
+    }
+
+    /// Asks, and waits for the answer: milliseconds as a rule, seconds where a plan with many VIPs is applied or a next hop
+    /// is silent. Requests are answered in their order.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn ask(&self, request: Request) -> Result<Reply, Refusal> {
+        let (answer, wait) = bounded(1);
+        self.requests.send(Asked { request, answer }).map_err(|_| Refusal::Stopping)?;
+        wait.recv().unwrap_or(Err(Refusal::Stopping))
+    }
 }
 
 /// The mode in force.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ModeReport {
     /// The seat that forwards.
     pub mode: ModeName,
@@ -87,6 +154,12 @@ pub struct ModeReport {
     pub attach: String,
     /// The workers, if the userspace seat is up.
     pub workers: Vec<WorkerRow>,
+    /// How mode auto was decided; none if the mode was asked for.
+    #[serde(default)]
+    pub decision: Option<Decision>,
+    /// The flows that live by the flow table alone; none in profile katran.
+    #[serde(default)]
+    pub flows: Option<Depending>,
     /// The reals without a next hop.
     #[serde(default)]
     pub unreachable: Vec<UnreachableRow>,
@@ -110,56 +183,4 @@ pub struct WorkerRow {
     pub core: usize,
     /// `copy` or `zero-copy`; `ended` if it is gone.
     pub bound: String,
-}
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// Nobody listens.
-    #[error("{}: no balancer answers: {source}; is `tandem run` running? (another one: --name)", path.display())]
-    Connect {
-        /// The socket.
-        path: PathBuf,
-        /// The system's answer.
-        source: std::io::Error,
-    },
-    /// The answer.
-    #[error("{}: the answer makes no sense: {what}", path.display())]
-    Answer {
-        /// The socket.
-        path: PathBuf,
-        /// What is wrong.
-        what: String,
-    },
-    /// It could not be done.
-    #[error("{0}")]
-    Refused(String),
-}
-
-/// An answer: what was asked for, or why not.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Answer {
-    Done(serde_json::Value),
-    Refused(String),
-}
-
-/// Asks the balancer that listens on `socket`.
-///
-/// # Errors
-/// [`ClientError`].
-pub fn ask(socket: &Path, request: &Request) -> Result<serde_json::Value, ClientError> {
-    let connect = |source| ClientError::Connect { path: socket.to_owned(), source };
-    let bad = |what: String| ClientError::Answer { path: socket.to_owned(), what };
-    let stream = UnixStream::connect(socket).map_err(connect)?;
-    stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(connect)?;
-    let line = serde_json::to_string(request).map_err(|e| bad(e.to_string()))?;
-    writeln!(&stream, "{line}").map_err(connect)?;
-    let mut answer = String::new();
-    BufReader::new(&stream).read_line(&mut answer).map_err(connect)?;
-    match serde_json::from_str(&answer) {
-        Ok(Answer::Done(value)) => Ok(value),
-        Ok(Answer::Refused(why)) => Err(ClientError::Refused(why)),
-        Err(error) => Err(bad(error.to_string())),
-    }
 }

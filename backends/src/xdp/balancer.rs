@@ -58,6 +58,7 @@ pub struct Balancer {
     tables: Arc<Tables>,
     pub(super) directory: Option<PathBuf>,
     clock: KernelClock,
+    features: u32,
 }
 
 impl Balancer {
@@ -74,10 +75,31 @@ impl Balancer {
             Role::Unpinned | Role::Replay => None,
         };
         let (mut ebpf, tables) = load(role, sizes)?;
-        let balancer = program(&mut ebpf, BALANCER)?.fd().and_then(|fd| fd.try_clone().map_err(ProgramError::from));
-        put_again(&mut ebpf, balancer)?;
+        put_again(&mut ebpf)?;
         let clock = KernelClock::calibrate(program(&mut ebpf, "clock")?)?;
-        Ok(Self { ebpf, tables, directory, clock })
+        Ok(Self { ebpf, tables, directory, clock, features: sizes.features })
+    }
+
+    /// The [`features`](tandem_engine::memory::features) that the program is loaded for.
+    pub fn features(&self) -> u32 {
+        self.features
+    }
+
+    /// Loads the program for other features, over the same tables. What is attached stays in force until [`Self::attach`] or
+    /// [`Self::enter`] puts this one into its place.
+    ///
+    /// # Errors
+    /// [`XdpError`]: the kernel refuses it, and nothing has changed. Without pins the tables cannot be taken over.
+    pub fn renew(&mut self, features: u32) -> Result<(), XdpError> {
+        let missing = XdpError::Missing { what: "directory of pins", name: BALANCER };
+        let directory = self.directory.clone().ok_or(missing)?;
+        let sizes = Sizes { features, ..self.tables.sizes() };
+        let (mut ebpf, _) = load(&Role::Forward(directory), sizes)?;
+        put_again(&mut ebpf)?;
+        program(&mut ebpf, "clock")?;
+        self.ebpf = ebpf;
+        self.features = features;
+        Ok(())
     }
 
     /// The one memory.
@@ -320,8 +342,9 @@ impl Balancer {
 }
 
 /// Lets the balancer call itself for what was in a tunnel.
-fn put_again(ebpf: &mut Ebpf, balancer: Result<ProgramFd, ProgramError>) -> Result<(), XdpError> {
+fn put_again(ebpf: &mut Ebpf) -> Result<(), XdpError> {
     let missing = || XdpError::Missing { what: "program array", name: "AGAIN" };
+    let balancer = program(ebpf, BALANCER)?.fd().and_then(|fd| fd.try_clone().map_err(ProgramError::from));
     let balancer = balancer.map_err(|_| XdpError::Missing { what: "loaded program", name: BALANCER })?;
     let mut array: ProgramArray<_> = ebpf.map_mut("AGAIN").and_then(|map| map.try_into().ok()).ok_or_else(missing)?;
     array.set(0, &balancer, 0).map_err(|_| missing())

@@ -43,6 +43,11 @@ impl KernelClock {
         Ok(())
     }
 
+    /// Milliseconds of a tick.
+    pub fn tick_ms(&self) -> u32 {
+        (1000 << TICK_SHIFT) / self.hz.max(1)
+    }
+
     /// Ticks that last at least `time`, at least one. (Stamps of the flow table can tell 2^15 apart.)
     pub fn ticks(&self, time: std::time::Duration) -> u32 {
         let ticks = (time.as_millis() * u128::from(self.hz)).div_ceil(1000 << TICK_SHIFT);

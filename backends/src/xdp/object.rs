@@ -32,8 +32,9 @@ pub enum Role {
 }
 
 /// The maps that make up the one memory, and the workers' sockets.
-pub(super) const MAPS: [&str; 14] = [
-    "ROOT", "VIPS", "RINGS", "REALS", "FLOWS", "COUNTS", "IDS", "PREFIXES", "TREES", "NATS", "TRACE", "AGAIN", "XSKS", "DEVICES",
+pub(super) const MAPS: [&str; 15] = [
+    "ROOT", "VIPS", "RINGS", "REALS", "FLOWS", "HASHES", "COUNTS", "IDS", "PREFIXES", "TREES", "NATS", "TRACE", "AGAIN", "XSKS",
+    "DEVICES",
 ];
 
 /// Creates (or takes over) the maps, and maps them.
@@ -60,6 +61,7 @@ pub(super) fn load(role: &Role, sizes: Sizes) -> Result<(Ebpf, Arc<Tables>), Xdp
     loader
         .map_max_entries("RINGS", sizes.ring_lines)
         .map_max_entries("FLOWS", sizes.flow_sets)
+        .map_max_entries("HASHES", sizes.hash_lines)
         .map_max_entries("COUNTS", sizes.blocks)
         .map_max_entries("IDS", sizes.id_lines)
         .map_max_entries("PREFIXES", 2 * sizes.prefix_slots)
@@ -96,6 +98,7 @@ fn pinned_sizes(directory: &Path) -> Result<Option<Sizes>, XdpError> {
     Ok(Some(Sizes {
         ring_lines: entries("RINGS")?,
         flow_sets: entries("FLOWS")?,
+        hash_lines: entries("HASHES")?,
         blocks: entries("COUNTS")?,
         id_lines: entries("IDS")?,
         prefix_slots: entries("PREFIXES")? / 2,

@@ -32,6 +32,7 @@ pub fn make(workers: u32) -> Arc<Tables> {
     let sizes = Sizes {
         ring_lines: 1 + 3 * RingLine::lines(RING),
         flow_sets: SETS,
+        hash_lines: 1,
         blocks: workers,
         id_lines: 1,
         prefix_slots: 2,

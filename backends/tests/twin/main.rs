@@ -9,6 +9,7 @@ mod nat;
 mod oracle;
 mod plans;
 mod rich;
+mod state;
 
 use std::collections::BTreeSet;
 
@@ -87,6 +88,10 @@ impl Twins {
         let (ours, theirs) = (self.engine.tables(), self.kernel.tables());
         for (i, (a, b)) in ours.flows().iter().zip(theirs.flows()).enumerate() {
             assert_eq!(a.snapshot(), b.snapshot(), "flow set {i}");
+        }
+        for (i, (a, b)) in ours.hashes().iter().zip(theirs.hashes()).enumerate() {
+            let of = |line: &tandem_engine::memory::HashLine| [0, 1, 2, 3, 4].map(|way| line.get(way));
+            assert_eq!(of(a), of(b), "hashes of flow set {i}");
         }
         for (i, (a, b)) in ours.nats().iter().zip(theirs.nats()).enumerate() {
             assert_eq!(a.snapshot(), b.snapshot(), "place {i} of NAT");
@@ -272,6 +277,8 @@ fn every_reason_is_reached() {
     let mut twins = Twins::new(&plan, 64).expect("as before");
     nat::talk(&mut rng, &plan, &mut twins, 20_000);
     seen.extend(twins.seen);
+    seen.extend(state::lost_control());
+    seen.extend(state::removed_reals());
     let never: Vec<_> = Reason::ALL.iter().map(|reason| reason.name()).filter(|name| !seen.contains(name)).collect();
     assert_eq!(never, [""; 0], "never reached");
 }

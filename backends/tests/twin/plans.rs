@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use tandem_backends::config::{Encap, GeneveInner, Mac, Plan, Protocol, Real, RealState, Vip, VipFlags, Weighting, parse};
+use tandem_backends::config::{
+    Encap, GeneveInner, Mac, OnRemoval, Plan, Protocol, Real, RealState, Vip, VipFlags, Weighting, parse,
+};
 
 use crate::frames::Rng;
 
@@ -116,6 +118,7 @@ fn all_vips() -> Vec<Vip> {
                 encap: Encap::Ipip,
                 vni: 0x10_0000 + n as u32,
                 geneve_inner: if n % 2 == 0 { GeneveInner::Ip } else { GeneveInner::Ethernet },
+                on_removal: OnRemoval::Reselect,
                 flags: match n {
                     4 if protocol == Protocol::Udp => VipFlags::NO_SOURCE_PORT | VipFlags::BYPASS_FLOW_TABLE,
                     4 => VipFlags::BYPASS_FLOW_TABLE,

@@ -15,11 +15,11 @@ pub fn balancer_name(prefix: &str) -> String {
 }
 
 /// What a lab and the balancer in it make outside of the lab's directory: pins of the companions, pins of the balancer, its
-/// control socket.
-pub fn outside(prefix: &str) -> [PathBuf; 3] {
+/// control socket and its lock.
+pub fn outside(prefix: &str) -> [PathBuf; 4] {
     let balancer = Paths::of(&balancer_name(prefix));
     let companions = Path::new(BPFFS).join("tandem-lab").join(prefix);
-    [companions, balancer.pins, balancer.socket]
+    [companions, balancer.pins, balancer.socket, balancer.lock]
 }
 
 /// Builds a lab, with a BPF file system and the companions: the decapsulation on every real server, and on the far end of the

@@ -3,10 +3,12 @@
 
 mod captures;
 mod check;
+mod daemon;
 mod decap;
 mod lifetime;
 mod probes;
 mod refusals;
+mod reload;
 mod replay;
 mod replay_companions;
 mod roots;

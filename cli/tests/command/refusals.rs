@@ -118,7 +118,7 @@ fn another_balancer_of_the_name() {
         let first = Balancer::start(&scratch.file("t.toml", config(NEAR, "mode = \"xdp\"")));
         let attached = links.xdp(NEAR);
         let second = scratch.file("second.toml", config("lo", "attach = \"generic\""));
-        let parts = ["a balancer is running already: /run/tandem/", "; stop it, or give this one another --name"];
+        let parts = ["a balancer is running already: /run/tandem/", "is locked by process", "or give this one another --name"];
         run(&first.name, &second).refused(1, &parts);
         tandem(["detach", &first.name]).refused(1, &["the balancer is running; stop it first"]);
         // The first one has noticed nothing.

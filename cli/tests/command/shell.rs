@@ -212,8 +212,14 @@ impl Balancer {
     /// The same, under this name and with more options.
     #[track_caller]
     pub fn start_as(name: &str, config: &Path, options: &[&str]) -> Self {
+        Self::start_with(name, config, options, &[])
+    }
+
+    /// The same, with more in its environment.
+    #[track_caller]
+    pub fn start_with(name: &str, config: &Path, options: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(TANDEM);
-        command.args(["run", "--name", name, "-c"]).arg(config).args(options);
+        command.args(["run", "--name", name, "-c"]).arg(config).args(options).envs(environment.iter().copied());
         let mut balancer = Self { run: Some(Run::start(&mut command)), name: name.to_owned() };
         balancer.wait_for("ready");
         balancer
@@ -231,11 +237,15 @@ impl Balancer {
         }
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.run.as_ref().expect("it was started").child.id()
+    }
+
     /// Sends it a signal.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
-        let id = self.run.as_ref().expect("it was started").child.id();
-        let id = Pid::from_raw(i32::try_from(id).expect("a process id"));
+        let id = Pid::from_raw(i32::try_from(self.id()).expect("a process id"));
         kill(id, signal).expect("it runs");
     }
 
@@ -265,14 +275,15 @@ impl Drop for Balancer {
     fn drop(&mut self) {
         drop(self.run.take());
         let _ = Command::new(TANDEM).args(["detach", &self.name]).output();
-        let _ = fs::remove_file(Paths::of(&self.name).socket);
+        let _ = Paths::of(&self.name).remove_files();
     }
 }
 
 /// Asserts that a balancer of this name left nothing.
 #[track_caller]
 pub fn assert_gone(name: &str) {
-    let Paths { pins, socket } = Paths::of(name);
+    let Paths { pins, socket, lock } = Paths::of(name);
+    assert!(!lock.exists(), "{} is left", lock.display());
     assert!(!pins.exists(), "{} is left", pins.display());
     assert!(!socket.exists(), "{} is left", socket.display());
 }

@@ -166,7 +166,7 @@ pub fn deliver<P: Packet, M: Memory>(
         fits_way(packet, memory, root, flow, real)?;
     }
     let done = if !hop.is_resolved() {
-        Err(Stop::of(Reason::NoNextHop))
+        Err(Stop::of(if hop.is_gone() { Reason::RealRemoved } else { Reason::NoNextHop }))
     } else if memory.has(root, features::TUNNELS) && !hop.is(Method::Ipip) && !hop.is(Method::L2) {
         done(packet.tunnel(memory, root, flow, id, port))
     } else {

@@ -46,8 +46,12 @@ pub const SEVERAL: u32 = 1 << 19;
 pub const PATH_MTU: u32 = 1 << 20;
 /// ICMP errors about tunnels are relayed to the client.
 pub const RELAY: u32 = 1 << 21;
+/// Frames to VIPs are no longer forwarded when the control process has been silent for too long.
+pub const CONTROL_LOSS: u32 = 1 << 22;
+/// What a flow asked the ring by is kept beside its entry.
+pub const RING_HASHES: u32 = 1 << 23;
 
 /// What [`KATRAN`] excludes.
-pub const STANDARD: u32 = L2 | NAT | VLANS | PATH_MTU | RELAY;
+pub const STANDARD: u32 = L2 | NAT | VLANS | PATH_MTU | RELAY | RING_HASHES;
 /// All of them but [`KATRAN`].
-pub const ALL: u32 = (1 << 22) - 2;
+pub const ALL: u32 = (1 << 24) - 2;

@@ -21,7 +21,7 @@ pub const BYTES_PER_FLOW: usize = 13;
 /// The stamp's bit of a flow that was seen more than once.
 const HELD: u16 = 1 << 15;
 /// The stamp's bits of time.
-const TIME: u16 = HELD - 1;
+pub const TIME: u16 = HELD - 1;
 
 /// What a flow looks like to the table. Its two sets and its print come from different bits of a keyed hash.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -198,6 +198,42 @@ impl FlowSet {
             id.set(real as u16);
             stamp.set(now as u16 & TIME);
         }
+    }
+}
+
+/// What the flows of a set asked the ring by, in the order of their ways: a table beside that of the flows, which nothing but
+/// the entering of a flow writes, and the data path never reads.
+#[repr(C, align(32))]
+#[cfg_attr(not(target_arch = "bpf"), derive(Default, Debug))]
+pub struct HashLine {
+    hash: [S32; WAYS],
+    spare: [S32; 3],
+}
+
+const _: () = assert!(size_of::<HashLine>() == 32);
+
+impl HashLine {
+    /// Not from the ring: a server id or the client's network named the real, or it is no flow.
+    pub const NONE: u32 = 0;
+
+    /// What a hash is kept as: 0 and 1 fall into the same slot of every ring.
+    #[inline(always)]
+    pub const fn kept(hash: u32) -> u32 {
+        if hash == 0 { 1 } else { hash }
+    }
+
+    /// Keeps the hash of the flow in this way, or [`Self::NONE`].
+    #[inline(always)]
+    pub fn set(&self, way: u32, hash: u32) {
+        if let Some(cell) = self.hash.get((way & 7) as usize) {
+            cell.set(hash);
+        }
+    }
+
+    /// The hash of the flow in this way, or [`Self::NONE`].
+    #[inline(always)]
+    pub fn get(&self, way: usize) -> u32 {
+        self.hash.get(way).map_or(Self::NONE, S32::get)
     }
 }
 

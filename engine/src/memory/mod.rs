@@ -18,13 +18,13 @@ pub mod trace;
 pub mod vips;
 
 pub use counters::{Line, SeatCounter, VipCounter};
-pub use flows::{FlowSet, Tag};
+pub use flows::{FlowSet, HashLine, Tag};
 pub use ids::{IdKey, IdLine};
 pub use nats::{Nat, NatRules};
 pub use prefixes::{PrefixKey, PrefixSlot, Space, Tree};
 pub use reals::Real;
 pub use rings::RingLine;
-pub use root::{Mode, Root};
+pub use root::{Loss, Mode, Root};
 pub use trace::Trace;
 pub use vips::{Vip, VipKey, VipSlot};
 
@@ -48,6 +48,11 @@ pub trait Memory {
     fn real(&self, id: u32) -> Option<&Real>;
     /// Set `index` of the flow table.
     fn flows(&self, index: u32) -> Option<&FlowSet>;
+    /// What the flows of set `index` asked the ring by ([`features::RING_HASHES`]).
+    #[inline(always)]
+    fn hashes(&self, _index: u32) -> Option<&HashLine> {
+        None
+    }
     /// Line `index` of the id table.
     fn ids(&self, index: u32) -> Option<&IdLine>;
     /// Slot `index` of the prefix table, over both halves.

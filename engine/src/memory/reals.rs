@@ -17,6 +17,8 @@ const IS_V6: u64 = 1 << 49;
 const RESOLVED: u64 = 1 << 50;
 /// It is this host.
 const LOCAL: u64 = 1 << 51;
+/// It was removed, and its flows are dropped.
+const GONE: u64 = 1 << 52;
 /// Some frames are too large for the way to it.
 const NARROW: u64 = 1 << 55;
 /// Where its [`Method`] is.
@@ -143,6 +145,11 @@ impl Hop {
     pub fn is_local(self) -> bool {
         self.0 & LOCAL != 0
     }
+    /// It was removed, and its flows are dropped. Its MAC is not known then.
+    #[inline(always)]
+    pub fn is_gone(self) -> bool {
+        self.0 & GONE != 0
+    }
     /// Some of the frames that are accepted are too large for the way to it, with their outer headers.
     #[inline(always)]
     pub fn is_narrow(self) -> bool {
@@ -231,6 +238,11 @@ impl Real {
         self.set_tunnel(way);
         let kept = PRESENT | IS_V6 | RESOLVED | MAC;
         self.hop.publish(self.hop.get() & kept | Self::way_bits(way));
+    }
+
+    /// Its flows are dropped from here on, until [`Self::set_way`] takes it back.
+    pub fn set_gone(&self) {
+        self.hop.publish(self.hop.get() & !(MAC | RESOLVED) | GONE);
     }
 
     /// Another way out: `from` is the source MAC of its frames, 0 the root's.

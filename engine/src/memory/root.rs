@@ -6,7 +6,7 @@ use super::shared::{S32, S64};
 
 /// Identifies this layout of the tables. Another number is another layout: its pins cannot be taken over.
 /// Zero (a fresh table) means "not configured", and every frame is passed to the host.
-pub const LAYOUT: u32 = 0x7a_0005;
+pub const LAYOUT: u32 = 0x7a_0006;
 
 /// The seat that forwards. The whole live switch is one store of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,6 +17,25 @@ pub enum Mode {
     /// The XDP program hands the VIPs' frames to the AF_XDP workers.
     Afxdp = 1,
 }
+
+/// What becomes of frames to VIPs when nobody controls the tables any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Loss {
+    /// They go on as before.
+    Keep = 0,
+    /// They are given to the host.
+    Pass = 1,
+    /// They are dropped.
+    Drop = 2,
+}
+
+/// Where the [`Loss`] is.
+const LOSS_SHIFT: u32 = 30;
+/// Ticks are known modulo this.
+const TICKS: u32 = 1 << 26;
+/// How far the two clocks that one tick is read from may be apart.
+const SKEW: u32 = 256;
 
 /// The shared root, 576 bytes: a hot line, the hash key, the rest, the NAT.
 #[repr(C, align(64))]
@@ -75,7 +94,11 @@ pub struct Root {
     spare: S32,
     /// UDP ports of the other tunnels, as on the wire: `Geneve << 32 | FOU with IPv6 inside << 16 | FOU with IPv4 inside`.
     pub tunnel_ports: S64,
-    rest: [S64; 5],
+    /// The tick when the control process was there last.
+    pub heart: S32,
+    /// What happens without it: `a [`Loss`] << 30 | ticks of silence before`.
+    pub loss: S32,
+    rest: [S64; 4],
     /// What the NAT does.
     pub nat: NatRules,
 }
@@ -97,6 +120,15 @@ impl Root {
         [high.get(), low.get()]
     }
 
+    /// What becomes of frames to VIPs now: a [`Loss`], as a number.
+    #[inline(always)]
+    pub fn loss(&self, now: u32) -> u32 {
+        let (word, silent) = (self.loss.get(), now.wrapping_sub(self.heart.get()) & TICKS.wrapping_sub(1));
+        // Nearly all of them: the other clock is a little ahead.
+        let lost = silent > word & (1 << LOSS_SHIFT) - 1 && silent < const { TICKS - SKEW };
+        if lost { word >> LOSS_SHIFT } else { Loss::Keep as u32 }
+    }
+
     /// First slot and number of slots of the prefix table in force.
     #[inline(always)]
     pub fn prefixes_in_force(&self) -> (u32, u32) {
@@ -110,6 +142,16 @@ impl Root {
     /// The seat that forwards now.
     pub fn mode(&self) -> Mode {
         if self.mode.get() == Mode::Afxdp as u32 { Mode::Afxdp } else { Mode::Xdp }
+    }
+
+    /// Says what becomes of frames to VIPs after this many ticks without a [`Self::beat`].
+    pub fn set_loss(&self, loss: Loss, ticks: u32) {
+        self.loss.publish((loss as u32) << LOSS_SHIFT | ticks.min((1 << LOSS_SHIFT) - 1));
+    }
+
+    /// The control process is there.
+    pub fn beat(&self, now: u32) {
+        self.heart.publish(now);
     }
 
     /// The live switch.

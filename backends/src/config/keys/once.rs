@@ -57,6 +57,23 @@ pub static NODE: Section = Section {
             "[0, 1]",
             "Cores that the forwarding threads are pinned to.",
         ),
+        key(
+            "on_control_loss",
+            "one of",
+            "\"keep\"",
+            "\"pass\"",
+            "What becomes of frames to VIPs when the control process was killed or hangs. `keep`: the kernel forwards them as before. \
+             `pass`: they are given to the host. `drop`: they are dropped. `keep` costs nothing, the others a look at the clock \
+             for each frame.",
+        )
+        .of(&[now("keep"), now("pass"), now("drop")]),
+        key(
+            "control_loss_after",
+            "duration, 1s to 24h",
+            "\"10s\"",
+            "\"10s\"",
+            "How long it may be silent before that: longer than a restart takes.",
+        ),
     ],
 };
 
@@ -175,6 +192,14 @@ pub static FLOWS: Section = Section {
              the number is rounded up: 1,000,000 gives 262,144 sets, 1,310,720 entries.",
         ),
         key("udp_idle", "duration, 1s to 15m", "\"30s\"", "\"30s\"", "How long a UDP flow without packets keeps its real."),
+        key(
+            "key_file",
+            "absolute path",
+            "none: a random key for each table",
+            "\"/etc/tandem/flows.key\"",
+            "A file with 128 hexadecimal digits, the key that flows are hashed with: `openssl rand -hex 64`. Balancers that exchange \
+             flows have the same, and keep it secret: who knows it can aim at the flow table.",
+        ),
         key(
             "new_flows_per_core",
             "number, 1 to 4294967295, per second",

@@ -104,6 +104,16 @@ pub static VIP: Section = Section {
         )
         .of(&[now("ip"), now("ethernet")]),
         key(
+            "on_removal",
+            "one of",
+            "\"reselect\"",
+            "\"keep\"",
+            "What becomes of the flows of a real that is removed, or `down`. `reselect`: they go to another real, whose reset tells \
+             the client at once. `keep`: they stay until nothing came for 15 minutes. `drop`: they are dropped, and counted as \
+             `real-removed`. Not in profile katran.",
+        )
+        .of(&[now("reselect"), now("keep"), now("drop")]),
+        key(
             "flags",
             "array of distinct",
             "[]",

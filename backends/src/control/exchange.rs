@@ -1,0 +1,212 @@
+//! Flows from one balancer to another, or from a file: what makes an entry of the flow table worth carrying is that it differs
+//! from the ring, and so would be another real's elsewhere.
+//!
+//! An entry holds a print of its flow, not the flow. Both balancers must have the same key (`flows.key_file`), and a VIP the
+//! same id in both, which is part of what is hashed; with a key file ids follow from the VIPs themselves. A real is named by its
+//! VIP and address.
+
+use std::net::IpAddr;
+
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+use tandem_engine::memory::flows::{SECOND, TIME, Worth};
+use tandem_engine::memory::{HashLine, Tag, Vip};
+
+use super::apply::Control;
+use super::{fnv, key_name, vip_table, words_addr};
+
+/// The version of a [`FlowExport`].
+pub const FLOWS_VERSION: u32 = 1;
+
+/// Flows of a balancer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FlowExport {
+    /// [`FLOWS_VERSION`].
+    pub version: u32,
+    /// A fingerprint of the key that prints are made with.
+    pub key: u64,
+    /// Sets of the flow table, minus one.
+    pub mask: u32,
+    /// Milliseconds of a tick.
+    pub tick_ms: u32,
+    /// The reals that flows name by their place here.
+    pub reals: Vec<RealName>,
+    /// The flows.
+    pub flows: Vec<FlowRecord>,
+}
+
+/// A real, by what is the same everywhere.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct RealName {
+    /// Its VIP, as listings have it.
+    pub vip: String,
+    /// The VIP's id, which is part of each print.
+    pub vip_id: u32,
+    /// Its address.
+    pub real: IpAddr,
+}
+
+/// One flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FlowRecord {
+    /// Its place in [`FlowExport::reals`].
+    pub real: u32,
+    /// Its print.
+    pub print: u64,
+    /// The set that it was in.
+    pub set: u32,
+    /// What it asked the ring by; 0: a server id or the client's network named the real.
+    pub hash: u32,
+    /// Ticks since its last packet, at most 2^15.
+    pub age: u16,
+    /// It was seen more than once.
+    pub again: bool,
+}
+
+/// What became of the flows of an import.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Imported {
+    /// Entered.
+    pub entered: u64,
+    /// Known here already: left as they are.
+    pub known: u64,
+    /// Their VIP is not here, or not with this real.
+    pub no_real: u64,
+    /// Their VIP has another id here, so that their prints fit nothing.
+    pub other_id: u64,
+    /// Longer silent than a stamp can tell.
+    pub too_old: u64,
+}
+
+/// Why flows cannot be imported.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ImportError {
+    /// Another version.
+    #[error("the flows are of version {found}, this balancer reads version {FLOWS_VERSION}; export them with the same version")]
+    Version {
+        /// Found.
+        found: u32,
+    },
+    /// Another key.
+    #[error(
+        "the flows were exported by a balancer with another key (fingerprint {found:016x}, here {here:016x}): their prints fit \
+         nothing here; give both the same flows.key_file"
+    )]
+    Key {
+        /// Of the export.
+        found: u64,
+        /// Of this balancer.
+        here: u64,
+    },
+}
+
+/// Ages of imported flows have to stay in a stamp's range for a while.
+const OLDEST: u64 = (TIME / 2) as u64;
+
+impl Control {
+    /// A fingerprint of the key of the flow table.
+    pub fn key_print(&self) -> u64 {
+        // 64 bits of 512: enough to tell keys apart, and no help in finding one.
+        fnv(self.tables.root().key.iter().flat_map(|cell| cell.get().to_le_bytes()))
+    }
+
+    /// All flows of VIPs, or only those whose real is not what the ring says now. `now` is in ticks of `tick_ms`.
+    pub fn export_flows(&self, only_depending: bool, now: u32, tick_ms: u32) -> FlowExport {
+        let tables = &self.tables;
+        let vips: HashMap<u32, (String, Vip)> =
+            vip_table::vips(tables).map(|(key, vip)| (vip.id, (key_name(&key), vip))).collect();
+        let (mut reals, mut places) = (Vec::new(), HashMap::<u16, Option<(u32, Vip)>>::new());
+        let mut flows = Vec::new();
+        for (at, set) in tables.flows().iter().enumerate() {
+            for (way, print, real, again, stamp) in set.entries() {
+                let place = *places.entry(real).or_insert_with(|| {
+                    let entry = tables.reals().get(usize::from(real))?;
+                    let (name, vip) = vips.get(&entry.owner().filter(|_| entry.hop().is_present())?)?;
+                    let real = words_addr(entry.addr(), entry.hop().is_v6());
+                    reals.push(RealName { vip: name.clone(), vip_id: vip.id, real });
+                    Some((reals.len() as u32 - 1, *vip))
+                });
+                let Some((place, vip)) = place else { continue };
+                let hash = tables.hashes().get(at).map_or(HashLine::NONE, |line| line.get(way));
+                if only_depending && !self.differs(&vip, hash, real) {
+                    continue;
+                }
+                let age = (now as u16).wrapping_sub(stamp) & TIME;
+                flows.push(FlowRecord { real: place, print, set: at as u32, hash, age, again });
+            }
+        }
+        let mask = tables.sizes().flow_sets - 1;
+        FlowExport { version: FLOWS_VERSION, key: self.key_print(), mask, tick_ms, reals, flows }
+    }
+
+    /// Enters flows that are not known here. The data path goes on meanwhile.
+    ///
+    /// # Errors
+    /// [`ImportError`]: nothing was entered.
+    pub fn import_flows(&self, import: &FlowExport, now: u32, tick_ms: u32) -> Result<Imported, ImportError> {
+        if import.version != FLOWS_VERSION {
+            return Err(ImportError::Version { found: import.version });
+        }
+        let here = self.key_print();
+        if import.key != here {
+            return Err(ImportError::Key { found: import.key, here });
+        }
+        let vips: HashMap<String, u32> = self.vips.iter().map(|(key, id)| (key_name(key), *id)).collect();
+        let mut done = Imported::default();
+        for flow in &import.flows {
+            let Some(name) = usize::try_from(flow.real).ok().and_then(|at| import.reals.get(at)) else {
+                done.no_real += 1;
+                continue;
+            };
+            let Some(vip) = vips.get(&name.vip) else {
+                done.no_real += 1;
+                continue;
+            };
+            if *vip != name.vip_id {
+                done.other_id += 1;
+                continue;
+            }
+            let Some(real) = self.reals.get(&(Some(*vip), name.real)) else {
+                done.no_real += 1;
+                continue;
+            };
+            let age = u64::from(flow.age) * u64::from(import.tick_ms) / u64::from(tick_ms.max(1));
+            if age > OLDEST {
+                done.too_old += 1;
+                continue;
+            }
+            match self.enter(import.mask, flow, *real, now.wrapping_sub(age as u32)) {
+                true => done.entered += 1,
+                false => done.known += 1,
+            }
+        }
+        Ok(done)
+    }
+
+    /// `false`: it is known already.
+    fn enter(&self, mask: u32, flow: &FlowRecord, real: u16, then: u32) -> bool {
+        let tables = &self.tables;
+        let here = tables.sizes().flow_sets - 1;
+        // Its second set follows from the print; its first one only if it was found there, in a table no smaller.
+        let second = |mask: u32| (flow.print >> 24) as u32 & mask;
+        let one = if flow.set != second(mask) && here <= mask { flow.set & here } else { second(here) };
+        let tag = Tag { one, two: second(here), print: flow.print };
+        let (Some(first), Some(other)) = (tables.flows().get(tag.one as usize), tables.flows().get(tag.two as usize)) else {
+            return false;
+        };
+        if first.peek(&tag).is_some() || other.peek(&tag).is_some() {
+            return false;
+        }
+        let worth = other.place(&tag, then, SECOND, first.place(&tag, then, 0, Worth::NONE));
+        let (set, at) = if worth.is_second() { (other, tag.two) } else { (first, tag.one) };
+        set.write(worth.way(), &tag, u32::from(real), then);
+        if let Some(line) = tables.hashes().get(at as usize) {
+            line.set(worth.way(), flow.hash);
+        }
+        if flow.again {
+            // The second packet of a flow protects it.
+            set.get(&tag, then, 0);
+        }
+        true
+    }
+}
