@@ -213,6 +213,13 @@ impl<R: Rings> Pool<R> {
         batch.len() - before
     }
 
+    /// Takes a free frame, for the caller to write and send: for who sends what he did not receive. `None`: none is free.
+    pub fn take(&mut self) -> Option<Frame<R::Entry>> {
+        let frame = self.free.pop()?;
+        self.ledger.shift(frame.entry.addr(), Place::Free, Place::Held);
+        Some(frame)
+    }
+
     /// Queues a frame to be sent by the next [`Self::flush`].
     ///
     /// # Errors

@@ -110,6 +110,8 @@ pub struct Port {
     umem: Umem,
     at: QueueName,
     bound: Bound,
+    /// Whether free frames go to the kernel to receive into.
+    receives: bool,
 }
 
 impl Port {
@@ -127,6 +129,17 @@ impl Port {
         while port.pool.refill() > 0 {}
         // `bind` takes an interface that is down, too.
         port.judge("asking the socket", kernel::wake_receiver(port.fd()))?;
+        Ok(port)
+    }
+
+    /// The same for who only sends: its frames stay free, for [`Self::take`].
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_to_send(config: &PortConfig) -> Result<Self, PortError> {
+        let mut port = Self::bind_patiently(config)?;
+        port.bound = kernel::mode(port.fd()).map_err(|e| port.fault("reading XDP_OPTIONS", e))?;
+        port.receives = false;
         Ok(port)
     }
 
@@ -189,7 +202,7 @@ impl Port {
 
         let scratch = [FrameDesc::default(); QUEUED];
         let pool = Pool::new(Xsk { fill, rx, tx, completion, tx_size: half.get(), scratch }, &entries, config.chunk as usize);
-        Ok(Self { pool, umem, at: config.at.clone(), bound: Bound::Copy })
+        Ok(Self { pool, umem, at: config.at.clone(), bound: Bound::Copy, receives: true })
     }
 
     /// Interface and queue.
@@ -256,6 +269,11 @@ impl Port {
         self.pool.send(frame)
     }
 
+    /// A free frame, to be written and sent; `None`: all are under way.
+    pub fn take(&mut self) -> Option<Token> {
+        self.pool.take()
+    }
+
     /// Gives a received frame back unsent.
     #[inline]
     pub fn release(&mut self, frame: Token) {
@@ -276,6 +294,9 @@ impl Port {
                 self.judge("waking the sender", kernel::wake_sender(self.fd()))?;
             }
             while self.pool.reclaim() == BATCH {}
+        }
+        if !self.receives {
+            return Ok(());
         }
         while self.pool.refill() == BATCH {}
         if !self.pool.rings().fill.needs_wakeup() {
