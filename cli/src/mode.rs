@@ -68,7 +68,7 @@ pub fn mode(args: &ModeArgs) -> Result<(), Failure> {
     let report: ModeReport = serde_json::from_value(value)?;
     println!("{}: {:?} ({}), attached {}", report.interface, report.mode, report.why, report.attach);
     for worker in &report.workers {
-        println!("  queue {} on core {}: {}", worker.queue, worker.core, worker.bound);
+        println!("  {} queue {} on core {}: {}", worker.interface, worker.queue, worker.core, worker.bound);
     }
     for row in &report.unreachable {
         println!("  no-next-hop: real {}: {}", row.real, row.why);

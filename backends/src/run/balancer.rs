@@ -14,9 +14,9 @@ use super::hops::{NextHops, tell};
 use super::paths::{warn_of_narrow_ways, warn_of_strange_sources};
 use super::protocol::{ModeName, ModeReport, Paths, Request, WorkerRow};
 use super::server::{Asked, Server};
-use crate::afxdp::{Ask, Bound, Event, Seat, SeatConfig, receive_queues};
+use crate::afxdp::{Ask, Bound, Event, QueueName, Seat, SeatConfig, SocketInfo, receive_queues};
 use crate::config::{Attach, Encap, ModeWish, Plan, Profile};
-use crate::control::{Control, Counters, Facts, KernelGrace, Reached, marks};
+use crate::control::{Control, Counters, Facts, Grace, KernelGrace, Reached, marks};
 use crate::facts::{Found, Interface, Netlink, Ways, check_privileges, is_bpffs};
 use crate::memory::{Plain, Sizes};
 use crate::xdp::{Balancer, Role, SlotWish};
@@ -98,7 +98,7 @@ impl Running {
             None => Balancer::check_left(&paths.pins, &interfaces)?,
         }
         let cpus = aya::util::nr_cpus().map_or(1, |n| n as u32);
-        let needed = cpus + queues(&interface.name)?;
+        let needed = cpus + SeatConfig::workers(queues(&interfaces)?.into_iter());
         let balancer = Balancer::load(&Role::Forward(paths.pins.clone()), Sizes::for_plan(plan, needed))?;
         let found = balancer.tables().blocks();
         if found < needed {
@@ -107,6 +107,8 @@ impl Running {
         let mut control = Control::adopt(balancer.tables().clone())?;
         if control.is_configured() {
             log::info!("taking over the tables that are pinned in {}", paths.pins.display());
+            // Those of the workers that ended with their process.
+            control.release_claims(&KernelGrace);
         }
         let (facts, ways) = facts(plan, &interfaces, &netlink, &balancer)?;
         // A process that was killed in mode afxdp left no workers.
@@ -153,10 +155,10 @@ impl Running {
     fn start_probes(&mut self) -> Result<(), RunError> {
         let name = &self.interface.name;
         if self.plan.health_encaps.is_empty() {
-            return Ok(self.balancer.detach_probes(name)?);
+            return Ok(self.balancer.detach_probes(&self.interfaces)?);
         }
         self.balancer.set_marks(&marks(&self.plan, self.control.tables()))?;
-        self.balancer.attach_probes(name)?;
+        self.balancer.attach_probes(&self.interfaces)?;
         log::info!("{name}: probes with {} socket marks go to their reals", self.plan.health_encaps.len());
         Ok(())
     }
@@ -166,7 +168,6 @@ impl Running {
         match self.plan.mode {
             ModeWish::Xdp => "the configuration says so".clone_into(&mut self.why),
             ModeWish::Afxdp => self.switch(ModeName::Afxdp, Ask::Prefer, "the configuration says so")?,
-            ModeWish::Auto if self.interfaces.len() > 1 => "auto: several interfaces".clone_into(&mut self.why),
             ModeWish::Auto => match self.switch(ModeName::Afxdp, Ask::Require, "auto: the driver has zero-copy AF_XDP") {
                 Ok(()) => {}
                 Err(error) => self.why = format!("auto: AF_XDP pays only with zero-copy, and there is none here ({error})"),
@@ -198,31 +199,29 @@ impl Running {
     }
 
     fn start_workers(&mut self, ask: Ask) -> Result<(), RunError> {
-        if self.interfaces.len() > 1 {
-            return Err(RunError::WorkersOfSeveral);
-        }
         if self.seat.as_ref().is_some_and(|seat| !seat.sockets().is_empty()) {
             return Ok(());
         }
+        if let Some(bond) = self.interfaces.iter().find(|interface| interface.is_bond) {
+            return Err(RunError::WorkersOfBond(bond.name.clone()));
+        }
         // Workers that all ended are replaced.
         drop(self.seat.take());
-        let queues: Vec<u32> = (0..queues(&self.interface.name)?).collect();
+        let interfaces: Vec<_> =
+            self.interfaces.iter().map(|interface| interface.name.as_str()).zip(queues(&self.interfaces)?).collect();
         let cores = match &self.plan.cores {
             Some(cores) => cores.clone(),
             None => core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect(),
         };
-        let memories = queues.iter().map(|queue| {
-            let desk = Plain::new(self.balancer.tables().clone(), self.cpus + queue);
-            (desk, self.balancer.clock())
-        });
-        let memories = memories.collect();
-        let config = SeatConfig { zero_copy: ask, ..SeatConfig::new(&self.interface.name, queues, cores) };
-        let seat = Seat::start(&config, memories)?;
-        for (queue, socket) in seat.sockets() {
-            self.balancer.set_socket(queue, socket)?;
+        let config = SeatConfig { zero_copy: ask, ..SeatConfig::new(&interfaces, cores) };
+        let memories = (self.cpus..).take(config.workers.len());
+        let memories = memories.map(|block| (Plain::new(self.balancer.tables().clone(), block), self.balancer.clock()));
+        let seat = Seat::start(&config, memories.collect())?;
+        for (at, socket) in seat.sockets() {
+            self.balancer.set_socket(place_of(&self.interfaces, &at), &at, socket)?;
         }
-        for worker in seat.workers() {
-            log::info!("{}: queue {} on core {}, {}", self.interface.name, worker.queue, worker.core, bound_name(worker.bound));
+        for socket in seat.info() {
+            log::info!("{}: worker {} on core {}, {}", socket.at, socket.worker, socket.core, bound_name(socket.bound));
         }
         self.seat = Some(seat);
         Ok(())
@@ -270,9 +269,12 @@ impl Running {
     }
 
     fn worker_ended(&mut self, event: &Event) {
-        log::error!("{}: its worker ended: {}; the kernel forwards this queue's frames", event.at, event.error);
-        // The socket left the map when it was closed; this is for a kernel that is slower.
-        let _ = self.balancer.unset_socket(event.at.queue);
+        for at in &event.at {
+            log::error!("{at}: its worker ended: {}; the kernel forwards this queue's frames", event.error);
+            // The socket left the map when it was closed; this is for a kernel that is slower.
+            let _ = self.balancer.unset_socket(place_of(&self.interfaces, at), at.queue);
+        }
+        self.control.release_claims(&Everybody(self.seat.as_ref()));
     }
 
     fn answer(&mut self, asked: Asked) {
@@ -303,9 +305,9 @@ impl Running {
             Attach::Native => "native",
             Attach::Generic => "generic",
         };
-        let workers = self.seat.iter().flat_map(Seat::workers).map(|worker| {
-            let bound = if worker.statistics.is_some() { bound_name(worker.bound) } else { "ended" };
-            WorkerRow { queue: worker.queue, core: worker.core, bound: bound.to_owned() }
+        let workers = self.seat.iter().flat_map(Seat::info).map(|SocketInfo { at, core, bound, statistics, .. }| {
+            let bound = if statistics.is_some() { bound_name(bound) } else { "ended" };
+            WorkerRow { interface: at.interface, queue: at.queue, core, bound: bound.to_owned() }
         });
         ModeReport {
             mode: self.mode(),
@@ -321,19 +323,19 @@ impl Running {
     fn stop(mut self, leave: bool) -> Result<(), RunError> {
         self.control.tables().root().switch(Mode::Xdp);
         if let Some(seat) = self.seat.take() {
-            for (queue, _) in seat.sockets() {
-                self.balancer.unset_socket(queue)?;
+            for (at, _) in seat.sockets() {
+                self.balancer.unset_socket(place_of(&self.interfaces, &at), at.queue)?;
             }
             let report = seat.stop();
-            for worker in report.workers.iter().filter(|worker| worker.refused > 0) {
-                log::warn!("{}: {} frames were dropped because its TX ring stayed full", worker.at, worker.refused);
+            for (number, worker) in report.workers.iter().enumerate().filter(|(_, worker)| worker.refused > 0) {
+                log::warn!("worker {number}: {} frames were dropped because a TX ring stayed full", worker.refused);
             }
         }
         if leave {
             log::info!("{}: left attached; the next run takes over", self.interface.name);
             return Ok(());
         }
-        self.balancer.detach_probes(&self.interface.name)?;
+        self.balancer.detach_probes(&self.interfaces)?;
         Ok(self.balancer.remove()?)
     }
 }
@@ -404,8 +406,26 @@ fn random_key() -> Result<[u32; 16], RunError> {
     if usize::try_from(got) == Ok(bytes) { Ok(key) } else { Err(RunError::Lacks("the kernel gave no random numbers".to_owned())) }
 }
 
-fn queues(interface: &str) -> Result<u32, RunError> {
-    receive_queues(interface).map_err(|source| RunError::Queues { interface: interface.to_owned(), source })
+/// Waits for the readers of both seats.
+struct Everybody<'a>(Option<&'a Seat>);
+
+impl Grace for Everybody<'_> {
+    fn wait(&self) -> bool {
+        KernelGrace.wait() && self.0.is_none_or(Seat::grace)
+    }
+}
+
+/// The receive queues of each interface.
+fn queues(interfaces: &[Interface]) -> Result<Vec<u32>, RunError> {
+    let of = |Interface { name, .. }: &Interface| {
+        receive_queues(name).map_err(|source| RunError::Queues { interface: name.clone(), source })
+    };
+    interfaces.iter().map(of).collect()
+}
+
+/// Which of the interfaces a queue is of.
+fn place_of(interfaces: &[Interface], at: &QueueName) -> usize {
+    interfaces.iter().position(|interface| interface.name == at.interface).unwrap_or(0)
 }
 
 fn bound_name(bound: Bound) -> &'static str {

@@ -85,7 +85,7 @@ pub struct ModeReport {
     pub interface: String,
     /// `native` or `generic`.
     pub attach: String,
-    /// The workers, if the userspace seat is up.
+    /// The workers' sockets, if the userspace seat is up.
     pub workers: Vec<WorkerRow>,
     /// The reals without a next hop.
     #[serde(default)]
@@ -101,12 +101,15 @@ pub struct UnreachableRow {
     pub why: String,
 }
 
-/// One worker.
+/// One worker's socket.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct WorkerRow {
+    /// Its interface.
+    #[serde(default)]
+    pub interface: String,
     /// RX queue.
     pub queue: u32,
-    /// Its core.
+    /// Its worker's core.
     pub core: usize,
     /// `copy` or `zero-copy`; `ended` if it is gone.
     pub bound: String,
