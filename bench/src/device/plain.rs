@@ -46,7 +46,7 @@ impl Plain {
                     let _ = tell.send(Err(error.into()));
                 }
                 Ok(mut port) => {
-                    let _ = tell.send(Ok((port.fd(), port.bound())));
+                    let _ = tell.send(Ok((port.fds(), port.bound(0))));
                     if let Err(error) = forward(&mut port, &inside) {
                         log::error!("the forwarder without lookups ended: {error:#}");
                     }
@@ -56,10 +56,11 @@ impl Plain {
         let thread = lab.enter(Host::Lb, || std::thread::Builder::new().name("xsk-plain".to_owned()).spawn(work))?;
         let thread = Some(thread.context("cannot start the forwarder's thread")?);
         let opened = opened.recv().context("the forwarder ended at once")?;
-        let (socket, bound) = opened?;
+        let (sockets, bound) = opened?;
         let plain = Self { thread, shared, bound };
-        let mut sockets: XskMap<_> = ebpf.map_mut("STEER").context("the object has no STEER")?.try_into()?;
-        sockets.set(0, socket, 0).context("the socket of queue 0")?;
+        let socket = *sockets.first().context("the port has no socket")?;
+        let mut steer: XskMap<_> = ebpf.map_mut("STEER").context("the object has no STEER")?.try_into()?;
+        steer.set(0, socket, 0).context("the socket of queue 0")?;
         Ok(plain)
     }
 
@@ -95,14 +96,14 @@ impl Drop for Plain {
 fn forward(port: &mut Port, shared: &Shared) -> Result<()> {
     let (pace, mut empty, mut batch) = (Pace::default(), 0, Vec::with_capacity(BATCH));
     while !shared.stop.load(Ordering::Relaxed) {
-        if port.receive(&mut batch) == 0 {
+        if port.receive(0, &mut batch) == 0 {
             empty += 1;
         } else {
             empty = 0;
         }
         for mut token in batch.drain(..) {
             let (_, length) = port.bytes(&mut token);
-            match port.send(token, length) {
+            match port.send(0, token, length) {
                 Ok(()) => {
                     shared.sent.fetch_add(1, Ordering::Relaxed);
                 }

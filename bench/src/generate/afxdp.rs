@@ -26,7 +26,7 @@ fn send(interface: &str, mut pacer: Pacer) -> Result<()> {
                 port.release(token);
                 anyhow::bail!("a frame of the scenario does not fit into a chunk of 2048 bytes");
             };
-            if let Err(token) = port.send(token, length) {
+            if let Err(token) = port.send(0, token, length) {
                 port.release(token);
                 break;
             }
