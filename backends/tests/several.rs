@@ -9,8 +9,9 @@ use std::time::Duration;
 use etherparse::PacketBuilder;
 use tandem_backends::config::{Attach, parse};
 use tandem_backends::facts::Netlink;
+use tandem_backends::memory::Sizes;
 use tandem_backends::run::{Life, Options, Paths, Signals, run};
-use tandem_backends::xdp::{Companion, attach_companion};
+use tandem_backends::xdp::{Balancer, Companion, Role, attach_companion};
 
 #[path = "afxdp/bed.rs"]
 #[allow(dead_code, reason = "half of it is for hand-overs")]
@@ -107,5 +108,31 @@ fn in_by_one_and_out_by_the_other() {
             balancer.join().expect("no panic").expect("a clean end");
             assert!(!paths.pins.exists(), "pins are left");
         }
+    });
+}
+
+/// What is pinned goes with the test.
+struct Left(PathBuf);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let _ = Balancer::remove_left(&self.0);
+    }
+}
+
+#[test]
+fn pinned_tables_of_another_layout_are_refused_by_name() {
+    in_namespace(|| {
+        let left = Left(Path::new("/sys/fs/bpf").join(format!("op-layout-{}", std::process::id())));
+        let plan = parse("[flows]\ncapacity = 1000\n", "layout").expect("a plan").plan;
+        let (role, sizes) = (Role::Forward(left.0.clone()), Sizes::for_plan(&plan, 4));
+        let first = Balancer::load(&role, sizes).expect("new tables");
+        first.tables().root().layout.set(0x7a_0001);
+        drop(first);
+        let error = Balancer::load(&role, sizes).err().expect("they are another version's").to_string();
+        for part in ["their layout is 0x7a0001", "this version has 0x7a", "`tandem detach` removes them"] {
+            assert!(error.contains(part), "no {part:?} in {error}");
+        }
+        assert!(left.0.join("FLOWS").exists(), "they are gone");
     });
 }

@@ -136,6 +136,8 @@ pub(super) struct Running {
     /// `None`: the configuration says where every frame goes.
     pub(super) next_hops: Option<NextHops>,
     pub(super) seat: Option<Seat>,
+    /// Receive queues of the first interface, when they were looked at last.
+    pub(super) queues: Vec<u32>,
     /// Blocks of counters before the workers': one for each CPU.
     pub(super) cpus: u32,
     pub(super) why: String,
@@ -158,7 +160,8 @@ impl Running {
         }
         let cpus = aya::util::nr_cpus().map_or(1, |n| n as u32);
         // A block for each worker; drivers offer as many queues as there are CPUs, even if fewer are in use now.
-        let needed = cpus + SeatConfig::workers(queues(&interfaces)?.into_iter()).max(cpus);
+        let queues = queues(&interfaces)?;
+        let needed = cpus + SeatConfig::workers(queues.iter().copied()).max(cpus);
         let balancer = Balancer::load(&Role::Forward(paths.pins.clone()), Sizes::for_plan(plan, needed))?;
         let found = balancer.tables().blocks();
         if found < needed {
@@ -194,6 +197,7 @@ impl Running {
             control,
             next_hops,
             seat: None,
+            queues,
             cpus,
             why: String::new(),
             decision: None,
@@ -241,6 +245,9 @@ impl Running {
             let changes: Receiver<()> = self.next_hops.as_ref().map_or_else(never, NextHops::changes);
             let mut changed = false;
             self.beat();
+            if let Err(error) = self.follow_queues() {
+                log::error!("{}: cannot follow its receive queues, the kernel forwards as before: {error}", self.interface.name);
+            }
             select! {
                 recv(requests) -> asked => if let Ok(Asked { request, answer }) = asked {
                     // A client that did not wait does not get it.
@@ -279,7 +286,6 @@ impl Running {
                 _ => return Err(RunError::Vanished(interface.name.clone())),
             }
         }
-        self.follow_queues()?;
         if self.calibrated.elapsed() >= CALIBRATE {
             self.calibrated = Instant::now();
             self.balancer.recalibrate()?;

@@ -28,12 +28,17 @@ impl Lock {
     /// [`RunError::Running`]: another process has it. [`RunError::Lock`]: no file can be made there.
     pub fn take(path: &Path, take_over: bool) -> Result<Self, RunError> {
         let fail = |source| RunError::Lock { path: path.to_owned(), source };
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory).map_err(fail)?;
-        }
         let (end, mut told) = (Instant::now() + PATIENCE, None);
         loop {
-            let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(fail)?;
+            if let Some(directory) = path.parent() {
+                fs::create_dir_all(directory).map_err(fail)?;
+            }
+            let mut file = match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path) {
+                Ok(file) => file,
+                // The process before took the directory away meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && Instant::now() < end => continue,
+                Err(error) => return Err(fail(error)),
+            };
             match file.try_lock() {
                 // The process before removed the file when it ended: one that nobody finds any more locks out nobody.
                 Ok(()) if is_there(path, &file) => {

@@ -117,7 +117,14 @@ impl Running {
         if needed & !self.balancer.features() == 0 {
             return Ok(());
         }
-        self.balancer.renew(needed)?;
+        self.put_another_program(needed)?;
+        log::info!("{}: another program, for what the new configuration uses, is in force", self.interface.name);
+        Ok(())
+    }
+
+    /// Loads the program anew, and puts it into the place of the running one in one step.
+    pub(super) fn put_another_program(&mut self, features: u32) -> Result<(), RunError> {
+        self.balancer.renew(features)?;
         for interface in &mut self.interfaces {
             // Which program is on it now is how the attachment is recognised.
             *interface = self.netlink.interface(&interface.name)?;
@@ -126,7 +133,6 @@ impl Running {
         if !self.plan.health_encaps.is_empty() {
             self.start_probes()?;
         }
-        log::info!("{}: another program, for what the new configuration uses, is in force", self.interface.name);
         Ok(())
     }
 

@@ -83,18 +83,27 @@ impl Running {
         Ok(())
     }
 
-    /// Workers for the queues that there are now; the kernel forwards while they change.
+    /// The program and workers for the queues that there are now; the kernel forwards while the workers change.
     pub(super) fn follow_queues(&mut self) -> Result<(), RunError> {
+        // An interface that is gone is somebody else's affair.
+        let Ok(now) = queues(&self.interfaces) else { return Ok(()) };
+        let before = std::mem::replace(&mut self.queues, now.clone());
+        if before == now {
+            return Ok(());
+        }
+        log::info!("{}: {now:?} receive queues instead of {before:?}", self.plan.interfaces.join(", "));
+        if now.iter().zip(&before).any(|(now, before)| now > before) {
+            // A veth leaves its new queues without the program until it gets another one (`veth_set_channels`).
+            self.put_another_program(self.balancer.features())?;
+        }
         let Some(seat) = &self.seat else { return Ok(()) };
         let most = self.most_workers();
         let served_of = |interface: &Interface| seat.queues().filter(|at| at.interface == interface.name).count() as u32;
         let served: Vec<u32> = self.interfaces.iter().map(served_of).collect();
-        let now: Vec<u32> = queues(&self.interfaces)?.into_iter().map(|queues| queues.min(most)).collect();
-        if served == now {
+        if now.iter().map(|queues| *queues.min(&most)).eq(served) {
             return Ok(());
         }
         let (mode, why) = (self.mode(), self.why.clone());
-        log::info!("{}: {now:?} receive queues instead of {served:?}", self.plan.interfaces.join(", "));
         self.stop_workers()?;
         self.switch(mode, Ask::Prefer, &why)
     }

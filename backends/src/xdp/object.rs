@@ -7,8 +7,10 @@ use std::sync::Arc;
 use aya::maps::{Map, MapData};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use tandem_engine::memory::Root;
 use tandem_engine::memory::counters::MAX_CPUS;
 use tandem_engine::memory::reals::MAX_REALS;
+use tandem_engine::memory::root::LAYOUT;
 use tandem_engine::memory::vips::SLOTS;
 
 use super::error::{XdpError, chain, errno, load_cure};
@@ -90,6 +92,12 @@ fn pinned_sizes(directory: &Path) -> Result<Option<Sizes>, XdpError> {
         let data = MapData::from_pin(&path).map_err(|e| pin(chain(&e)))?;
         data.info().map(|info| info.max_entries()).map_err(|e| pin(chain(&e)))
     };
+    // Before anything that only this version's tables are sure to have.
+    let found = pinned_layout(directory)?;
+    if found != 0 && found != LAYOUT {
+        let why = format!("their layout is {found:#x}, this version has {LAYOUT:#x}");
+        return Err(XdpError::Foreign { path: directory.to_owned(), why });
+    }
     let (reals, vips) = (entries("REALS")?, entries("VIPS")?);
     if (reals, vips) != (MAX_REALS, 2 * SLOTS) {
         let why = format!("{reals} reals and {vips} VIP slots, expected {MAX_REALS} and {}: another version's", 2 * SLOTS);
@@ -105,6 +113,15 @@ fn pinned_sizes(directory: &Path) -> Result<Option<Sizes>, XdpError> {
         nat_places: entries("NATS")?,
         features: 0,
     }))
+}
+
+/// The layout of the tables that are pinned in `directory`; 0: they were never written.
+fn pinned_layout(directory: &Path) -> Result<u32, XdpError> {
+    let path = directory.join("ROOT");
+    let pin = |cause| XdpError::Pin { path: path.clone(), what: "cannot open the pinned map", cause, cure: "are you root?" };
+    let data = MapData::from_pin(&path).map_err(|e| pin(chain(&e)))?;
+    let root: Area<Root> = Area::of_map("ROOT", data.fd().as_fd(), 1)?;
+    Ok(root.first().map_or(0, |root| root.layout.get()))
 }
 
 /// The maps of a loaded object.

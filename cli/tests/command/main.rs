@@ -6,6 +6,7 @@ mod check;
 mod daemon;
 mod decap;
 mod lifetime;
+mod modes;
 mod probes;
 mod refusals;
 mod reload;

@@ -220,6 +220,12 @@ impl Balancer {
     pub fn start_with(name: &str, config: &Path, options: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(TANDEM);
         command.args(["run", "--name", name, "-c"]).arg(config).args(options).envs(environment.iter().copied());
+        Self::start_by(command, name)
+    }
+
+    /// The same by a command that runs it under this name.
+    #[track_caller]
+    pub fn start_by(mut command: Command, name: &str) -> Self {
         let mut balancer = Self { run: Some(Run::start(&mut command)), name: name.to_owned() };
         balancer.wait_for("ready");
         balancer

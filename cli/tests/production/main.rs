@@ -159,11 +159,6 @@ fn operate(mode: &'static str) {
         }
         assert_eq!(stand.tell(&["mode", "show"])["mode"], mode);
     });
-    trial.phase("queue count", |stand, _| {
-        stand.queues(2);
-        let workers = |stand: &Stand| stand.tell(&["mode", "show"])["workers"].as_array().expect("workers").len();
-        until("a worker for each queue", Duration::from_secs(10), || mode == "xdp" || workers(stand) == 2);
-    });
     trial.phase("graceful restart", |stand, _| {
         stand.signal(Signal::SIGTERM);
         stand.ended();
@@ -188,6 +183,7 @@ fn operate(mode: &'static str) {
     }
     eprintln!("  after kill -9 in mode {mode} the longest wait for an echo was {window:?}");
     remove(&mut trial, mode);
+    more_queues(&mut trial, mode);
     let counters = trial.stand.tell(&["counters"]);
     assert_eq!(counters["afxdp"]["seat"]["defect"], 0, "{counters}");
     trial.load.end();
@@ -202,7 +198,7 @@ fn remove(trial: &mut Trial, mode: &'static str) {
         with = load.events.with(1);
         reload(stand, &wish, 0);
         done = Instant::now();
-        until("its connections break", Duration::from_secs(10), || load.events.with(1) == 0);
+        until("its connections break", Duration::from_secs(25), || load.events.with(1) == 0);
     });
     let others: Vec<_> = outcome.broken.iter().filter(|fault| fault.real != 1).collect();
     assert!(others.is_empty(), "connections with other reals broke: {others:?}");
@@ -213,6 +209,18 @@ fn remove(trial: &mut Trial, mode: &'static str) {
     assert!(hung.is_empty(), "a client was left waiting: {hung:?}");
     let failed: Vec<_> = outcome.failed.iter().filter(|fault| fault.real != 1).collect();
     assert!(failed.is_empty(), "new connections failed: {failed:?}");
+}
+
+/// The interface gets another receive queue. The carrier goes off and on again for that: packets are lost, and no connection.
+fn more_queues(trial: &mut Trial, mode: &'static str) {
+    let outcome = trial.phase("queue count", |stand, _| {
+        stand.queues(2);
+        let told = |stand: &Stand| stand.log().contains("2 receive queues instead of 1");
+        let workers = |stand: &Stand| stand.tell(&["mode", "show"])["workers"].as_array().expect("workers").len();
+        until("a worker for each queue", Duration::from_secs(20), || told(stand) && (mode == "xdp" || workers(stand) == 2));
+    });
+    let Outcome { broken, failed, .. } = outcome;
+    assert!(broken.is_empty() && failed.is_empty(), "{mode}: another queue: {broken:?} {failed:?}");
 }
 
 /// In the kernel seat, and in that of the workers.
