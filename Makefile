@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-long test-kernels kernels bench clean
+.PHONY: help setup build demo test test-long test-kernels kernels bench bench-full bench-micro fuzz clean
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # Runs a command with the compilers that setup found, TANDEM_BPF_RUSTC and TANDEM_BPF_LINKER in its environment.
@@ -16,7 +16,10 @@ help:
 	@echo 'make test-long  the same tests at full length (millions of frames)'
 	@echo 'make kernels    fetch four stock kernels of Debian and QEMU, for the next (root; 150 MB to download, 140 MB stay)'
 	@echo 'make test-kernels  our programs on those kernels, and their tunnel devices as the judge of our frames'
-	@echo 'make bench      the benchmarks'
+	@echo 'make bench      kernel XDP against AF_XDP: one report, every number with its evidence (root, two cores, ten minutes)'
+	@echo 'make bench-full the same with all scenarios and ten million flows (hours)'
+	@echo 'make bench-micro  the core alone, against rivals, in detail'
+	@echo 'make fuzz       coverage-guided fuzzing, TIME=60 seconds for each TARGET (default: all)'
 	@echo 'make clean      remove $(TARGET_DIR)/; the linker and the kernels in ~/.cache/tandem stay'
 
 setup:
@@ -42,8 +45,17 @@ kernels:
 test-kernels: setup
 	@scripts/kernels.sh test
 
-bench: setup
+bench: build
+	@$(TARGET_DIR)/release/tandem bench
+
+bench-full: build
+	@$(TARGET_DIR)/release/tandem bench --full
+
+bench-micro: setup
 	@$(WITH) cargo bench --locked -p tandem-bench
+
+fuzz: setup
+	@$(WITH) scripts/fuzz.sh
 
 clean:
 	@rm -rf -- '$(TARGET_DIR)'

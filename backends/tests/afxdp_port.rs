@@ -12,8 +12,10 @@ use tandem_backends::memory::{self, Plain, Tables};
 use tandem_engine::Reason;
 use tandem_engine::handover::VERSION;
 use tandem_engine::memory::SeatCounter;
+use tandem_engine::memory::features::SEVERAL;
+use tandem_engine::memory::reals::Out;
 
-use bed::{HandOver, Steer, Wire, in_namespace, ip, veth};
+use bed::{HandOver, Steer, Wire, in_namespace, index, ip, veth};
 use tables::{STRANGER, VIP_MIXED, VIP_V4, VIP_V6, expected, udp};
 
 #[path = "afxdp/bed.rs"]
@@ -26,23 +28,28 @@ const SOON: Duration = Duration::from_secs(2);
 const TWENTY: HandOver = HandOver { room: 20, version: VERSION };
 
 fn config(interface: &str, queues: u32) -> SeatConfig {
-    SeatConfig { zero_copy: Ask::Never, frames: 512, ..SeatConfig::new(interface, (0..queues).collect(), vec![0, 1]) }
+    SeatConfig { zero_copy: Ask::Never, frames: 512, ..SeatConfig::new(&[(interface, queues)], vec![0, 1]) }
 }
 
 fn start(config: &SeatConfig, tables: &Arc<Tables>) -> Seat {
-    let memories = (0..config.queues.len() as u32).map(|worker| (Plain::new(tables.clone(), worker), || 77)).collect();
+    let memories = (0..config.workers.len() as u32).map(|worker| (Plain::new(tables.clone(), worker), || 77)).collect();
     Seat::start(config, memories).expect("the seat starts")
 }
 
 /// Sends frames a few at a time and returns what came back, without order.
 fn exchange(wire: &Wire, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    exchange_over(wire, wire, frames)
+}
+
+/// The same; what was sent by one wire arrives by another.
+fn exchange_over(from: &Wire, to: &Wire, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut back = Vec::new();
     for (round, some) in frames.chunks(32).enumerate() {
         for frame in some {
-            assert!(wire.send(frame), "the link is down");
+            assert!(from.send(frame), "the link is down");
         }
         while back.len() < round * 32 + some.len() {
-            let Some(frame) = wire.receive(SOON) else {
+            let Some(frame) = to.receive(SOON) else {
                 return back;
             };
             back.push(frame);
@@ -65,13 +72,13 @@ fn assert_whole(report: &Report) {
     for worker in &report.workers {
         assert!(worker.census.is_whole(), "{worker:?}");
         assert_eq!(worker.census.sending + worker.census.queued, 0, "{worker:?}");
-        assert_eq!((worker.statistics.rx_invalid, worker.statistics.tx_invalid), (0, 0), "{worker:?}");
+        assert!(worker.lanes.iter().all(|lane| (lane.statistics.rx_invalid, lane.statistics.tx_invalid) == (0, 0)), "{worker:?}");
     }
 }
 
 fn refusal(at: (&str, u32), zero_copy: Ask) -> PortError {
     match Port::open(&PortConfig::new(at.0, at.1, zero_copy)) {
-        Ok(port) => panic!("{} was opened", port.at()),
+        Ok(port) => panic!("{} was opened", port.at(0)),
         Err(error) => error,
     }
 }
@@ -81,7 +88,7 @@ fn every_refusal_names_cause_and_cure() {
     in_namespace(|| {
         veth("near", "far", 2);
         let first = Port::open(&PortConfig::new("near", 0, Ask::Prefer)).expect("copy mode is there");
-        assert_eq!(first.bound(), Bound::Copy, "veth has no zero-copy mode");
+        assert_eq!(first.bound(0), Bound::Copy, "veth has no zero-copy mode");
         let census = first.census();
         assert_eq!((census.filling, census.total), (4096, 4096));
 
@@ -157,8 +164,8 @@ fn what_comes_back_is_what_the_engine_makes() {
         let report = seat.stop();
         assert_whole(&report);
         let worker = &report.workers[0];
-        assert_eq!((worker.received, worker.sent, worker.refused), (3000, 3000, 0));
-        assert_eq!(worker.bound, Bound::Copy);
+        assert_eq!((worker.received(), worker.sent(), worker.refused), (3000, 3000, 0));
+        assert_eq!(worker.lanes[0].bound, Bound::Copy);
         assert_eq!(tables::reason(&tables, Reason::Forwarded), 3000);
         assert_eq!(tables::seat(&tables, SeatCounter::Defect), 0);
         let grown = wanted.iter().zip(&frames).filter(|(w, f)| w.len() - f.len() == 40).count();
@@ -190,7 +197,8 @@ fn frames_that_cannot_go_on_are_counted_and_released() {
         let gone = tables::seat(&tables, SeatCounter::VipGone);
         let report = seat.stop();
         assert_whole(&report);
-        let lost = report.workers[0].statistics.rx_dropped + report.workers[0].statistics.rx_ring_full;
+        let statistics = &report.workers[0].lanes[0].statistics;
+        let lost = statistics.rx_dropped + statistics.rx_ring_full;
         assert_eq!(gone + tables::reason(&tables, Reason::TtlExpired) + lost, 1400);
         assert!(gone > 512, "{gone} seen, {lost} lost by the kernel");
         assert_eq!(tables::seat(&tables, SeatCounter::Defect), 0);
@@ -225,13 +233,79 @@ fn each_queue_has_its_worker() {
         let frames: Vec<_> = (0..1500).map(|i| udp(i, VIP_V4, 64)).collect();
         let back = exchange(&wire, &frames);
         assert!(count(&back) == count(&expected(&frames)), "{} of {} came back", back.len(), frames.len());
-        let cores: Vec<_> = seat.workers().iter().map(|w| (w.queue, w.core)).collect();
+        let cores: Vec<_> = seat.info().iter().map(|socket| (socket.at.queue, socket.core)).collect();
         assert_eq!(cores, [(0, 0), (1, 1)]);
         let report = seat.stop();
         assert_whole(&report);
-        let received: Vec<_> = report.workers.iter().map(|w| w.received).collect();
+        let received: Vec<_> = report.workers.iter().map(|w| w.received()).collect();
         assert_eq!(received.iter().sum::<u64>(), 1500);
         assert!(received.iter().all(|&n| n > 100), "{received:?}");
+    });
+}
+
+/// Two interfaces, one with two queues and one with one: a worker serves all three, and sends by either interface.
+#[test]
+fn one_worker_serves_several_interfaces() {
+    in_namespace(|| {
+        veth("front", "client", 2);
+        veth("back", "real", 1);
+        let tables = tables::make(1);
+        tables.root().features.set(SEVERAL);
+        // The reals of one VIP are behind the other interface, those of another are not, and the third one's are nowhere.
+        for (reals, interface) in [(1..4, index("back")), (4..7, 0), (7..9, 9999)] {
+            let out = Out { interface, ..Out::default() };
+            tables.reals()[reals].iter().for_each(|real| real.set_out(out, 0));
+        }
+        let config = SeatConfig { frames: 512, ..SeatConfig::new(&[("front", 2), ("back", 1)], vec![0]) };
+        let seat = start(&config, &tables);
+        let steers = ["front", "back"].map(|name| Steer::attach(name, TWENTY));
+        steers.iter().for_each(|steer| steer.redirect(&seat.sockets()));
+        let places: Vec<_> = seat.info().iter().map(|socket| (socket.at.to_string(), socket.worker, socket.bound)).collect();
+        let all = ["front queue 0", "front queue 1", "back queue 0"].map(|name| (name.to_owned(), 0, Bound::Copy));
+        assert_eq!(places, all);
+        let (client, real) = (Wire::open("client"), Wire::open("real"));
+        // More than the UMEM has: each chunk changes its lane several times.
+        let across: Vec<_> = (0..3000).map(|i| udp(i, VIP_V4, 64)).collect();
+        assert!(count(&exchange_over(&client, &real, &across)) == count(&expected(&across)), "in by one, out by the other");
+        let back: Vec<_> = (0..700).map(|i| udp(i, VIP_V6, 64)).collect();
+        assert!(count(&exchange(&client, &back)) == count(&expected(&back)), "back by where they came");
+        assert!(count(&exchange(&real, &across[..700])) == count(&expected(&across[..700])), "in by the real's own");
+        assert!(client.send(&udp(1, VIP_MIXED, 10)) && client.receive(Duration::from_millis(200)).is_none());
+        let report = seat.stop();
+        assert_whole(&report);
+        let moved: Vec<_> = report.workers[0].lanes.iter().map(|lane| (lane.received, lane.sent)).collect();
+        assert_eq!(report.workers[0].census.total, 3 * 512);
+        assert_eq!((moved[0].0 + moved[1].0, moved[0].1 + moved[1].1), (3701, 700), "{moved:?}");
+        assert_eq!(moved[2], (700, 3700), "{moved:?}");
+        assert!(moved[0].0 > 500 && moved[1].0 > 500, "both queues of the first: {moved:?}");
+        assert_eq!(tables::seat(&tables, SeatCounter::NoInterface), 1);
+        assert_eq!(tables::seat(&tables, SeatCounter::Defect), 0);
+        // All three queues are free again.
+        start(&config, &tables).stop();
+    });
+}
+
+/// One of a worker's two interfaces goes: the worker ends with its name, and its frames are where they should be.
+#[test]
+fn the_other_interface_of_a_worker_vanishes() {
+    in_namespace(|| {
+        veth("front", "client", 1);
+        veth("back", "real", 1);
+        let tables = tables::make(1);
+        let seat = start(&SeatConfig::new(&[("front", 1), ("back", 1)], vec![0]), &tables);
+        let steer = Steer::attach("front", TWENTY);
+        steer.redirect(&seat.sockets());
+        let client = Wire::open("client");
+        let frames: Vec<_> = (0..32).map(|i| udp(i, VIP_V4, 64)).collect();
+        assert_eq!(exchange(&client, &frames).len(), 32);
+        ip("link del back");
+        let event = seat.events().recv_timeout(SOON).expect("the worker tells");
+        assert!(matches!(*event.error, PortError::Vanished { .. } | PortError::Down { .. }), "{:?}", event.error);
+        assert!(event.error.to_string().starts_with("back queue 0: "), "{}", event.error);
+        assert_eq!(event.at.len(), 2, "both queues are without a worker: {event:?}");
+        let report = seat.stop();
+        assert!(report.panicked.is_empty());
+        assert!(report.workers[0].census.is_whole(), "{report:?}");
     });
 }
 

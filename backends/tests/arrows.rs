@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("tandem-backends", &["tandem-engine"], &["tandem-lab"]),
     ("tandem-lab", &[], &[]),
     ("tandem-bench", &["tandem-engine", "tandem-backends", "tandem-lab"], &[]),
-    ("tandem", &["tandem-backends", "tandem-lab"], &[]),
+    ("tandem", &["tandem-backends", "tandem-bench", "tandem-lab"], &[]),
 ];
 
 /// Arrows without which there would be no such product: a test that saw no dependencies at all must fail.
@@ -44,8 +44,11 @@ const UNSAFE: &[&str] = &[
     "bpf/src/panic.rs",
     "bpf/src/tables.rs",
     // The benchmarks' reference programs, and what setup tries a linker with: no part of the product.
+    "bpf/src/bench/generator.rs",
     "bpf/src/bench/hashed.rs",
     "bpf/src/bench/main.rs",
+    "bpf/src/bench/references.rs",
+    "bpf/src/bench/sink.rs",
     "bpf/src/bench/wrapper.rs",
     "scripts/bpf-probe.rs",
     // Mapped memory, and a prefetch.
@@ -68,14 +71,24 @@ const UNSAFE: &[&str] = &[
 
 const LONGEST: usize = 500;
 
+/// Licences of what we link and build with: permissive, all of them.
+const LICENCES: &[&str] =
+    &["MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Zlib", "Unicode-3.0", "Unlicense", "CC0-1.0", "0BSD"];
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the workspace")
 }
 
+/// The crates of this workspace.
 fn packages() -> Vec<Value> {
+    metadata(&["--no-deps"])
+}
+
+fn metadata(options: &[&str]) -> Vec<Value> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .args(["metadata", "--format-version", "1", "--offline"])
+        .args(options)
         .current_dir(root())
         .output()
         .expect("cargo runs");
@@ -185,4 +198,18 @@ fn no_source_file_is_too_long() {
         .map(|(file, lines)| format!("{file}: {lines} lines, at most {LONGEST}"))
         .collect();
     assert!(long.is_empty(), "{}", long.join("\n"));
+}
+
+/// Of every dependency on Linux; "or later" and exceptions only widen what a licence permits.
+#[test]
+fn licences_are_permissive() {
+    let packages = metadata(&["--locked", "--filter-platform", "x86_64-unknown-linux-gnu"]);
+    assert!(packages.len() > 100, "only {} packages found", packages.len());
+    for package in &packages {
+        let licence = package["license"].as_str().unwrap_or_else(|| panic!("{} names no licence", name(package)));
+        let expression = spdx::Expression::parse_mode(licence, spdx::ParseMode::LAX)
+            .unwrap_or_else(|error| panic!("{}: licence {licence:?}: {error}", name(package)));
+        let is_permissive = expression.evaluate(|wanted| wanted.license.id().is_some_and(|id| LICENCES.contains(&id.name)));
+        assert!(is_permissive, "{}: licence {licence:?} is not among {LICENCES:?}", name(package));
+    }
 }

@@ -58,9 +58,10 @@ fn in_by_one_and_out_by_the_other() {
         let netlink = Netlink::open().expect("netlink");
         let mac = |name: &str| netlink.interface(name).expect("a link").mac.expect("an Ethernet").0;
         let (front, back) = (mac("front"), mac("back"));
-        for (interfaces, id) in [("[\"front\", \"back\"]", 0), ("[\"back\", \"front\"]", 1)] {
+        let (one, other) = ("[\"front\", \"back\"]", "[\"back\", \"front\"]");
+        for (id, (interfaces, mode)) in [(one, "xdp"), (other, "xdp"), (one, "afxdp"), (other, "afxdp")].into_iter().enumerate() {
             let text = format!(
-                "[node]\ninterface = {interfaces}\nmode = \"xdp\"\n[tunnel]\nsource_v4 = \"10.2.0.2\"\n[flows]\ncapacity = 10_000\n\
+                "[node]\ninterface = {interfaces}\nmode = \"{mode}\"\n[tunnel]\nsource_v4 = \"10.2.0.2\"\n[flows]\ncapacity = 10_000\n\
                  [[vip]]\naddress = \"10.200.1.1\"\nport = 80\nprotocol = \"udp\"\nreal = [{{ address = \"10.2.0.1\" }}]\n"
             );
             let plan = parse(&text, "several").expect("a plan").plan;
@@ -90,7 +91,11 @@ fn in_by_one_and_out_by_the_other() {
             for frame in [&sent, &tagged] {
                 assert!(client.send(frame));
                 let out = real.receive(SOON).expect("it leaves by the other interface");
-                assert_eq!((&out[..6], &out[6..12], &out[12..14]), (&NEXT_HOP[..], &back[..], &[8, 0][..]), "{interfaces}");
+                assert_eq!(
+                    (&out[..6], &out[6..12], &out[12..14]),
+                    (&NEXT_HOP[..], &back[..], &[8, 0][..]),
+                    "{interfaces} {mode}"
+                );
                 assert_eq!((&out[30..34], &out[46..]), (&[10, 2, 0, 1][..], &sent[26..]), "in IPIP to the real");
             }
             // What comes by the real's own interface goes back by it.

@@ -96,7 +96,11 @@ fn copy(tables: &Tables, ebpf: &mut Ebpf) -> Result<()> {
     Ok(())
 }
 
-fn area<T: Shared>(ebpf: &Ebpf, name: &'static str, len: usize) -> Result<Area<T>> {
+/// An array of an object, mapped.
+///
+/// # Errors
+/// No such array.
+pub fn area<T: Shared>(ebpf: &Ebpf, name: &'static str, len: usize) -> Result<Area<T>> {
     let Some(Map::Array(data)) = ebpf.map(name) else { anyhow::bail!("the object has no array {name}") };
     Ok(Area::of_map(name, data.fd().as_fd(), len)?)
 }
@@ -122,7 +126,7 @@ pub struct Seen {
 }
 
 impl Timed {
-    /// Wraps `program` for `frame`; with `flows` (a power of two up to 2^24) every round has a random one of so many.
+    /// Wraps `program` for `frame`; with `flows` (at most 2^24) every round has a random one of so many.
     ///
     /// # Errors
     /// No privileges, or programs that do not fit together.
@@ -135,14 +139,14 @@ impl Timed {
         // Only NAT replaces more than that; what nobody replaces is not written, so that the other rows are as they were.
         let by_nat = scene::METHODS.iter().any(|(method, vip)| *method == "nat" && frame.get(30..34) == Some(&vip.octets()[..]));
         let body = if by_nat { [word(26), word(30), word(34), word(38)] } else { [0; 4] };
-        let flows = flows.map_or(0, |flows| flows - 1);
+        let flows = flows.unwrap_or(0);
         let mut ebpf = EbpfLoader::new()
             .override_global("LENGTH", &length, true)
             .override_global("MACS", &macs, true)
             .override_global("IS_V6", &v6, true)
             .override_global("TTL", &ttl, true)
             .override_global("BODY", &body, true)
-            .override_global("FLOW_MASK", &flows, true)
+            .override_global("FLOW_COUNT", &flows, true)
             .load(REFERENCES)
             .context("the benchmarks' object")?;
         program(&mut ebpf, "wrapper")?.load().context("the wrapper")?;
@@ -193,4 +197,42 @@ impl Timed {
         let count = |index| self.state.first().map_or(0, |line| line.get(index));
         Seen { changed: count(0), failed: count(2) }
     }
+}
+
+/// Nanoseconds that one turn of the program `delay` takes, on this machine, now.
+///
+/// # Errors
+/// No privileges.
+pub fn time_of_turn() -> Result<f64> {
+    const TURNS: u32 = 1000;
+    let mut times = [Duration::MAX; 2];
+    for (time, turns) in times.iter_mut().zip([0, TURNS]) {
+        let mut ebpf =
+            EbpfLoader::new().override_global("TURNS", &turns, true).load(REFERENCES).context("the benchmarks' object")?;
+        let delay = program(&mut ebpf, "delay")?;
+        delay.load().context("the program delay")?;
+        for _ in 0..5 {
+            let before = thread_time();
+            delay.test_run(TestRunOptions { data_in: Some(&[0; 64]), repeat: 10_000, ..Default::default() })?;
+            *time = (*time).min(thread_time() - before);
+        }
+    }
+    let [without, with] = times;
+    Ok(with.saturating_sub(without).as_nanos() as f64 / 10_000.0 / f64::from(TURNS))
+}
+
+/// A program that takes so many nanoseconds and then calls `next`; what is timed instead of `next` to see whether a comparison
+/// finds the difference.
+///
+/// # Errors
+/// No privileges.
+pub fn delayed(next: &ProgramFd, nanos: f64) -> Result<(Ebpf, ProgramFd)> {
+    let turns = if nanos > 0.0 { (nanos / time_of_turn()?).round() as u32 } else { 0 };
+    let mut ebpf = EbpfLoader::new().override_global("TURNS", &turns, true).load(REFERENCES).context("the benchmarks' object")?;
+    let delay = program(&mut ebpf, "delay")?;
+    delay.load().context("the program delay")?;
+    let fd = delay.fd()?.try_clone()?;
+    let mut slots: ProgramArray<_> = ebpf.map_mut("ROOT_SLOTS").context("the object has no ROOT_SLOTS")?.try_into()?;
+    slots.set(1, next, 0).context("the slot behind the delay")?;
+    Ok((ebpf, fd))
 }

@@ -1,14 +1,14 @@
 //! The balancer: forwards, or hands the VIPs' frames to the AF_XDP workers, by the mode in the shared root.
 
 use crate::frame::Frame;
-use crate::tables::{DEVICES, Kernel, XSKS, again, flow};
+use crate::tables::{DEVICES, Kernel, XSKS, again, flow, lane};
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use tandem_engine::memory::counters::{SeatCounter, count_seat};
 use tandem_engine::memory::vips::LOCAL;
-use tandem_engine::memory::{Memory, Mode, Nat, Root, features};
-use tandem_engine::{Action, Flow, Part, Reason, Verdict, account, classify, finish, handover};
+use tandem_engine::memory::{Memory, Mode, Root, features};
+use tandem_engine::{Action, Flow, Part, Reason, Verdict, account, classify, exit, finish, handover};
 
 /// The balancer.
 #[xdp]
@@ -32,21 +32,16 @@ pub fn balancer(ctx: XdpContext) -> u32 {
     }
     account(&verdict, flow, &kernel);
     if kernel.has(root, features::SEVERAL) && (verdict.is_forwarded() || verdict.is_reply()) {
-        return leave(&frame, &kernel, flow, verdict.real);
+        return leave(&kernel, flow, &verdict);
     }
     action(&verdict)
 }
 
-/// Sends a frame to its real by the interface that the way there has, and what a real behind NAT answers by that which its
-/// client's frames came by.
+/// Sends a frame on by the interface that its way has.
 #[inline(always)]
-fn leave(frame: &Frame, kernel: &Kernel, flow: &Flow, real: u32) -> u32 {
-    let interface = if flow.is_reply {
-        kernel.nat(flow.nat.wrapping_sub(1)).map_or(0, Nat::interface)
-    } else {
-        kernel.real(real).map_or(0, |real| real.out().interface)
-    };
-    if interface == 0 || interface == frame.interface() {
+fn leave(kernel: &Kernel, flow: &Flow, verdict: &Verdict) -> u32 {
+    let interface = exit(kernel, flow, verdict);
+    if interface == 0 {
         return XDP_TX;
     }
     DEVICES.redirect(interface, XDP_DROP as u64).unwrap_or_else(|action| {
@@ -77,15 +72,16 @@ fn hand_over(frame: &mut Frame, kernel: &Kernel, root: &Root, flow: &Flow) -> Op
         return None;
     }
     let queue = frame.rx_queue();
-    if XSKS.get(queue).is_none() {
+    let place = if kernel.has(root, features::SEVERAL) { lane(flow.interface, queue) } else { Some(queue) };
+    let Some(place) = place.filter(|place| XSKS.get(*place).is_some()) else {
         count_seat(kernel, SeatCounter::NoSocket, 1);
         return None;
-    }
+    };
     if !handover::make_room(frame, kernel, flow) {
         let verdict = Verdict::stop(Reason::NoHeadroom);
         account(&verdict, flow, kernel);
         return Some(XDP_DROP);
     }
     count_seat(kernel, SeatCounter::HandedOver, 1);
-    Some(XSKS.redirect(queue, 0).unwrap_or(XDP_DROP))
+    Some(XSKS.redirect(place, 0).unwrap_or(XDP_DROP))
 }

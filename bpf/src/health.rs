@@ -9,6 +9,8 @@ use aya_ebpf::macros::{classifier, map};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::programs::TcContext;
 use tandem_engine::Action;
+use tandem_engine::memory::reals::Out;
+use tandem_engine::memory::{Memory, Real, features};
 use tandem_engine::probe::{self, COUNTERS, Outcome};
 
 /// From the socket mark to the id of the real.
@@ -26,11 +28,12 @@ static HEALTH_RANDOM: Array<u64> = Array::with_max_entries(1, 0);
 /// Bytes that are read of a probe: Ethernet, the longer IP header, the longer transport header.
 const HEADERS: u32 = 14 + 40 + 20;
 
-/// At the egress of the interface. The frame is sent out of it once more, without the mark: then it is nobody's probe.
+/// At the egress of an interface. The frame is sent out once more, by the interface of the way to its real, without the mark: then
+/// it is nobody's probe.
 #[classifier]
 pub fn health_encap(ctx: TcContext) -> i32 {
     let mut frame = Skb::new(ctx.skb.skb);
-    let outcome = run(&mut frame);
+    let (outcome, interface) = run(&mut frame);
     if let Some(count) = HEALTH_COUNTS.get_ptr_mut(outcome as u32) {
         // SAFETY: the slot is this CPU's own, and programs at one CPU's egress do not interrupt each other.
         unsafe { *count = (*count).wrapping_add(1) };
@@ -40,28 +43,35 @@ pub fn health_encap(ctx: TcContext) -> i32 {
     }
     match outcome.action() {
         // SAFETY: the helper only notes where the frame goes.
-        Action::Tx => (unsafe { bpf_redirect(frame.interface(), 0) }) as i32,
+        Action::Tx => (unsafe { bpf_redirect(interface, 0) }) as i32,
         Action::Pass => TC_ACT_UNSPEC,
         Action::Drop => TC_ACT_SHOT as i32,
     }
 }
 
+/// What became of the frame, and the interface that it leaves by.
 #[inline(always)]
-fn run(frame: &mut Skb) -> Outcome {
-    let mark = frame.mark();
+fn run(frame: &mut Skb) -> (Outcome, u32) {
+    let (mark, here) = (frame.mark(), frame.interface());
     if mark == 0 {
-        return Outcome::Skipped;
+        return (Outcome::Skipped, here);
     }
     // SAFETY: the value is read once, as a whole; entries are only ever written by userspace.
-    let Some(&real) = (unsafe { HEALTH_MARKS.get(&mark) }) else { return Outcome::Skipped };
-    let Some(kernel) = Kernel::new() else { return Outcome::Skipped };
+    let Some(&real) = (unsafe { HEALTH_MARKS.get(&mark) }) else { return (Outcome::Skipped, here) };
+    let Some(kernel) = Kernel::new() else { return (Outcome::Skipped, here) };
     frame.pull(HEADERS);
     let whole = frame.is_whole();
     let outcome = probe::encapsulate(frame, &kernel, real, whole, random);
-    if outcome == Outcome::Processed {
-        frame.unmark();
+    if outcome != Outcome::Processed {
+        return (outcome, here);
     }
-    outcome
+    frame.unmark();
+    let out = kernel.real(real).map_or(Out::default(), Real::out);
+    let has_tag = kernel.can(features::VLANS) && out.vlan != 0 && out.vlan != Out::SAME_VLAN;
+    if has_tag && !frame.push_tag(out.vlan) {
+        return (Outcome::NoRoom, here);
+    }
+    (outcome, if out.interface == 0 { here } else { out.interface })
 }
 
 #[inline(always)]

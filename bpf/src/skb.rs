@@ -1,8 +1,9 @@
 //! The frame of a TC program on its way out: packet memory of a socket buffer.
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::{bpf_skb_adjust_room, bpf_skb_pull_data};
+use aya_ebpf::helpers::generated::{bpf_skb_adjust_room, bpf_skb_pull_data, bpf_skb_vlan_push};
 use tandem_engine::Packet;
+use tandem_engine::wire::{ETHERTYPE_VLAN, Ethernet, Header};
 
 /// Room between the Ethernet and the IP header (`enum bpf_adj_room_mode`).
 const ROOM_AT_MAC: u32 = 1;
@@ -10,7 +11,10 @@ const ROOM_AT_MAC: u32 = 1;
 /// into segments and fill in checksums behind it.
 const IN_IPV4: u64 = 1 << 1;
 const IN_IPV6: u64 = 1 << 2;
+const IN_GRE: u64 = 1 << 3;
 const IN_UDP: u64 = 1 << 4;
+/// An Ethernet header is the last of what the room is for: its length, in the top byte.
+const IN_ETHERNET: u64 = (Ethernet::LEN as u64) << 56;
 
 /// The frame that `skb` describes. Positions are read anew for each window, so that none outlives a changed frame.
 pub struct Skb {
@@ -36,6 +40,13 @@ impl Skb {
     pub fn unmark(&mut self) {
         // SAFETY: as in `mark`; programs may write this field.
         unsafe { (*self.skb).mark = 0 };
+    }
+
+    /// Gives it an 802.1Q tag.
+    #[inline(always)]
+    pub fn push_tag(&mut self, vlan: u16) -> bool {
+        // SAFETY: the helper checks its arguments; every window ended with the borrow of `self`.
+        unsafe { bpf_skb_vlan_push(self.skb, ETHERTYPE_VLAN.to_be(), vlan) == 0 }
     }
 
     /// The interface that it leaves by.
@@ -104,14 +115,18 @@ impl Packet for Skb {
         self.window(at).map(|window| unsafe { &mut *window })
     }
 
-    /// The room of an outer header: 20 bytes (IPv4), 28 (with UDP), 40 (IPv6), 48 (with UDP).
+    /// The room of an outer header: IPv4 or IPv6, alone, with GRE, with UDP, and with what Tandem puts behind that.
     #[inline(always)]
     fn grow_head(&mut self, by: usize) -> bool {
         let flags = match by {
             20 => IN_IPV4,
-            28 => IN_IPV4 | IN_UDP,
+            24 => IN_IPV4 | IN_GRE,
+            28 | 32 | 36 => IN_IPV4 | IN_UDP,
+            50 => IN_IPV4 | IN_UDP | IN_ETHERNET,
             40 => IN_IPV6,
-            48 => IN_IPV6 | IN_UDP,
+            44 => IN_IPV6 | IN_GRE,
+            48 | 52 | 56 => IN_IPV6 | IN_UDP,
+            70 => IN_IPV6 | IN_UDP | IN_ETHERNET,
             _ => return false,
         };
         // SAFETY: the helper checks its arguments; every window ended with the borrow of `self`.

@@ -9,9 +9,10 @@ use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, DevMapHash, ProgramArray, XskMap};
+use aya_ebpf::maps::{Array, DevMapHash, HashMap, ProgramArray, XskMap};
 use aya_ebpf::programs::XdpContext;
 use tandem_engine::Flow;
+use tandem_engine::handover::{INTERFACES, QUEUES};
 use tandem_engine::memory::counters::{Block, MAX_CPUS};
 use tandem_engine::memory::prefixes::{self, SPACES, Space};
 use tandem_engine::memory::reals::MAX_REALS;
@@ -57,10 +58,13 @@ static mut FLOW: [MaybeUninit<Flow>; MAX_CPUS as usize] = [const { MaybeUninit::
 static AGAIN: ProgramArray = ProgramArray::with_max_entries(1, 0);
 /// The interfaces that frames may leave by, by their indices.
 #[map]
-pub static DEVICES: DevMapHash = DevMapHash::with_max_entries(16, 0);
-/// The workers' sockets, by RX queue.
+pub static DEVICES: DevMapHash = DevMapHash::with_max_entries(INTERFACES, 0);
+/// The workers' sockets: [`QUEUES`] places by RX queue for each interface.
 #[map]
-pub static XSKS: XskMap = XskMap::with_max_entries(64, 0);
+pub static XSKS: XskMap = XskMap::with_max_entries(INTERFACES * QUEUES, 0);
+/// Where each interface's places in [`XSKS`] begin, by its index; asked only if there are several.
+#[map]
+static LANES: HashMap<u32, u32> = HashMap::with_max_entries(INTERFACES, 0);
 
 /// Load-time constant: not 0 for replays and tests. The clock is the root's `tick`, all is counted in block 0, and every
 /// decision is written to the trace cell. The verifier removes whatever it does not select.
@@ -121,6 +125,14 @@ pub fn flow() -> &'static mut Flow {
 }
 
 const _: () = assert!(size_of::<Flow>() % 8 == 0 && align_of::<Flow>() == 8);
+
+/// The place in [`XSKS`] of an interface's queue.
+#[inline(always)]
+pub fn lane(interface: u32, queue: u32) -> Option<u32> {
+    // SAFETY: entries are written before the mode is switched to a worker's, and are never removed under one.
+    let first = unsafe { LANES.get(interface) }?;
+    if queue < QUEUES { Some(first.wrapping_add(queue)) } else { None }
+}
 
 /// Runs the balancer anew. Returns only if that cannot be: as often as the kernel lets programs call one another.
 #[inline(always)]

@@ -1,6 +1,7 @@
 //! The command `tandem`: arguments in, exit status out. Every verb is short and calls the libraries.
 
 mod balancer;
+mod bench;
 mod check;
 mod decap;
 mod demo;
@@ -52,6 +53,8 @@ enum Verb {
     Lab(lab::LabArgs),
     /// The five-minute proof: real traffic through both seats, and live switches between them
     Demo(demo::DemoArgs),
+    /// The benchmark: the kernel seat against the userspace seat, like for like, with the evidence
+    Bench(Box<bench::BenchArgs>),
 }
 
 impl Verb {
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Verb::Counters(args) => mode::counters(&args),
         Verb::Lab(args) => lab::lab(args),
         Verb::Demo(args) => demo::demo(&args),
+        Verb::Bench(args) => bench::bench(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -85,7 +85,7 @@ pub fn mode(args: &ModeArgs) -> Result<(), Failure> {
     let report: ModeReport = serde_json::from_value(value)?;
     println!("{}: {:?} ({}), attached {}", report.interface, report.mode, report.why, report.attach);
     for worker in &report.workers {
-        println!("  queue {} on core {}: {}", worker.queue, worker.core, worker.bound);
+        println!("  {} queue {} on core {}: {}", worker.interface, worker.queue, worker.core, worker.bound);
     }
     for candidate in report.decision.iter().flat_map(|decision| &decision.candidates) {
         let cost = candidate.ns.map_or_else(|| "not measured".to_owned(), |ns| format!("{ns:.0} ns a packet"));

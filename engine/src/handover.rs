@@ -18,6 +18,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The version that both sides of one build speak.
 pub const VERSION: u8 = 2;
+/// Sockets of one interface at most, by receive queue: the XSKMAP has as many places for each of the [`INTERFACES`].
+pub const QUEUES: u32 = 256;
+/// Interfaces of one balancer at most.
+pub const INTERFACES: u32 = 16;
 /// Beside [`VERSION`], in the same byte: the frame had a VLAN tag.
 const TAGGED: u8 = 1 << 7;
 

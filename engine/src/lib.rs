@@ -104,14 +104,21 @@ pub fn finish<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flo
 #[inline(always)]
 fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<Verdict, Stop> {
     let now = memory.now();
-    if memory.has(root, features::NAT) {
-        if !flow.is_reply && flow.vip.flags & (vips::NAT_V4 | vips::NAT_V6) != 0 {
-            flow.nat = memory.nat_place(root, flow, nat::Ask::Client, 0);
-        }
-        if flow.nat != 0 {
-            return translated(packet, memory, root, flow);
-        }
+    let nat = memory.has(root, features::NAT);
+    if nat && !flow.is_reply && flow.vip.flags & (vips::NAT_V4 | vips::NAT_V6) != 0 {
+        flow.nat = memory.nat_place(root, flow, nat::Ask::Client, 0);
     }
+    let verdict =
+        if nat && flow.nat != 0 { translated(packet, memory, root, flow)? } else { to_choice(packet, memory, root, flow, now)? };
+    if flow.part == Part::First {
+        select::remember_fragment(memory, root, flow, verdict.real, now);
+    }
+    Ok(verdict)
+}
+
+/// A packet of no connection of NAT, or of a new one: to the real that is chosen for it.
+#[inline(always)]
+fn to_choice<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow, now: u32) -> Result<Verdict, Stop> {
     let later = flow.part == Part::Later;
     // The flow may lose its port to the VIP's flags; outer sources are crafted from it all the same. A later fragment has none.
     let port = if later { 0 } else { flow.ports & 0xffff };
@@ -133,9 +140,6 @@ fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: 
     if choice.named != 0 {
         select::agree(memory, root, flow, &choice, now);
     }
-    if flow.part == Part::First {
-        select::remember_fragment(memory, root, flow, real, now);
-    }
     Ok(Verdict::chosen(is_local, vip, real, bytes, from))
 }
 
@@ -148,6 +152,21 @@ fn translated<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flo
     }
     let real = flow.nat.checked_sub(1).and_then(|at| memory.nat(at)).map_or(0, memory::Nat::real);
     Ok(Verdict::chosen(false, flow.vip.id, real, flow.len, From::Flow))
+}
+
+/// Index of the interface that a frame leaves by, if that is another one than it came in by, else 0; only if there are several
+/// ([`features::SEVERAL`]). What goes to a real leaves as the way there says, and what a real behind NAT answers by that which
+/// its client's frames came by; an answer of our own goes back.
+#[inline(always)]
+pub fn exit<M: Memory>(memory: &M, flow: &Flow, verdict: &Verdict) -> u32 {
+    let interface = if verdict.is_reply() {
+        memory.nat(flow.nat.wrapping_sub(1)).map_or(0, memory::Nat::interface)
+    } else if verdict.is_forwarded() {
+        memory.real(verdict.real).map_or(0, |real| real.out().interface)
+    } else {
+        0
+    };
+    if interface == flow.interface { 0 } else { interface }
 }
 
 /// Bytes of the packet that are counted. Katran leaves out the IPv6 header.

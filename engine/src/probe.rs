@@ -1,36 +1,38 @@
 //! Encapsulates the probes of health checks: what a checker on this host sends to a VIP, towards one real of its choice.
 //!
-//! The outer headers are those of data traffic but for what makes no sense for one host's probes: sources are plain, TOS is 0,
-//! and the inner TTL stays, since nothing is forwarded (RFC 2003 section 3.1). Lengths are the frame's, not those of its
-//! header. UDP source ports of GUE are random.
+//! The method and the outer headers are those of data traffic but for what makes no sense for one host's probes: sources are plain,
+//! TOS is 0, and the inner TTL stays, since nothing is forwarded (RFC 2003 section 3.1). Lengths are the frame's, not those of its
+//! header. UDP source ports are random; over IPv4 there is no outer UDP checksum. There are no probes by NAT, whose real answers a
+//! connection that only the balancer knows.
 //!
 //! Probes are not parsed any further: they are in order as far as this host's stack is.
 
-use crate::checksum;
+use crate::checksum::{self, address_sum};
+use crate::encap::{NO_CHECKSUM, ROOM_MAX, between, ethertype, gre, own_header, udp};
 use crate::memory::reals::{Hop, Method};
-use crate::memory::{Addr, Memory, Root, features};
+use crate::memory::{Addr, Memory, Real, Root, features};
 use crate::packet::Packet;
 use crate::verdict::Action;
 use crate::wire::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, IPPROTO_IPIP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, Ipv4, Ipv6, Tcp, Udp,
-    ipv6_words,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, IPPROTO_GRE, IPPROTO_IPIP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, Ipv4,
+    Ipv6, Tcp, Udp, ipv6_words,
 };
 
 /// Bit that Katran sets in every source port, as the machine loads it.
 const KATRAN_PORT: u16 = 0x0400;
 /// Ports that RFC 6335 leaves to clients.
 const DYNAMIC_PORT: u16 = 0xc000;
-/// Most bytes of an IP packet in IPv6 and UDP.
-const LONGEST: usize = 0xffff - Udp::LEN - Ipv6::LEN;
-
-const OVER_V4: usize = const { Ipv4::LEN + Udp::LEN };
-const OVER_V6: usize = const { Ipv6::LEN + Udp::LEN };
+/// Most bytes of an IP packet behind any outer header.
+const LONGEST: usize = 0xffff - ROOM_MAX;
 
 /// A probe's way.
 struct Way<'a> {
     root: &'a Root,
+    real: &'a Real,
     hop: Hop,
     addr: Addr,
+    /// Source MAC of the frame.
+    from: u64,
     katran: bool,
     /// The probe is IPv6.
     inner_v6: bool,
@@ -86,11 +88,16 @@ fn towards<'m, P: Packet, M: Memory>(packet: &P, memory: &'m M, real: u32, whole
     if !hop.is_resolved() {
         return Err(Outcome::NoNextHop);
     }
+    if hop.is(Method::Nat) {
+        return Err(Outcome::Skipped);
+    }
     let sourceless = if hop.is_v6() { root.source_v6() == [0, 0] } else { root.source_v4.get() == 0 };
-    if sourceless && !katran {
+    if sourceless && !katran && !hop.is(Method::L2) {
         return Err(Outcome::NoSource);
     }
-    Ok(Way { root, hop, addr: entry.addr(), katran, inner_v6, len: len as u32 })
+    let own = if memory.has(root, features::SEVERAL) { entry.from() } else { 0 };
+    let from = if own != 0 { own } else { root.local_mac.get() };
+    Ok(Way { root, real: entry, hop, addr: entry.addr(), from, katran, inner_v6, len: len as u32 })
 }
 
 /// A whole IP header of the EtherType's version follows.
@@ -105,40 +112,59 @@ fn is_whole<P: Packet>(packet: &P, inner_v6: bool) -> bool {
 
 #[inline(always)]
 fn write<P: Packet>(packet: &mut P, way: &Way<'_>, random: impl FnOnce() -> u32) -> Option<()> {
-    match (way.hop.is_v6(), way.hop.is(Method::Gue)) {
-        (false, false) => {
-            let grown = packet.grow_head(Ipv4::LEN);
-            grown.then(|| over_v4(packet, way, inner_protocol(way), way.len)).flatten()
-        }
-        (true, false) => {
-            let grown = packet.grow_head(Ipv6::LEN);
-            grown.then(|| over_v6(packet, way, inner_protocol(way), way.len)).flatten()
-        }
-        (false, true) => {
-            let port = source_port(way, random);
-            if !packet.grow_head(OVER_V4) {
-                return None;
-            }
-            let len = way.len.wrapping_add(Udp::LEN as u32);
-            over_v4(packet, way, IPPROTO_UDP, len)?;
-            let udp = Udp::view_mut(packet, const { Ethernet::LEN + Ipv4::LEN })?;
-            emit_udp(udp, way, port, len, 0);
-            Some(())
-        }
-        (true, true) => {
-            let port = source_port(way, random);
-            let sum = if way.katran { None } else { inner_sum(packet, way.inner_v6) };
-            if !packet.grow_head(OVER_V6) {
-                return None;
-            }
-            let len = way.len.wrapping_add(Udp::LEN as u32);
-            over_v6(packet, way, IPPROTO_UDP, len)?;
-            let checksum = sum.map_or(0, |sum| udp_checksum(way, port, len, sum));
-            let udp = Udp::view_mut(packet, const { Ethernet::LEN + Ipv6::LEN })?;
-            emit_udp(udp, way, port, len, checksum);
-            Some(())
-        }
+    const AT_V4: usize = const { Ethernet::LEN + Ipv4::LEN };
+    const AT_V6: usize = const { Ethernet::LEN + Ipv6::LEN };
+    let hop = way.hop;
+    if hop.is(Method::L2) {
+        Ethernet::view_mut(packet, 0)?.emit(hop.mac(), way.from, ethertype(way.inner_v6));
+        return Some(());
     }
+    let is_ipip = hop.is(Method::Ipip);
+    let has_udp = !is_ipip && !hop.is(Method::Gre);
+    let between = if is_ipip { 0 } else { between(hop) };
+    let port = if has_udp { source_port(way, random) } else { 0 };
+    let len = way.len.wrapping_add(between as u32);
+    let protocol = match (has_udp, is_ipip) {
+        (true, _) => IPPROTO_UDP,
+        (false, true) => inner_protocol(way),
+        (false, false) => IPPROTO_GRE,
+    };
+    if hop.is_v6() {
+        let wants_sum = has_udp && !way.katran;
+        let sum = if wants_sum { inner_sum(packet, way.inner_v6).unwrap_or(NO_CHECKSUM) } else { NO_CHECKSUM };
+        if !packet.grow_head(const { Ipv6::LEN }.wrapping_add(between)) {
+            return None;
+        }
+        over_v6(packet, way, protocol, len)?;
+        let pseudo = address_sum(way.root.source_v6()).wrapping_add(address_sum(way.addr));
+        behind::<P, AT_V6>(packet, way, port, len, [sum, pseudo])
+    } else {
+        if !packet.grow_head(const { Ipv4::LEN }.wrapping_add(between)) {
+            return None;
+        }
+        over_v4(packet, way, protocol, len)?;
+        behind::<P, AT_V4>(packet, way, port, len, [NO_CHECKSUM, 0])
+    }
+}
+
+/// Writes what is behind the outer IP header, `len` bytes of payload to it; `sums`: of the probe, and of the outer addresses.
+#[inline(always)]
+fn behind<P: Packet, const AT: usize>(
+    packet: &mut P,
+    way: &Way<'_>,
+    port: u16,
+    len: u32,
+    [inner, pseudo]: [u64; 2],
+) -> Option<()> {
+    if way.hop.is(Method::Ipip) {
+        return Some(());
+    }
+    if way.hop.is(Method::Gre) {
+        return gre(packet, AT, way.inner_v6);
+    }
+    let own = own_header(packet, way.real, way.hop, way.inner_v6, way.from, const { AT + Udp::LEN })?;
+    let to = if way.katran { way.root.gue_port.get() as u16 } else { way.real.port(way.inner_v6) };
+    udp(packet, [port, to], AT, len, [inner, pseudo, own])
 }
 
 /// Katran writes 4 for any packet in IPv4.
@@ -152,7 +178,7 @@ fn inner_protocol(way: &Way<'_>) -> u8 {
 fn over_v4<P: Packet>(packet: &mut P, way: &Way<'_>, protocol: u8, payload: u32) -> Option<()> {
     // Katran leaves the EtherType of an IPv6 probe as it was.
     let ethertype = if way.katran && way.inner_v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
-    Ethernet::view_mut(packet, 0)?.emit(way.hop.mac(), way.root.local_mac.get(), ethertype);
+    Ethernet::view_mut(packet, 0)?.emit(way.hop.mac(), way.from, ethertype);
     let [dst, _] = way.addr;
     let (src, dst) = (way.root.source_v4.get(), dst as u32);
     let ip = Ipv4::view_mut(packet, Ethernet::LEN)?;
@@ -166,7 +192,7 @@ fn over_v4<P: Packet>(packet: &mut P, way: &Way<'_>, protocol: u8, payload: u32)
 
 #[inline(always)]
 fn over_v6<P: Packet>(packet: &mut P, way: &Way<'_>, protocol: u8, payload: u32) -> Option<()> {
-    Ethernet::view_mut(packet, 0)?.emit(way.hop.mac(), way.root.local_mac.get(), ETHERTYPE_IPV6);
+    Ethernet::view_mut(packet, 0)?.emit(way.hop.mac(), way.from, ETHERTYPE_IPV6);
     Ipv6::view_mut(packet, Ethernet::LEN)?.emit_outer(way.root.source_v6(), way.addr, 0, payload, protocol);
     Some(())
 }
@@ -176,29 +202,6 @@ fn over_v6<P: Packet>(packet: &mut P, way: &Way<'_>, protocol: u8, payload: u32)
 fn source_port(way: &Way<'_>, random: impl FnOnce() -> u32) -> u16 {
     let random = random() as u16;
     if way.katran { random | KATRAN_PORT } else { (random | DYNAMIC_PORT).to_be() }
-}
-
-#[inline(always)]
-fn emit_udp(udp: &mut Udp, way: &Way<'_>, port: u16, len: u32, checksum: u16) {
-    let [a, b] = port.to_ne_bytes();
-    let [c, d] = (way.root.gue_port.get() as u16).to_ne_bytes();
-    udp.ports = [a, b, c, d];
-    udp.len = (len as u16).into();
-    udp.checksum = u16::from_be(checksum).into();
-}
-
-/// The checksum over IPv6, as on the wire, from the sum of the probe; a computed 0 is sent as all ones (RFC 8200 section 8.1).
-#[inline(always)]
-fn udp_checksum(way: &Way<'_>, port: u16, len: u32, inner: u64) -> u16 {
-    let length = (len as u16).to_be();
-    let addresses = address_sum(way.root.source_v6()).wrapping_add(address_sum(way.addr));
-    // length and protocol of the pseudo header, then the header itself
-    let words = [length, (IPPROTO_UDP as u16).to_be(), port, way.root.gue_port.get() as u16, length];
-    let sum = words.iter().fold(inner.wrapping_add(addresses), |sum, word| sum.wrapping_add(*word as u64));
-    match checksum::finish(sum) {
-        0 => 0xffff,
-        checksum => checksum,
-    }
 }
 
 /// What the probe sums up to once its transport checksum is right, whether or not it is filled in yet: its IP header, and the
@@ -239,12 +242,6 @@ fn inner_sum<P: Packet>(packet: &P, is_v6: bool) -> Option<u64> {
 #[inline(always)]
 fn length_and_protocol(length: u16, protocol: u8) -> u64 {
     (length.to_be() as u64).wrapping_add((protocol as u16).to_be() as u64)
-}
-
-#[inline(always)]
-fn address_sum([a, b]: Addr) -> u64 {
-    let low = (a & 0xffff_ffff).wrapping_add(b & 0xffff_ffff);
-    low.wrapping_add(a >> 32).wrapping_add(b >> 32)
 }
 
 /// The next state of the generator that replays take their random numbers from, and the number: SplitMix64 (Steele, Lea and
@@ -293,7 +290,7 @@ macro_rules! outcomes {
 
 outcomes! {
     Processed, "processed", Tx, "Encapsulated and sent towards the real of its mark.";
-    Skipped, "skipped", Pass, "No mark, a mark that is no probe's, or no IP packet; unchanged.";
+    Skipped, "skipped", Pass, "No mark, a mark that is no probe's, a real behind NAT, or no IP packet; unchanged.";
     TooBig, "too-big", Drop, "A probe that is larger than tunnel.max_frame.";
     NoReal, "no-real", Drop, "The mark's id names no real. Always 0.";
     NoNextHop, "no-next-hop", Drop, "The MAC of the real's next hop is not known.";

@@ -6,7 +6,7 @@ use std::io;
 use super::port::{Ask, Bound, receive_queues};
 
 /// One receive queue of one interface: what an AF_XDP socket is bound to.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct QueueName {
     /// The interface's name in this network namespace.
     pub interface: String,

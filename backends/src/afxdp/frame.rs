@@ -22,6 +22,7 @@ pub struct FrameBuf<'a> {
     end: usize,
     moved: bool,
     vlan: u32,
+    interface: u32,
 }
 
 impl<'a> FrameBuf<'a> {
@@ -31,7 +32,19 @@ impl<'a> FrameBuf<'a> {
     pub fn received(chunk: &'a mut [u8], length: usize) -> Option<Self> {
         let handover = Handover::read(chunk.get(..length)?)?;
         let (head, vlan) = (usize::from(handover.room), handover.vlan());
-        (head + Ethernet::LEN <= length).then_some(Self { chunk, head, end: length, moved: false, vlan })
+        (head + Ethernet::LEN <= length).then_some(Self { chunk, head, end: length, moved: false, vlan, interface: 0 })
+    }
+
+    /// Notes the interface that it came in by, by its index, if the balancer has several.
+    #[inline]
+    pub fn came_by(self, interface: u32) -> Self {
+        Self { interface, ..self }
+    }
+
+    /// The index of that interface; 0: there is only one.
+    #[inline]
+    pub fn interface(&self) -> u32 {
+        self.interface
     }
 
     /// The VLAN tag that the kernel seat took off, as [`tandem_engine::vlan`] has it; 0: none.

@@ -8,9 +8,12 @@
 //!    +--------------------------------------+---------------------------------------------------------+
 //! ```
 //!
+//! A worker with several sockets has one UMEM under all of them: each socket is a *lane* with rings of its own, and what comes in by
+//! one lane leaves by any. Each lane has its share of the chunks to receive into, so that a busy one cannot starve the others.
+//!
 //! A [`Frame`] is the right to use one chunk: it cannot be copied, only a [`Pool`] makes one, and giving it to a ring
 //! consumes it. The kernel hands back bare addresses; the [`Ledger`] turns one into a token only if the kernel owned that
-//! very chunk, so a wrong address is counted as a defect and never becomes a second owner.
+//! very chunk in that very lane, so a wrong address is counted as a defect and never becomes a second owner.
 //! This file knows no socket and has no `unsafe`: the rings are a trait, and the tests drive it over rings in memory.
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -70,16 +73,18 @@ impl<D: Descriptor> Frame<D> {
     }
 }
 
-/// Where a chunk is.
+/// Where a chunk is: which lane's, if it is in one of its rings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
 enum Place {
     Free,
-    Filling,
+    Filling(u8),
     Held,
     Queued,
-    Sending,
+    Sending(u8),
 }
+
+/// Lanes of a [`Pool`] at most.
+pub const MOST_LANES: usize = 1 + u8::MAX as usize;
 
 /// How many frames are where. `free + filling + held + queued + sending == total`, always.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -107,25 +112,61 @@ impl Census {
     }
 }
 
-/// One byte per chunk: where it is.
+/// Where each chunk is.
 #[derive(Debug)]
 struct Ledger {
     places: Box<[Place]>,
     /// `log2` of a chunk's bytes.
     chunk_bits: u32,
-    counts: [usize; 5],
+    free: usize,
+    held: usize,
+    queued: usize,
+    /// By lane.
+    filling: Box<[usize]>,
+    sending: Box<[usize]>,
     defects: u64,
 }
 
 impl Ledger {
-    fn new(total: usize, chunk: usize) -> Self {
-        let chunk_bits = chunk.trailing_zeros();
-        Self { places: vec![Place::Free; total].into(), chunk_bits, counts: [total, 0, 0, 0, 0], defects: 0 }
+    fn new(total: usize, chunk: usize, lanes: usize) -> Self {
+        Self {
+            places: vec![Place::Free; total].into(),
+            chunk_bits: chunk.trailing_zeros(),
+            free: total,
+            held: 0,
+            queued: 0,
+            filling: vec![0; lanes].into(),
+            sending: vec![0; lanes].into(),
+            defects: 0,
+        }
     }
 
-    /// How many more frames may be on their way out.
-    fn may_send(&self) -> usize {
-        (self.places.len() / 2).max(1).saturating_sub(self.counts[Place::Sending as usize])
+    /// Chunks of each lane.
+    fn share(&self) -> usize {
+        self.places.len() / self.filling.len().max(1)
+    }
+
+    /// How many more frames a lane may have to receive into.
+    #[inline]
+    fn may_fill(&self, lane: usize) -> usize {
+        self.share().saturating_sub(self.filling.get(lane).copied().unwrap_or(usize::MAX))
+    }
+
+    /// How many more frames of a lane may be on their way out.
+    #[inline]
+    fn may_send(&self, lane: usize) -> usize {
+        (self.share() / 2).max(1).saturating_sub(self.sending.get(lane).copied().unwrap_or(usize::MAX))
+    }
+
+    #[inline]
+    fn count(&mut self, place: Place) -> Option<&mut usize> {
+        match place {
+            Place::Free => Some(&mut self.free),
+            Place::Filling(lane) => self.filling.get_mut(usize::from(lane)),
+            Place::Held => Some(&mut self.held),
+            Place::Queued => Some(&mut self.queued),
+            Place::Sending(lane) => self.sending.get_mut(usize::from(lane)),
+        }
     }
 
     /// Moves the chunk at `addr`; false, and a defect, if it is not in `from` or there is no such chunk.
@@ -134,8 +175,12 @@ impl Ledger {
         match self.places.get_mut(addr >> self.chunk_bits) {
             Some(place) if *place == from => {
                 *place = to;
-                self.counts[from as usize] -= 1;
-                self.counts[to as usize] += 1;
+                if let Some(count) = self.count(from) {
+                    *count -= 1;
+                }
+                if let Some(count) = self.count(to) {
+                    *count += 1;
+                }
                 true
             }
             _ => {
@@ -146,33 +191,43 @@ impl Ledger {
     }
 }
 
-/// The frames of one UMEM and the rings they travel through.
+/// One socket's rings, and what waits for room in its TX ring.
 #[derive(Debug)]
-pub struct Pool<R: Rings> {
+struct Lane<R: Rings> {
     rings: R,
-    id: u32,
-    ledger: Ledger,
-    free: Vec<Frame<R::Entry>>,
     queued: Vec<Frame<R::Entry>>,
 }
 
+/// The frames of one UMEM and the rings they travel through.
+#[derive(Debug)]
+pub struct Pool<R: Rings> {
+    lanes: Box<[Lane<R>]>,
+    id: u32,
+    ledger: Ledger,
+    free: Vec<Frame<R::Entry>>,
+}
+
 impl<R: Rings> Pool<R> {
-    /// A pool over all frames of a UMEM whose chunks are `chunk` bytes, a power of two; `entries` names each chunk once.
-    pub fn new(rings: R, entries: &[R::Entry], chunk: usize) -> Self {
+    /// A pool over all frames of a UMEM whose chunks are `chunk` bytes, a power of two; `entries` names each chunk once. At most
+    /// [`MOST_LANES`] `rings`: those after are left out.
+    pub fn new(rings: Vec<R>, entries: &[R::Entry], chunk: usize) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let free = entries.iter().map(|&entry| Frame { entry, pool: id }).collect();
-        Self { rings, id, ledger: Ledger::new(entries.len(), chunk), free, queued: Vec::with_capacity(QUEUED) }
+        let lanes: Box<[_]> =
+            rings.into_iter().take(MOST_LANES).map(|rings| Lane { rings, queued: Vec::with_capacity(QUEUED) }).collect();
+        let ledger = Ledger::new(entries.len(), chunk, lanes.len());
+        Self { lanes, id, ledger, free }
     }
 
-    /// The rings.
-    pub(super) fn rings(&self) -> &R {
-        &self.rings
+    /// The rings of a lane.
+    pub(super) fn rings(&self, lane: usize) -> Option<&R> {
+        self.lanes.get(lane).map(|lane| &lane.rings)
     }
 
-    /// The rings, to be asked what is in them.
-    pub(super) fn rings_mut(&mut self) -> &mut R {
-        &mut self.rings
+    /// The rings of a lane, to be asked what is in them.
+    pub(super) fn rings_mut(&mut self, lane: usize) -> Option<&mut R> {
+        self.lanes.get_mut(lane).map(|lane| &mut lane.rings)
     }
 
     /// Whether this token is the right to a chunk of this pool's UMEM.
@@ -180,49 +235,61 @@ impl<R: Rings> Pool<R> {
         frame.pool == self.id
     }
 
-    /// Gives free frames to the kernel to receive into, a batch at most; returns how many.
-    pub fn refill(&mut self) -> usize {
-        let want = self.free.len().min(BATCH);
-        if want == 0 {
-            return 0;
-        }
-        let count = self.rings.fill_room(want).min(want);
+    /// Frames of a lane that are on their way out.
+    pub(super) fn sending(&self, lane: usize) -> usize {
+        self.ledger.sending.get(lane).copied().unwrap_or(0)
+    }
+
+    /// Gives free frames to the kernel to receive into by this lane, a batch at most; returns how many.
+    pub fn refill(&mut self, lane: usize) -> usize {
+        let want = self.free.len().min(self.ledger.may_fill(lane)).min(BATCH);
+        let Some(Lane { rings, .. }) = self.lanes.get_mut(lane).filter(|_| want > 0) else { return 0 };
+        let count = rings.fill_room(want).min(want);
         // The frames used last are nearest to the CPU.
         let start = self.free.len() - count;
         let ledger = &mut self.ledger;
         let gone = self.free.drain(start..).inspect(|f| {
-            ledger.shift(f.entry.addr(), Place::Free, Place::Filling);
+            ledger.shift(f.entry.addr(), Place::Free, Place::Filling(lane as u8));
         });
-        self.rings.fill(gone);
+        rings.fill(gone);
         count
     }
 
-    /// Adds what was received to `batch`, a batch at most and no more than fits without allocating; returns how many.
-    pub fn receive(&mut self, batch: &mut Vec<Frame<R::Entry>>) -> usize {
-        if batch.capacity() - batch.len() < BATCH {
-            return 0;
-        }
+    /// Adds what was received by this lane to `batch`, a batch at most and no more than fits without allocating; returns how
+    /// many.
+    pub fn receive(&mut self, lane: usize, batch: &mut Vec<Frame<R::Entry>>) -> usize {
+        let room = batch.capacity() - batch.len() >= BATCH;
+        let Some(Lane { rings, .. }) = self.lanes.get_mut(lane).filter(|_| room) else { return 0 };
         let mut entries = [R::Entry::default(); BATCH];
-        let count = self.rings.receive(&mut entries);
+        let count = rings.receive(&mut entries);
         let before = batch.len();
         for &entry in entries.iter().take(count) {
-            if self.ledger.shift(entry.addr(), Place::Filling, Place::Held) {
+            if self.ledger.shift(entry.addr(), Place::Filling(lane as u8), Place::Held) {
                 batch.push(Frame { entry, pool: self.id });
             }
         }
         batch.len() - before
     }
 
-    /// Queues a frame to be sent by the next [`Self::flush`].
+    /// Takes a free frame, for the caller to write and send: for who sends what he did not receive. `None`: none is free.
+    pub fn take(&mut self) -> Option<Frame<R::Entry>> {
+        let frame = self.free.pop()?;
+        self.ledger.shift(frame.entry.addr(), Place::Free, Place::Held);
+        Some(frame)
+    }
+
+    /// Queues a frame to be sent by this lane with the next [`Self::flush`].
     ///
     /// # Errors
-    /// Gives the frame back if [`QUEUED`] frames wait already.
-    pub fn send(&mut self, frame: Frame<R::Entry>) -> Result<(), Frame<R::Entry>> {
-        if self.queued.len() == QUEUED {
+    /// Gives the frame back if [`QUEUED`] frames wait already, or if there is no such lane.
+    pub fn send(&mut self, lane: usize, frame: Frame<R::Entry>) -> Result<(), Frame<R::Entry>> {
+        if self.lanes.get(lane).is_none_or(|lane| lane.queued.len() == QUEUED) {
             return Err(frame);
         }
-        if self.admit(&frame, Place::Queued) {
-            self.queued.push(frame);
+        if self.admit(&frame, Place::Queued)
+            && let Some(lane) = self.lanes.get_mut(lane)
+        {
+            lane.queued.push(frame);
         }
         Ok(())
     }
@@ -234,42 +301,51 @@ impl<R: Rings> Pool<R> {
         }
     }
 
-    /// Moves queued frames to the TX ring as far as there is room; returns how many.
+    /// Moves queued frames of a lane to its TX ring as far as there is room; returns how many.
     ///
-    /// No more than half of all frames are ever on their way out, so a slow sender never starves the receive side.
-    pub fn flush(&mut self) -> usize {
-        let want = self.queued.len();
+    /// No more than half of its share of frames are ever on their way out, so a slow sender never starves the receive side.
+    pub fn flush(&mut self, lane: usize) -> usize {
+        let may_send = self.ledger.may_send(lane);
+        let Some(Lane { rings, queued }) = self.lanes.get_mut(lane) else { return 0 };
+        let want = queued.len();
         if want == 0 {
             return 0;
         }
-        let count = self.rings.send_room(want).min(want).min(self.ledger.may_send());
+        let count = rings.send_room(want).min(want).min(may_send);
         let ledger = &mut self.ledger;
-        let gone = self.queued.drain(..count).inspect(|f| {
-            ledger.shift(f.entry.addr(), Place::Queued, Place::Sending);
+        let gone = queued.drain(..count).inspect(|f| {
+            ledger.shift(f.entry.addr(), Place::Queued, Place::Sending(lane as u8));
         });
-        self.rings.send(gone);
+        rings.send(gone);
         count
     }
 
-    /// Takes back what the kernel has sent, a batch at most; returns how many.
-    pub fn reclaim(&mut self) -> usize {
-        if self.ledger.counts[Place::Sending as usize] == 0 {
-            return 0;
-        }
+    /// Takes back what the kernel has sent by this lane, a batch at most; returns how many.
+    pub fn reclaim(&mut self, lane: usize) -> usize {
+        let some = self.sending(lane) > 0;
+        let Some(Lane { rings, .. }) = self.lanes.get_mut(lane).filter(|_| some) else { return 0 };
         let mut entries = [R::Entry::default(); BATCH];
-        let count = self.rings.complete(&mut entries);
+        let count = rings.complete(&mut entries);
         for &entry in entries.iter().take(count) {
-            if self.ledger.shift(entry.addr(), Place::Sending, Place::Free) {
+            if self.ledger.shift(entry.addr(), Place::Sending(lane as u8), Place::Free) {
                 self.free.push(Frame { entry, pool: self.id });
             }
         }
         count
     }
 
-    /// How many frames are where.
+    /// How many frames are where, over all lanes.
     pub fn census(&self) -> Census {
-        let [free, filling, held, queued, sending] = self.ledger.counts;
-        Census { free, filling, held, queued, sending, total: self.ledger.places.len(), defects: self.ledger.defects }
+        let Ledger { places, free, held, queued, filling, sending, defects, .. } = &self.ledger;
+        Census {
+            free: *free,
+            filling: filling.iter().sum(),
+            held: *held,
+            queued: *queued,
+            sending: sending.iter().sum(),
+            total: places.len(),
+            defects: *defects,
+        }
     }
 
     /// A token comes back: it must be of this pool, and its chunk held.

@@ -1,4 +1,5 @@
-//! The AF_XDP seat of one interface: a pinned worker for each receive queue.
+//! The AF_XDP seat: pinned workers. With one interface, one for each receive queue; with several, as many as the interface with the
+//! fewest queues has, each with queues of every interface: so a worker can send by all of them, and no queue is left over.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -23,15 +24,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What to start.
 #[derive(Clone, Debug)]
 pub struct SeatConfig {
-    /// The interface, in the network namespace of the thread that starts the seat.
-    pub interface: String,
-    /// Its receive queues, one worker each; see [`super::receive_queues`].
-    pub queues: Vec<u32>,
-    /// The cores to pin the workers to, in the order of the queues; with fewer cores than queues they are used again.
+    /// The queues of each worker, of interfaces in the network namespace of the thread that starts the seat.
+    pub workers: Vec<Vec<QueueName>>,
+    /// The cores to pin the workers to, in their order; with fewer cores than workers they are used again.
     pub cores: Vec<usize>,
     /// Zero-copy or not.
     pub zero_copy: Ask,
-    /// UMEM chunks of each queue: a power of two.
+    /// UMEM chunks for each queue: a power of two.
     pub frames: u32,
     /// Bytes of a chunk: 2048 or 4096.
     pub chunk: u32,
@@ -40,10 +39,24 @@ pub struct SeatConfig {
 }
 
 impl SeatConfig {
-    /// The usual sizes on these queues and cores.
-    pub fn new(interface: &str, queues: Vec<u32>, cores: Vec<usize>) -> Self {
-        let PortConfig { at, zero_copy, frames, chunk } = PortConfig::new(interface, 0, Ask::default());
-        Self { interface: at.interface, queues, cores, zero_copy, frames, chunk, pace: Pace::default() }
+    /// The usual sizes for these interfaces with their numbers of receive queues ([`super::receive_queues`]), on these cores.
+    pub fn new(interfaces: &[(&str, u32)], cores: Vec<usize>) -> Self {
+        let workers = Self::workers(interfaces.iter().map(|(_, queues)| *queues));
+        let of = |worker: u32| {
+            let all = interfaces.iter().flat_map(move |&(interface, queues)| {
+                let own = (worker..queues).step_by(workers.max(1) as usize);
+                own.map(move |queue| QueueName { interface: interface.to_owned(), queue })
+            });
+            all.collect()
+        };
+        let workers = (0..workers).map(of).collect();
+        let PortConfig { zero_copy, frames, chunk, .. } = PortConfig::of(Vec::new(), Ask::default());
+        Self { workers, cores, zero_copy, frames, chunk, pace: Pace::default() }
+    }
+
+    /// How many workers interfaces with these numbers of receive queues get: as many as each has a queue for.
+    pub fn workers(queues: impl Iterator<Item = u32>) -> u32 {
+        queues.min().unwrap_or(0)
     }
 }
 
@@ -51,21 +64,17 @@ impl SeatConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum SeatError {
     /// No work for it.
-    #[error("{interface}: no {what} given; an AF_XDP seat needs at least one queue and one core")]
+    #[error("no {what} given; an AF_XDP seat needs at least one queue and one core")]
     Nothing {
-        /// The interface.
-        interface: String,
         /// Queues or cores.
         what: &'static str,
     },
     /// Each worker has counters of its own.
-    #[error("{interface}: {found} memories for {expected} queues; each worker needs its own")]
+    #[error("{found} memories for {expected} workers; each needs its own")]
     Memories {
-        /// The interface.
-        interface: String,
         /// Memories given.
         found: usize,
-        /// Queues.
+        /// Workers.
         expected: usize,
     },
     /// A socket.
@@ -95,11 +104,11 @@ pub enum SeatError {
     },
 }
 
-/// A worker ended by itself. Its queue's frames are forwarded in the kernel from here on.
+/// A worker ended by itself. Its queues' frames are forwarded in the kernel from here on.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Interface and queue.
-    pub at: QueueName,
+    /// Interfaces and queues.
+    pub at: Vec<QueueName>,
     /// Why.
     pub error: Arc<PortError>,
 }
@@ -107,34 +116,39 @@ pub struct Event {
 /// What a stopped seat leaves behind.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// One for each worker, in the order of the queues.
+    /// One for each worker, in their order.
     pub workers: Vec<WorkerReport>,
-    /// Queues whose thread panicked, which is a bug.
-    pub panicked: Vec<u32>,
+    /// Workers whose thread panicked, which is a bug.
+    pub panicked: Vec<usize>,
 }
 
 /// What the seat knows of a worker.
 struct Desk {
-    queue: u32,
+    queues: Vec<QueueName>,
     core: usize,
-    bound: Bound,
+    /// One for each queue.
+    bound: Vec<Bound>,
     shared: Arc<Shared>,
-    /// The socket, while it is open. Locked by the control plane and, once, by the ending worker; never in its loop.
-    socket: Arc<Mutex<Option<RawFd>>>,
+    /// The sockets, while they are open. Locked by the control plane and, once, by the ending worker; never in its loop.
+    sockets: Sockets,
     /// Reports nothing if it did not start.
     thread: Option<JoinHandle<Option<WorkerReport>>>,
 }
 
-/// One line about a worker.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct WorkerInfo {
-    /// Receive queue.
-    pub queue: u32,
-    /// The core it is pinned to.
+type Sockets = Arc<Mutex<Vec<RawFd>>>;
+
+/// One line about a worker's socket.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SocketInfo {
+    /// Interface and receive queue.
+    pub at: QueueName,
+    /// The worker, from 0.
+    pub worker: usize,
+    /// The core that it is pinned to.
     pub core: usize,
     /// Zero-copy or copy, as the kernel reports it.
     pub bound: Bound,
-    /// What the kernel dropped on the way to or from it; `None`: it ended.
+    /// What the kernel dropped on the way to or from it; `None`: its worker ended.
     pub statistics: Option<Statistics>,
 }
 
@@ -147,7 +161,7 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// Opens one socket for each queue and starts the pinned workers; `memories` in the order of the queues.
+    /// Opens one socket for each queue and starts the pinned workers; `memories` in their order.
     ///
     /// No frame arrives before [`Self::sockets`] are in the XSKMAP.
     ///
@@ -158,44 +172,42 @@ impl Seat {
         M: WorkerMemory + Send + 'static,
         C: Clock + Send + 'static,
     {
-        let interface = || config.interface.clone();
-        let nothing = |what| SeatError::Nothing { interface: interface(), what };
-        if config.queues.is_empty() {
-            return Err(nothing("queues"));
+        let workers = &config.workers;
+        if workers.is_empty() || workers.iter().any(Vec::is_empty) {
+            return Err(SeatError::Nothing { what: "queues" });
         }
         if config.cores.is_empty() {
-            return Err(nothing("cores"));
+            return Err(SeatError::Nothing { what: "cores" });
         }
-        if memories.len() != config.queues.len() {
-            let (found, expected) = (memories.len(), config.queues.len());
-            return Err(SeatError::Memories { interface: interface(), found, expected });
+        if memories.len() != workers.len() {
+            return Err(SeatError::Memories { found: memories.len(), expected: workers.len() });
         }
-        let (report, events) = bounded(config.queues.len());
-        let desks = Vec::with_capacity(config.queues.len());
-        let mut seat = Self { desks, events, report };
-        let places = config.queues.iter().zip(config.cores.iter().cycle());
-        for ((&queue, &core), (memory, clock)) in places.zip(memories) {
-            let at = QueueName { interface: interface(), queue };
-            let port = PortConfig { at, zero_copy: config.zero_copy, frames: config.frames, chunk: config.chunk };
+        let (report, events) = bounded(workers.len());
+        let mut seat = Self { desks: Vec::with_capacity(workers.len()), events, report };
+        let places = workers.iter().zip(config.cores.iter().cycle());
+        for (worker, ((queues, &core), (memory, clock))) in places.zip(memories).enumerate() {
+            let (zero_copy, frames, chunk) = (config.zero_copy, config.frames, config.chunk);
+            let port = PortConfig { queues: queues.clone(), zero_copy, frames, chunk };
             // On an error `seat` is dropped, and stops those before.
-            seat.desks.push(Desk::open(port, memory, clock, core, config.pace, seat.report.clone())?);
+            seat.desks.push(Desk::open(worker, port, memory, clock, (core, config.pace), seat.report.clone())?);
         }
         Ok(seat)
     }
 
-    /// Queue and socket of each worker that is alive, for the XSKMAP. A socket leaves the map by itself when it is closed.
-    pub fn sockets(&self) -> Vec<(u32, RawFd)> {
-        self.desks.iter().filter_map(|d| Some((d.queue, (*d.socket())?))).collect()
+    /// The sockets of the workers that are alive, for the XSKMAP. A socket leaves the map by itself when it is closed.
+    pub fn sockets(&self) -> Vec<(QueueName, RawFd)> {
+        let of = |desk: &Desk| -> Vec<_> { desk.queues.iter().cloned().zip(desk.sockets().iter().copied()).collect() };
+        self.desks.iter().flat_map(of).collect()
     }
 
-    /// Receive queues that were given a worker, whether it is alive or not.
-    pub fn queues(&self) -> u32 {
-        self.desks.len() as u32
+    /// The receive queues that were given a worker, whether it is alive or not.
+    pub fn queues(&self) -> impl Iterator<Item = &QueueName> {
+        self.desks.iter().flat_map(|desk| &desk.queues)
     }
 
-    /// The workers, with what the kernel dropped for them.
-    pub fn workers(&self) -> Vec<WorkerInfo> {
-        self.desks.iter().map(Desk::info).collect()
+    /// Each worker's sockets, with what the kernel dropped for them.
+    pub fn info(&self) -> Vec<SocketInfo> {
+        self.desks.iter().enumerate().flat_map(|(worker, desk)| desk.info(worker)).collect()
     }
 
     /// Waits until each worker has let go of what it read from the tables before this call; at once for idle workers.
@@ -222,10 +234,10 @@ impl Seat {
             desk.shared.stop.store(true, Ordering::Relaxed);
         }
         let mut report = Report::default();
-        for desk in &mut self.desks {
+        for (worker, desk) in self.desks.iter_mut().enumerate() {
             match desk.thread.take().map(JoinHandle::join) {
                 Some(Ok(worker)) => report.workers.extend(worker),
-                Some(Err(_)) => report.panicked.push(desk.queue),
+                Some(Err(_)) => report.panicked.push(worker),
                 None => {}
             }
         }
@@ -242,22 +254,23 @@ impl Drop for Seat {
 impl Desk {
     /// Starts a thread that pins itself, and opens its port after that: so the frames lie near its core.
     fn open<M, C>(
+        worker: usize,
         port: PortConfig,
         memory: M,
         clock: C,
-        core: usize,
-        pace: Pace,
+        (core, pace): (usize, Pace),
         report: Sender<Event>,
     ) -> Result<Self, SeatError>
     where
         M: WorkerMemory + Send + 'static,
         C: Clock + Send + 'static,
     {
-        let (at, queue) = (port.at.clone(), port.at.queue);
-        let (shared, socket) = (Arc::new(Shared::default()), Arc::new(Mutex::new(None)));
+        let queues = port.queues.clone();
+        let at = queues.first().cloned().unwrap_or_default();
+        let (shared, sockets) = (Arc::new(Shared::default()), Sockets::default());
         let (tell, opened) = bounded(1);
         let work = {
-            let (at, shared, socket) = (at.clone(), shared.clone(), socket.clone());
+            let (queues, shared, sockets) = (queues.clone(), shared.clone(), sockets.clone());
             move || {
                 let port = match pinned(&port, core) {
                     Ok(port) => port,
@@ -267,23 +280,24 @@ impl Desk {
                         return None;
                     }
                 };
-                *lock(&socket) = Some(port.fd());
-                let _ = tell.send(Ok(port.bound()));
+                *lock(&sockets) = port.fds();
+                let bound = (0..port.lanes()).map(|lane| port.bound(lane)).collect();
+                let _ = tell.send(Ok(bound));
                 let mut worker = Worker::new(port, memory, clock, pace);
                 let error = worker.run(&shared).err().map(Arc::new);
-                *lock(&socket) = None;
+                lock(&sockets).clear();
                 if let Some(error) = &error {
                     // The channel has room for one event of each worker.
-                    let _ = report.try_send(Event { at, error: error.clone() });
+                    let _ = report.try_send(Event { at: queues, error: error.clone() });
                 }
                 Some(worker.finish(error))
             }
         };
         // The kernel keeps 15 bytes of the name: enough to tell the workers apart in `top -H`.
-        let thread = std::thread::Builder::new().name(format!("xsk{queue}-{}", at.interface)).spawn(work);
+        let thread = std::thread::Builder::new().name(format!("xsk{worker}-{}", at.interface)).spawn(work);
         let thread = thread.map_err(|errno| SeatError::Thread { at: at.clone(), errno })?;
         match opened.recv() {
-            Ok(Ok(bound)) => Ok(Self { queue, core, bound, shared, socket, thread: Some(thread) }),
+            Ok(Ok(bound)) => Ok(Self { queues, core, bound, shared, sockets, thread: Some(thread) }),
             Ok(Err(error)) => {
                 // It has nothing to report; when the caller hears of the error, nothing is left of it.
                 let _ = thread.join();
@@ -293,13 +307,17 @@ impl Desk {
         }
     }
 
-    fn socket(&self) -> MutexGuard<'_, Option<RawFd>> {
-        lock(&self.socket)
+    fn sockets(&self) -> MutexGuard<'_, Vec<RawFd>> {
+        lock(&self.sockets)
     }
 
-    fn info(&self) -> WorkerInfo {
-        let statistics = self.socket().and_then(|fd| kernel::statistics(fd).ok());
-        WorkerInfo { queue: self.queue, core: self.core, bound: self.bound, statistics }
+    fn info(&self, worker: usize) -> Vec<SocketInfo> {
+        let sockets = self.sockets();
+        let of = |(lane, (at, bound)): (usize, (&QueueName, &Bound))| {
+            let statistics = sockets.get(lane).and_then(|fd| kernel::statistics(*fd).ok());
+            SocketInfo { at: at.clone(), worker, core: self.core, bound: *bound, statistics }
+        };
+        self.queues.iter().zip(&self.bound).enumerate().map(of).collect()
     }
 }
 
@@ -309,11 +327,11 @@ fn pinned(port: &PortConfig, core: usize) -> Result<Port, SeatError> {
     if core < CPUS && core_affinity::set_for_current(CoreId { id: core }) {
         Ok(Port::open(port)?)
     } else {
-        Err(SeatError::Core { at: port.at.clone(), core })
+        Err(SeatError::Core { at: port.queues.first().cloned().unwrap_or_default(), core })
     }
 }
 
-/// A panic of the other side leaves a whole value behind: it is one word.
+/// A panic of the other side leaves a whole value behind: it is written at once.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

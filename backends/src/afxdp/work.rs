@@ -2,8 +2,8 @@
 //! frames and the shared memory, so that tests and benchmarks run it without a kernel.
 
 use tandem_engine::memory::counters::count_seat;
-use tandem_engine::memory::{Memory, Root, SeatCounter};
-use tandem_engine::{Action, Flow, Reason, Verdict, account, classify, finish, soon};
+use tandem_engine::memory::{Memory, Root, SeatCounter, features};
+use tandem_engine::{Action, Flow, Reason, Verdict, account, classify, exit, finish, soon};
 
 use super::frame::FrameBuf;
 use super::frames::BATCH;
@@ -17,8 +17,10 @@ pub enum Outcome {
     /// Its chunk is free again.
     #[default]
     Release,
-    /// This many bytes, from the descriptor's start, are to be sent.
+    /// This many bytes, from the descriptor's start, are to be sent back by where they came.
     Send(usize),
+    /// The same by another interface, with this index.
+    Leave(usize, u32),
 }
 
 /// What is known of each frame of a batch; kept by the worker, since it is too large to be cleared for a single frame.
@@ -35,7 +37,9 @@ pub fn handle<M: Memory>(frames: &mut [Option<FrameBuf<'_>>], memory: &M, flows:
     let mut ready: u32 = 0;
     for (i, (frame, flow)) in frames.iter_mut().zip(flows.iter_mut()).enumerate() {
         *flow = Flow::default();
-        flow.vlan = frame.as_ref().map_or(0, FrameBuf::vlan);
+        if let Some(frame) = frame {
+            (flow.vlan, flow.interface) = (frame.vlan(), frame.interface());
+        }
         match frame.as_mut().map(|frame| classify(frame, memory, root, flow)) {
             Some(Ok(())) => {
                 soon(memory, flow);
@@ -68,7 +72,8 @@ fn conclude<M: Memory>(frame: &mut FrameBuf<'_>, flow: &mut Flow, memory: &M, ro
     if frame.was_moved() {
         count_seat(memory, SeatCounter::RoomMoved, 1);
     }
-    Outcome::Send(length)
+    let interface = if memory.has(root, features::SEVERAL) { exit(memory, flow, &verdict) } else { 0 };
+    if interface == 0 { Outcome::Send(length) } else { Outcome::Leave(length, interface) }
 }
 
 /// Counts a frame that is not forwarded. The kernel seat saw it as a VIP's, so it can no longer be given to the host: a VIP

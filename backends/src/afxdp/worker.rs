@@ -71,25 +71,44 @@ pub struct Shared {
     pub stop: AtomicBool,
 }
 
-/// What a worker leaves behind.
+/// What one of a worker's sockets did.
 #[derive(Debug)]
-pub struct WorkerReport {
+pub struct LaneReport {
     /// Interface and queue.
     pub at: QueueName,
     /// Zero-copy or copy.
     pub bound: Bound,
-    /// Where all its frames were when it ended.
-    pub census: Census,
     /// What the kernel dropped; all 0 if the interface is gone.
     pub statistics: Statistics,
     /// Frames received from the kernel.
     pub received: u64,
     /// Frames forwarded: given to the kernel to send, or `queued` in the census.
     pub sent: u64,
+}
+
+/// What a worker leaves behind.
+#[derive(Debug)]
+pub struct WorkerReport {
+    /// One for each socket.
+    pub lanes: Vec<LaneReport>,
+    /// Where all its frames were when it ended.
+    pub census: Census,
     /// Frames that had to be dropped because too many were on their way out already.
     pub refused: u64,
     /// Why it ended, if it was not told to.
     pub error: Option<Arc<PortError>>,
+}
+
+impl WorkerReport {
+    /// Frames received from the kernel, by all sockets.
+    pub fn received(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.received).sum()
+    }
+
+    /// Frames forwarded, by all sockets.
+    pub fn sent(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.sent).sum()
+    }
 }
 
 /// One forwarding thread's belongings.
@@ -100,8 +119,8 @@ pub struct Worker<M, C> {
     pace: Pace,
     batch: Vec<Token>,
     flows: Box<Flows>,
-    received: u64,
-    sent: u64,
+    /// Frames received and sent, by lane.
+    moved: Vec<[u64; 2]>,
     refused: u64,
 }
 
@@ -117,11 +136,11 @@ impl Drop for Parked<'_> {
 impl<M: WorkerMemory, C: Clock> Worker<M, C> {
     /// A worker for this port.
     pub fn new(port: Port, memory: M, clock: C, pace: Pace) -> Self {
-        let flows = Box::new([Flow::default(); BATCH]);
-        Self { port, memory, clock, pace, batch: Vec::with_capacity(BATCH), flows, received: 0, sent: 0, refused: 0 }
+        let (flows, moved) = (Box::new([Flow::default(); BATCH]), vec![[0; 2]; port.lanes()]);
+        Self { port, memory, clock, pace, batch: Vec::with_capacity(BATCH), flows, moved, refused: 0 }
     }
 
-    /// Forwards until it is told to stop or the interface is gone; the socket stays open.
+    /// Forwards until it is told to stop or an interface is gone; the sockets stay open.
     ///
     /// # Errors
     /// What ended it, if it was not told to.
@@ -143,34 +162,56 @@ impl<M: WorkerMemory, C: Clock> Worker<M, C> {
         self.drain(shared)
     }
 
-    /// Receives, handles and sends one batch; returns the number of frames.
+    /// Receives, handles and sends one batch of each lane; returns the number of frames.
     fn round(&mut self) -> Result<usize, PortError> {
-        let count = self.port.receive(&mut self.batch);
-        if count > 0 {
-            self.memory.set_now(self.clock.tick());
-            self.forward();
-            self.received += count as u64;
+        let mut all = 0;
+        for lane in 0..self.port.lanes() {
+            let count = self.port.receive(lane, &mut self.batch);
+            if count > 0 {
+                self.memory.set_now(self.clock.tick());
+                self.forward(lane);
+                self.note(lane, [count as u64, 0]);
+                all += count;
+            }
         }
         self.port.advance()?;
-        Ok(count)
+        Ok(all)
     }
 
-    fn forward(&mut self) {
+    fn note(&mut self, lane: usize, [received, sent]: [u64; 2]) {
+        if let Some([all_received, all_sent]) = self.moved.get_mut(lane) {
+            *all_received += received;
+            *all_sent += sent;
+        }
+    }
+
+    fn forward(&mut self, lane: usize) {
         let mut outcomes = [Outcome::Release; BATCH];
         let mut frames = [const { None }; BATCH];
         let count = self.batch.len().min(BATCH);
+        let interface = if self.port.lanes() > 1 { self.port.interface(lane) } else { 0 };
         for (frame, token) in frames.iter_mut().zip(&mut self.batch) {
             let (chunk, length) = self.port.bytes(token);
-            *frame = FrameBuf::received(chunk, length);
+            *frame = FrameBuf::received(chunk, length).map(|frame| frame.came_by(interface));
         }
         handle(&mut frames[..count], &self.memory, &mut self.flows, &mut outcomes);
-        for (token, outcome) in self.batch.drain(..).zip(outcomes) {
-            let Outcome::Send(length) = outcome else {
+        let mut batch = std::mem::take(&mut self.batch);
+        for (token, outcome) in batch.drain(..).zip(outcomes) {
+            let (length, by) = match outcome {
+                Outcome::Release => {
+                    self.port.release(token);
+                    continue;
+                }
+                Outcome::Send(length) => (length, Some(lane)),
+                Outcome::Leave(length, interface) => (length, self.port.lane_to(interface, lane)),
+            };
+            let Some(by) = by else {
+                count_seat(&self.memory, SeatCounter::NoInterface, 1);
                 self.port.release(token);
                 continue;
             };
-            match self.port.send(token, length) {
-                Ok(()) => self.sent += 1,
+            match self.port.send(by, token, length) {
+                Ok(()) => self.note(by, [0, 1]),
                 Err(token) => {
                     count_seat(&self.memory, SeatCounter::TxFull, 1);
                     self.refused += 1;
@@ -178,6 +219,7 @@ impl<M: WorkerMemory, C: Clock> Worker<M, C> {
                 }
             }
         }
+        self.batch = batch;
     }
 
     fn rest(&mut self) -> Result<(), PortError> {
@@ -204,17 +246,15 @@ impl<M: WorkerMemory, C: Clock> Worker<M, C> {
         Ok(())
     }
 
-    /// The account of a worker that ended; closes the socket.
+    /// The account of a worker that ended; closes the sockets.
     pub fn finish(self, error: Option<Arc<PortError>>) -> WorkerReport {
-        WorkerReport {
-            at: self.port.at().clone(),
-            bound: self.port.bound(),
-            census: self.port.census(),
-            statistics: self.port.statistics().unwrap_or_default(),
-            received: self.received,
-            sent: self.sent,
-            refused: self.refused,
-            error,
-        }
+        let lanes = self.moved.iter().enumerate().map(|(lane, &[received, sent])| LaneReport {
+            at: self.port.at(lane).clone(),
+            bound: self.port.bound(lane),
+            statistics: self.port.statistics(lane).unwrap_or_default(),
+            received,
+            sent,
+        });
+        WorkerReport { lanes: lanes.collect(), census: self.port.census(), refused: self.refused, error }
     }
 }

@@ -150,18 +150,19 @@ fn health_encaps<'t>(
         if !can_be_probed(plan, real)
             && let Some(item) = reader.any(table, "real")
         {
-            let problem = format!("probes by this real's forwarding method are of a later version (found \"{real}\")");
-            reader.mistake(Kind::NotYet, &item.place, problem, "accepted now: reals by ipip and gue".to_owned());
+            let problem = format!("a real behind NAT answers no probe to the VIP's address (found \"{real}\")");
+            reader.mistake(Kind::Conflict, &item.place, problem, "probe the real's own address and port".to_owned());
         }
         Some(HealthEncap { mark, real })
     };
     tables.iter().filter_map(probe).collect()
 }
 
-/// Whether probes can go to a real as its packets do.
+/// Whether probes can go to a real as its packets do: not by NAT, whose answers would be those of connections that the table does
+/// not have.
 fn can_be_probed(plan: &Plan, real: IpAddr) -> bool {
     let of_vips = plan.vips.iter().flat_map(|vip| &vip.reals).filter(|other| other.address == real).map(|other| other.encap);
-    of_vips.chain([plan.encap]).all(|encap| matches!(encap, Encap::Ipip | Encap::Gue))
+    of_vips.chain([plan.encap]).all(|encap| encap != Encap::Nat)
 }
 
 fn real(reader: &mut Reader<'_>, table: &Table<'_>, addresses: &mut Addresses) -> Option<IpAddr> {

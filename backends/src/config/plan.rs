@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tandem_engine::strip::Tunnels;
+
 use super::mac::Mac;
 use super::nat::NatPlan;
 use super::prefix::Prefix;
@@ -27,11 +29,11 @@ pub(super) const MAX_FRAME: u32 = 1514;
 /// Entries of the flow table if none are given.
 pub(super) const FLOW_CAPACITY: u32 = 1_000_000;
 /// Destination port of GUE if none is given.
-pub(super) const GUE_PORT: u16 = 6080;
+pub(super) const GUE_PORT: u16 = Tunnels::standard().gue_port;
 /// UDP ports of FOU: those of `ip-fou(8)`'s examples.
-pub(super) const FOU_PORTS: [u16; 2] = [5555, 5556];
+pub(super) const FOU_PORTS: [u16; 2] = Tunnels::standard().fou_ports;
 /// UDP port of Geneve (RFC 8926 section 3.3).
-pub(super) const GENEVE_PORT: u16 = 6081;
+pub(super) const GENEVE_PORT: u16 = Tunnels::standard().geneve_port;
 /// New flows that one core remembers in a second if no number is given.
 pub(super) const NEW_FLOWS_PER_CORE: u32 = 125_000;
 /// Outer IPv4 sources of profile katran if none are given.

@@ -99,12 +99,6 @@ fn read_node(reader: &mut Reader<'_>, table: &Table<'_>, plan: &mut Plan) {
     plan.interfaces = interfaces(reader, table);
     let modes = [("auto", ModeWish::Auto), ("xdp", ModeWish::Xdp), ("afxdp", ModeWish::Afxdp)];
     plan.mode = reader.choice(table, "mode", &modes).unwrap_or(plan.mode);
-    if plan.mode == ModeWish::Afxdp && plan.interfaces.len() > 1 {
-        let place = reader.any(table, "mode").map_or_else(|| table.place.clone(), |item| item.place);
-        let problem =
-            format!("workers for several interfaces are of a later version, not available yet (found {})", plan.interfaces.len());
-        reader.mistake(Kind::NotYet, &place, problem, "set mode = \"xdp\", or name one interface".to_owned());
-    }
     let attaches = [("native", Attach::Native), ("generic", Attach::Generic)];
     plan.attach = reader.choice(table, "attach", &attaches).unwrap_or(plan.attach);
     plan.next_hop_mac = reader.text(table, "next_hop_mac", values::station);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures_util::TryStreamExt;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressScope};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp, XdpAttached};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkXdp, XdpAttached};
 use tokio::runtime::{Builder, Runtime};
 
 use super::routes;
@@ -48,6 +48,8 @@ pub struct Interface {
     pub v6: Option<Ipv6Addr>,
     /// The XDP program on it.
     pub xdp: Option<Attached>,
+    /// It is a bond: what it receives, its members receive.
+    pub is_bond: bool,
 }
 
 /// An XDP program on an interface.
@@ -107,7 +109,8 @@ impl Netlink {
                 return Err(FactError::NoInterface { name: name.to_owned(), known });
             };
             let index = link.header.index;
-            let mut interface = Interface { name: name.to_owned(), index, mac: None, mtu: 0, v4: None, v6: None, xdp: None };
+            let name = name.to_owned();
+            let mut interface = Interface { name, index, mac: None, mtu: 0, v4: None, v6: None, xdp: None, is_bond: false };
             for attribute in &link.attributes {
                 if let LinkAttribute::Address(bytes) = attribute {
                     interface.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac);
@@ -115,6 +118,8 @@ impl Netlink {
                     interface.mtu = *mtu;
                 } else if let LinkAttribute::Xdp(facts) = attribute {
                     interface.xdp = attached(facts);
+                } else if let LinkAttribute::LinkInfo(facts) = attribute {
+                    interface.is_bond = facts.contains(&LinkInfo::Kind(InfoKind::Bond));
                 }
             }
             let addresses: Vec<_> =

@@ -21,7 +21,7 @@ use super::reload::{Readers, tell_of};
 use super::seats::queues;
 use super::server::Server;
 use super::supplied::{check_key, facts};
-use crate::afxdp::{Ask, Clock, Event, Seat};
+use crate::afxdp::{Ask, Clock, Event, Seat, SeatConfig};
 use crate::config::{ModeWish, Plan, Profile};
 use crate::control::{Control, Counters, KernelGrace, marks};
 use crate::facts::{Interface, Netlink, check_privileges, is_bpffs};
@@ -137,7 +137,7 @@ pub(super) struct Running {
     pub(super) next_hops: Option<NextHops>,
     pub(super) seat: Option<Seat>,
     /// Receive queues of the first interface, when they were looked at last.
-    pub(super) queues: u32,
+    pub(super) queues: Vec<u32>,
     /// Blocks of counters before the workers': one for each CPU.
     pub(super) cpus: u32,
     pub(super) why: String,
@@ -160,8 +160,8 @@ impl Running {
         }
         let cpus = aya::util::nr_cpus().map_or(1, |n| n as u32);
         // A block for each worker; drivers offer as many queues as there are CPUs, even if fewer are in use now.
-        let queues = queues(&interface.name)?;
-        let needed = cpus + queues.max(cpus);
+        let queues = queues(&interfaces)?;
+        let needed = cpus + SeatConfig::workers(queues.iter().copied()).max(cpus);
         let balancer = Balancer::load(&Role::Forward(paths.pins.clone()), Sizes::for_plan(plan, needed))?;
         let found = balancer.tables().blocks();
         if found < needed {
@@ -170,6 +170,8 @@ impl Running {
         let mut control = Control::adopt(balancer.tables().clone())?;
         if control.is_configured() {
             log::info!("taking over the tables that are pinned in {}", paths.pins.display());
+            // Those of the workers that ended with their process.
+            control.release_claims(&KernelGrace);
         }
         let (facts, ways) = facts(plan, &interfaces, &netlink, &balancer, None)?;
         if control.is_configured() {
@@ -226,10 +228,10 @@ impl Running {
     pub(super) fn start_probes(&mut self) -> Result<(), RunError> {
         let name = &self.interface.name;
         if self.plan.health_encaps.is_empty() {
-            return Ok(self.balancer.detach_probes(name)?);
+            return Ok(self.balancer.detach_probes(&self.interfaces)?);
         }
         self.balancer.set_marks(&marks(&self.plan, self.control.tables()))?;
-        self.balancer.attach_probes(name)?;
+        self.balancer.attach_probes(&self.interfaces)?;
         log::info!("{name}: probes with {} socket marks go to their reals", self.plan.health_encaps.len());
         Ok(())
     }
@@ -339,7 +341,7 @@ impl Running {
             log::info!("{}: left attached; the next run takes over", self.interface.name);
             return Ok(());
         }
-        self.balancer.detach_probes(&self.interface.name)?;
+        self.balancer.detach_probes(&self.interfaces)?;
         Ok(self.balancer.remove()?)
     }
 }

@@ -30,7 +30,7 @@ pub struct Decision {
     pub driver: Option<String>,
     /// What the driver says of XDP; none: this kernel does not say.
     pub xdp_features: Option<Vec<String>>,
-    /// RX queues in use.
+    /// RX queues in use, of all interfaces.
     pub queues: u32,
     /// Cores that workers may run on.
     pub cores: usize,
@@ -85,7 +85,7 @@ impl Running {
         self.decision = Some(Decision {
             driver: driver.name.clone(),
             xdp_features: driver.features().map(|names| names.into_iter().map(str::to_owned).collect()),
-            queues: super::seats::queues(&name)?,
+            queues: super::seats::queues(&self.interfaces)?.into_iter().sum(),
             cores: self.plan.cores.as_ref().map_or_else(|| core_affinity::get_core_ids().unwrap_or_default().len(), Vec::len),
             candidates,
             chosen,
@@ -96,8 +96,8 @@ impl Running {
 
     /// What stands in the way of AF_XDP without copies, and with them.
     fn obstacles(&self, driver: &Driver) -> (Option<String>, Option<String>) {
-        if self.interfaces.len() > 1 {
-            let why = "there are several interfaces, which workers do not serve yet".to_owned();
+        if let Some(bond) = self.interfaces.iter().find(|interface| interface.is_bond) {
+            let why = format!("{} is a bond, whose frames come in by its members' queues", bond.name);
             return (Some(why.clone()), Some(why));
         }
         if !may_open_sockets() {

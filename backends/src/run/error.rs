@@ -37,9 +37,12 @@ pub enum RunError {
          without a root"
     )]
     SlotOfSeveral,
-    /// Workers serve one interface.
-    #[error("mode afxdp with several interfaces is of a later version; set node.mode = \"xdp\", or name one interface")]
-    WorkersOfSeveral,
+    /// Frames of a bond come in by its members' queues, and a socket gets those of its own device alone (`xsk_rcv_check`).
+    #[error(
+        "{0} is a bond: AF_XDP sockets get none of its frames, which are its members'; set node.mode = \"xdp\", which forwards by the \
+         active members"
+    )]
+    WorkersOfBond(String),
     /// No bpffs.
     #[error("{}: no BPF file system is mounted there; `mount -t bpf bpf {}`", .0.display(), .0.display())]
     NoBpffs(PathBuf),

@@ -152,7 +152,7 @@ pub struct ModeReport {
     pub interface: String,
     /// `native` or `generic`.
     pub attach: String,
-    /// The workers, if the userspace seat is up.
+    /// The workers' sockets, if the userspace seat is up.
     pub workers: Vec<WorkerRow>,
     /// How mode auto was decided; none if the mode was asked for.
     #[serde(default)]
@@ -174,12 +174,15 @@ pub struct UnreachableRow {
     pub why: String,
 }
 
-/// One worker.
+/// One worker's socket.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct WorkerRow {
+    /// Its interface.
+    #[serde(default)]
+    pub interface: String,
     /// RX queue.
     pub queue: u32,
-    /// Its core.
+    /// Its worker's core.
     pub core: usize,
     /// `copy` or `zero-copy`; `ended` if it is gone.
     pub bound: String,

@@ -6,8 +6,10 @@ use super::balancer::Running;
 use super::error::RunError;
 use super::hops::NextHops;
 use super::protocol::{ModeName, ModeReport, WorkerRow};
-use crate::afxdp::{Ask, Bound, Clock, Event, Seat, SeatConfig, receive_queues};
+use super::reload::Readers;
+use crate::afxdp::{Ask, Bound, Clock, Event, QueueName, Seat, SeatConfig, SocketInfo, receive_queues};
 use crate::config::{Attach, ModeWish};
+use crate::facts::Interface;
 use crate::memory::Plain;
 
 impl Running {
@@ -44,39 +46,38 @@ impl Running {
     }
 
     fn start_workers(&mut self, ask: Ask) -> Result<(), RunError> {
-        if self.interfaces.len() > 1 {
-            return Err(RunError::WorkersOfSeveral);
-        }
         if self.seat.as_ref().is_some_and(|seat| !seat.sockets().is_empty()) {
             return Ok(());
         }
+        if let Some(bond) = self.interfaces.iter().find(|interface| interface.is_bond) {
+            return Err(RunError::WorkersOfBond(bond.name.clone()));
+        }
         // Workers that all ended are replaced.
         drop(self.seat.take());
-        let (found, most) = (queues(&self.interface.name)?, self.most_workers());
-        if found > most {
+        let (found, most) = (queues(&self.interfaces)?, self.most_workers());
+        let workers = SeatConfig::workers(found.iter().copied());
+        if workers > most {
             log::warn!(
-                "{}: {found} receive queues, and the tables count for {most} workers: the kernel forwards the frames of the others; \
-                 `tandem detach` removes the tables (their flows are lost), then start again",
+                "{}: {workers} workers for its receive queues, and the tables count for {most}: the kernel forwards the frames of the \
+                 other queues; `tandem detach` removes the tables (their flows are lost), then start again",
                 self.interface.name
             );
         }
-        let queues: Vec<u32> = (0..found.min(most)).collect();
+        let names = self.interfaces.iter().map(|interface| interface.name.as_str());
+        let interfaces: Vec<_> = names.zip(found.into_iter().map(|queues| queues.min(most))).collect();
         let cores = match &self.plan.cores {
             Some(cores) => cores.clone(),
             None => core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect(),
         };
-        let memories = queues.iter().map(|queue| {
-            let desk = Plain::new(self.control.tables().clone(), self.cpus + queue);
-            (desk, self.balancer.clock())
-        });
-        let memories = memories.collect();
-        let config = SeatConfig { zero_copy: ask, ..SeatConfig::new(&self.interface.name, queues, cores) };
-        let seat = Seat::start(&config, memories)?;
-        for (queue, socket) in seat.sockets() {
-            self.balancer.set_socket(queue, socket)?;
+        let config = SeatConfig { zero_copy: ask, ..SeatConfig::new(&interfaces, cores) };
+        let memories = (self.cpus..).take(config.workers.len());
+        let memories = memories.map(|block| (Plain::new(self.control.tables().clone(), block), self.balancer.clock()));
+        let seat = Seat::start(&config, memories.collect())?;
+        for (at, socket) in seat.sockets() {
+            self.balancer.set_socket(place_of(&self.interfaces, &at), &at, socket)?;
         }
-        for worker in seat.workers() {
-            log::info!("{}: queue {} on core {}, {}", self.interface.name, worker.queue, worker.core, bound_name(worker.bound));
+        for socket in seat.info() {
+            log::info!("{}: worker {} on core {}, {}", socket.at, socket.worker, socket.core, bound_name(socket.bound));
         }
         self.seat = Some(seat);
         Ok(())
@@ -85,18 +86,21 @@ impl Running {
     /// The program and workers for the queues that there are now; the kernel forwards while the workers change.
     pub(super) fn follow_queues(&mut self) -> Result<(), RunError> {
         // An interface that is gone is somebody else's affair.
-        let Ok(now) = queues(&self.interface.name) else { return Ok(()) };
-        let before = std::mem::replace(&mut self.queues, now);
+        let Ok(now) = queues(&self.interfaces) else { return Ok(()) };
+        let before = std::mem::replace(&mut self.queues, now.clone());
         if before == now {
             return Ok(());
         }
-        log::info!("{}: {now} receive queues instead of {before}", self.interface.name);
-        if now > before {
+        log::info!("{}: {now:?} receive queues instead of {before:?}", self.plan.interfaces.join(", "));
+        if now.iter().zip(&before).any(|(now, before)| now > before) {
             // A veth leaves its new queues without the program until it gets another one (`veth_set_channels`).
             self.put_another_program(self.balancer.features())?;
         }
         let Some(seat) = &self.seat else { return Ok(()) };
-        if seat.queues() == now.min(self.most_workers()) {
+        let most = self.most_workers();
+        let served_of = |interface: &Interface| seat.queues().filter(|at| at.interface == interface.name).count() as u32;
+        let served: Vec<u32> = self.interfaces.iter().map(served_of).collect();
+        if now.iter().map(|queues| *queues.min(&most)).eq(served) {
             return Ok(());
         }
         let (mode, why) = (self.mode(), self.why.clone());
@@ -113,20 +117,23 @@ impl Running {
     pub(super) fn stop_workers(&mut self) -> Result<(), RunError> {
         self.control.tables().root().switch(Mode::Xdp);
         let Some(seat) = self.seat.take() else { return Ok(()) };
-        for (queue, _) in seat.sockets() {
-            self.balancer.unset_socket(queue)?;
+        for (at, _) in seat.sockets() {
+            self.balancer.unset_socket(place_of(&self.interfaces, &at), at.queue)?;
         }
         let report = seat.stop();
-        for worker in report.workers.iter().filter(|worker| worker.refused > 0) {
-            log::warn!("{}: {} frames were dropped because its TX ring stayed full", worker.at, worker.refused);
+        for (number, worker) in report.workers.iter().enumerate().filter(|(_, worker)| worker.refused > 0) {
+            log::warn!("worker {number}: {} frames were dropped because a TX ring stayed full", worker.refused);
         }
         Ok(())
     }
 
     pub(super) fn worker_ended(&mut self, event: &Event) {
-        log::error!("{}: its worker ended: {}; the kernel forwards this queue's frames", event.at, event.error);
-        // The socket left the map when it was closed; this is for a kernel that is slower.
-        let _ = self.balancer.unset_socket(event.at.queue);
+        for at in &event.at {
+            log::error!("{at}: its worker ended: {}; the kernel forwards this queue's frames", event.error);
+            // The socket left the map when it was closed; this is for a kernel that is slower.
+            let _ = self.balancer.unset_socket(place_of(&self.interfaces, at), at.queue);
+        }
+        self.control.release_claims(&Readers(self.seat.as_ref()));
     }
 
     pub(super) fn report(&self) -> ModeReport {
@@ -134,9 +141,9 @@ impl Running {
             Attach::Native => "native",
             Attach::Generic => "generic",
         };
-        let workers = self.seat.iter().flat_map(Seat::workers).map(|worker| {
-            let bound = if worker.statistics.is_some() { bound_name(worker.bound) } else { "ended" };
-            WorkerRow { queue: worker.queue, core: worker.core, bound: bound.to_owned() }
+        let workers = self.seat.iter().flat_map(Seat::info).map(|SocketInfo { at, core, bound, statistics, .. }| {
+            let bound = if statistics.is_some() { bound_name(bound) } else { "ended" };
+            WorkerRow { interface: at.interface, queue: at.queue, core, bound: bound.to_owned() }
         });
         ModeReport {
             mode: self.mode(),
@@ -151,8 +158,17 @@ impl Running {
     }
 }
 
-pub(super) fn queues(interface: &str) -> Result<u32, RunError> {
-    receive_queues(interface).map_err(|source| RunError::Queues { interface: interface.to_owned(), source })
+/// The receive queues of each interface.
+pub(super) fn queues(interfaces: &[Interface]) -> Result<Vec<u32>, RunError> {
+    let of = |Interface { name, .. }: &Interface| {
+        receive_queues(name).map_err(|source| RunError::Queues { interface: name.clone(), source })
+    };
+    interfaces.iter().map(of).collect()
+}
+
+/// Which of the interfaces a queue is of.
+fn place_of(interfaces: &[Interface], at: &QueueName) -> usize {
+    interfaces.iter().position(|interface| interface.name == at.interface).unwrap_or(0)
 }
 
 fn bound_name(bound: Bound) -> &'static str {

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
-use aya::maps::{DevMapHash, ProgramArray, XskMap};
+use aya::maps::{DevMapHash, HashMap, ProgramArray, XskMap};
 use aya::programs::links::FdLink;
 use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{ProgramError, ProgramFd, TestRun, TestRunOptions, Xdp, XdpMode};
+
+use tandem_engine::handover::QUEUES;
 
 use super::clock::KernelClock;
 use super::error::{XdpError, chain, errno};
@@ -18,6 +20,7 @@ use super::left::{self, Left};
 use super::object::{MAPS, Role, load, program};
 use super::probes;
 use super::slots::{self, SlotWish};
+use crate::afxdp::QueueName;
 use crate::config::Attach;
 use crate::facts::Interface;
 use crate::memory::{Sizes, Tables};
@@ -224,6 +227,23 @@ impl Balancer {
             let fail = |cause| XdpError::Device { interface: interface.name.clone(), cause };
             devices.insert(interface.index, interface.index, None, 0).map_err(|e| fail(chain(&e)))?;
         }
+        self.set_lanes(interfaces)
+    }
+
+    /// Says where the places of each interface in the XSKMAP begin.
+    fn set_lanes(&mut self, interfaces: &[Interface]) -> Result<(), XdpError> {
+        let missing = || XdpError::Missing { what: "map", name: "LANES" };
+        let map = self.ebpf.map_mut("LANES").ok_or_else(missing)?;
+        let mut lanes: HashMap<_, u32, u32> = map.try_into().map_err(|_| missing())?;
+        let left: Vec<u32> = lanes.keys().filter_map(Result::ok).collect();
+        for index in left.into_iter().filter(|index| !interfaces.iter().any(|interface| interface.index == *index)) {
+            // One that is gone is as good.
+            let _ = lanes.remove(&index);
+        }
+        for (place, interface) in interfaces.iter().enumerate() {
+            let fail = |cause| XdpError::Device { interface: interface.name.clone(), cause };
+            lanes.insert(interface.index, place as u32 * QUEUES, 0).map_err(|e| fail(chain(&e)))?;
+        }
         Ok(())
     }
 
@@ -237,22 +257,27 @@ impl Balancer {
         slots::enter(wish, interface, program(&mut self.ebpf, BALANCER)?, self.directory.as_deref())
     }
 
-    /// Puts a worker's socket into the XSKMAP: from now on its queue's frames go there in mode afxdp.
+    /// Puts a worker's socket into the XSKMAP: from now on its queue's frames go there in mode afxdp. `interface`: its place
+    /// among those that [`Self::set_devices`] was told, 0 of a single one.
     ///
     /// # Errors
-    /// [`XdpError::Socket`]: no such slot, or a socket of another interface.
-    pub fn set_socket(&mut self, queue: u32, socket: RawFd) -> Result<(), XdpError> {
-        let fail = |cause| XdpError::Socket { queue, cause };
-        self.sockets()?.set(queue, socket, 0).map_err(|e| fail(chain(&e)))
+    /// [`XdpError::Socket`]: no place for it, or a socket of another interface.
+    pub fn set_socket(&mut self, interface: usize, at: &QueueName, socket: RawFd) -> Result<(), XdpError> {
+        let fail = |cause| XdpError::Socket { at: at.clone(), cause };
+        if at.queue >= QUEUES {
+            return Err(fail(format!("only the first {QUEUES} queues can have one; `ethtool -L` makes them fewer")));
+        }
+        let place = interface as u32 * QUEUES + at.queue;
+        self.sockets()?.set(place, socket, 0).map_err(|e| fail(chain(&e)))
     }
 
     /// Takes a queue's socket out of the XSKMAP; its frames are forwarded in the kernel from here on.
     ///
     /// # Errors
     /// [`XdpError::Missing`]: no XSKMAP in the object.
-    pub fn unset_socket(&mut self, queue: u32) -> Result<(), XdpError> {
+    pub fn unset_socket(&mut self, interface: usize, queue: u32) -> Result<(), XdpError> {
         // An empty slot is as good.
-        let _ = self.sockets()?.unset(queue);
+        let _ = self.sockets()?.unset(interface as u32 * QUEUES + queue);
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use tandem_engine::memory::counters::MAX_CPUS;
 
 use aya::programs::ProgramError;
 
+use crate::afxdp::QueueName;
 use crate::memory::MapError;
 
 /// Why the kernel seat cannot be set up or used.
@@ -135,10 +136,10 @@ pub enum XdpError {
         cause: String,
     },
     /// A socket cannot be put into the XSKMAP.
-    #[error("cannot give queue {queue} its AF_XDP socket: {cause}")]
+    #[error("cannot give {at} its AF_XDP socket: {cause}")]
     Socket {
-        /// RX queue.
-        queue: u32,
+        /// Interface and RX queue.
+        at: QueueName,
         /// The answer.
         cause: String,
     },

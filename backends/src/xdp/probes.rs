@@ -1,6 +1,6 @@
 //! The encapsulation of health checks' probes: a TC program at the interface's egress, over the balancer's tables.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData};
@@ -8,11 +8,13 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{self, SchedClassifierLink};
 use aya::programs::{SchedClassifier, TcAttachType, TestRun, TestRunOptions};
 use aya::util::KernelVersion;
+use tandem_engine::handover::INTERFACES;
 
 use super::balancer::Balancer;
 use super::companion::counts;
 use super::error::{XdpError, chain};
 use super::object::accepted;
+use crate::facts::Interface;
 
 const PROBES: &str = "health_encap";
 /// Its pin beside those of the balancer.
@@ -42,48 +44,27 @@ impl Balancer {
         Ok(())
     }
 
-    /// Attaches the program to the egress of an interface, or puts it in the place of the one that a former process left.
+    /// Attaches the program to the egress of interfaces, or puts it in the place of the ones that a former process left.
     ///
     /// # Errors
-    /// [`XdpError::AttachProbes`]: no clsact or tcx in this kernel, the interface is gone.
-    pub fn attach_probes(&mut self, interface: &str) -> Result<(), XdpError> {
-        let pin = self.directory.as_ref().map(|directory| directory.join(PIN));
-        let program = probes(&mut self.ebpf)?;
-        let fail = |cause| XdpError::AttachProbes { interface: interface.to_owned(), cause };
-        if let Some(pin) = pin.as_ref().filter(|pin| pin.exists()) {
-            let left = PinnedLink::from_pin(pin).map(FdLink::from).map_err(|e| fail(chain(&e)))?;
-            let replaced = SchedClassifierLink::try_from(left).ok().and_then(|link| program.attach_to_link(link).ok());
-            if replaced.is_some() {
-                return Ok(());
-            }
-            // Its interface is gone.
-            std::fs::remove_file(pin).map_err(|e| fail(e.to_string()))?;
+    /// [`XdpError::AttachProbes`]: no clsact or tcx in this kernel, an interface is gone.
+    pub fn attach_probes(&mut self, interfaces: &[Interface]) -> Result<(), XdpError> {
+        let directory = self.directory.clone();
+        for (n, interface) in interfaces.iter().enumerate() {
+            attach(probes(&mut self.ebpf)?, &interface.name, directory.as_ref().map(|directory| directory.join(pin(n))))?;
         }
-        if !has_tcx() {
-            // Filters have no links there, and one of a former process may be there still. An existing clsact is as good.
-            let _ = tc::qdisc_add_clsact(interface);
-            let _ = tc::qdisc_detach_program(interface, TcAttachType::Egress, PROBES);
-        }
-        let link = program.attach(interface, TcAttachType::Egress).map_err(|e| fail(chain(&e)))?;
-        let link = program.take_link(link).map_err(|e| fail(chain(&e)))?;
-        match (pin, FdLink::try_from(link)) {
-            (Some(pin), Ok(link)) => link.pin(&pin).map(|_| ()).map_err(|e| fail(chain(&e))),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
-    /// Detaches the program from an interface; nothing happens where it is not.
+    /// Detaches the program from interfaces; nothing happens where it is not.
     ///
     /// # Errors
     /// [`XdpError::Pin`]: a pin cannot be removed.
-    pub fn detach_probes(&mut self, interface: &str) -> Result<(), XdpError> {
-        if !has_tcx() {
-            let _ = tc::qdisc_detach_program(interface, TcAttachType::Egress, PROBES);
+    pub fn detach_probes(&mut self, interfaces: &[Interface]) -> Result<(), XdpError> {
+        for interface in interfaces.iter().filter(|_| !has_tcx()) {
+            let _ = tc::qdisc_detach_program(&interface.name, TcAttachType::Egress, PROBES);
         }
-        match &self.directory {
-            Some(directory) => super::balancer::remove(Some(&directory.join(PIN))),
-            None => Ok(()),
-        }
+        self.directory.as_deref().map_or(Ok(()), remove_left)
     }
 
     /// Runs one frame of a socket with this mark; gives the TC action and the frame as it was left.
@@ -138,7 +119,36 @@ fn probes(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, XdpError> {
     Ok(program)
 }
 
-/// Removes what a balancer left at an interface's egress.
+/// The pin of the program at the `n`-th interface.
+fn pin(n: usize) -> String {
+    if n == 0 { PIN.to_owned() } else { format!("{PIN}{n}") }
+}
+
+fn attach(program: &mut SchedClassifier, interface: &str, pin: Option<PathBuf>) -> Result<(), XdpError> {
+    let fail = |cause| XdpError::AttachProbes { interface: interface.to_owned(), cause };
+    if let Some(pin) = pin.as_ref().filter(|pin| pin.exists()) {
+        let left = PinnedLink::from_pin(pin).map(FdLink::from).map_err(|e| fail(chain(&e)))?;
+        let replaced = SchedClassifierLink::try_from(left).ok().and_then(|link| program.attach_to_link(link).ok());
+        if replaced.is_some() {
+            return Ok(());
+        }
+        // Its interface is gone.
+        std::fs::remove_file(pin).map_err(|e| fail(e.to_string()))?;
+    }
+    if !has_tcx() {
+        // Filters have no links there, and one of a former process may be there still. An existing clsact is as good.
+        let _ = tc::qdisc_add_clsact(interface);
+        let _ = tc::qdisc_detach_program(interface, TcAttachType::Egress, PROBES);
+    }
+    let link = program.attach(interface, TcAttachType::Egress).map_err(|e| fail(chain(&e)))?;
+    let link = program.take_link(link).map_err(|e| fail(chain(&e)))?;
+    match (pin, FdLink::try_from(link)) {
+        (Some(pin), Ok(link)) => link.pin(&pin).map(|_| ()).map_err(|e| fail(chain(&e))),
+        _ => Ok(()),
+    }
+}
+
+/// Removes what a balancer left at interfaces' egress.
 pub(super) fn remove_left(directory: &Path) -> Result<(), XdpError> {
-    super::balancer::remove(Some(&directory.join(PIN)))
+    (0..INTERFACES as usize).try_for_each(|n| super::balancer::remove(Some(&directory.join(pin(n)))))
 }

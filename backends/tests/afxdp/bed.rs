@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use tandem_backends::afxdp::QueueName;
+
 /// Runs `test` in a network namespace of its own, which goes with its last thread and socket; or says why it does not.
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let missing = if !is_root() {
@@ -64,6 +66,7 @@ pub struct HandOver {
 
 /// An XDP program that hands frames over, attached to an interface for as long as this lives.
 pub struct Steer {
+    interface: String,
     sockets: OwnedFd,
     _link: OwnedFd,
 }
@@ -88,12 +91,12 @@ impl Steer {
         let program = bpf(load, &attr).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&log)));
         let (link_create, attach_xdp, native) = (28, 37, 4);
         let attr = Attr::new().word(0, program.as_raw_fd() as u32).word(4, index(interface)).word(8, attach_xdp).word(12, native);
-        Self { sockets, _link: bpf(link_create, &attr).expect("attach") }
+        Self { interface: interface.to_owned(), sockets, _link: bpf(link_create, &attr).expect("attach") }
     }
 
-    /// Puts sockets into the map.
-    pub fn redirect(&self, sockets: &[(u32, RawFd)]) {
-        for (queue, socket) in sockets {
+    /// Puts those sockets into the map that are the interface's.
+    pub fn redirect(&self, sockets: &[(QueueName, RawFd)]) {
+        for (QueueName { queue, .. }, socket) in sockets.iter().filter(|(at, _)| at.interface == self.interface) {
             let update = 2;
             let attr = Attr::new()
                 .word(0, self.sockets.as_raw_fd() as u32)
@@ -181,7 +184,8 @@ fn bpf(command: i32, attr: &Attr) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-fn index(interface: &str) -> u32 {
+/// The index of an interface.
+pub fn index(interface: &str) -> u32 {
     let name = CString::new(interface).expect("no zero in a name");
     // SAFETY: a terminated string that lives during the call.
     unsafe { libc::if_nametoindex(name.as_ptr()) }

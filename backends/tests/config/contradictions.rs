@@ -286,8 +286,8 @@ fn x2_methods_and_their_ports() {
         "12:11: key `vip[0].real[0].address`: a forwarding method that Katran has not; accepted in profile katran: ipip, gue",
     );
     refuses(
-        &(with(sources, "encap = \"gre\"", "") + "[[health_encap]]\nmark = 1\nreal = \"10.0.0.1\"\n"),
-        "15:8: key `health_encap[0].real`: probes by this real's forwarding method are of a later version (found \"10.0.0.1\"); accepted now: reals by ipip and gue",
+        &(with(sources, "encap = \"nat\"", "") + "[[health_encap]]\nmark = 1\nreal = \"10.0.0.1\"\n"),
+        "15:8: key `health_encap[0].real`: a real behind NAT answers no probe to the VIP's address (found \"10.0.0.1\"); probe the real's own address and port",
     );
 }
 

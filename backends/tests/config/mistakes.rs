@@ -19,14 +19,6 @@ fn unknown_keys() {
 }
 
 #[test]
-fn values_of_a_later_version() {
-    refuses(
-        "[node]\ninterface = [\"eth0\", \"eth1\"]\nmode = \"afxdp\"\n",
-        "3:8: key `node.mode`: workers for several interfaces are of a later version, not available yet (found 2); set mode = \"xdp\", or name one interface",
-    );
-}
-
-#[test]
 fn interfaces() {
     refuses(
         "[node]\ninterface = [\"eth0\", \"eth1\", \"eth0\", \"eth 2\"]\n",

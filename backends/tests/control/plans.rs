@@ -6,10 +6,11 @@ use tandem_backends::config::{Plan, parse};
 use tandem_backends::control::{Changes, Control, ControlError, Facts, Grace, NoGrace, addr_words, features, key_name, vip_key};
 use tandem_backends::memory::{Plain, Sizes, Tables};
 use tandem_engine::memory::ids::find;
+use tandem_engine::memory::nats::Opening;
 use tandem_engine::memory::prefixes::{self, Space};
 use tandem_engine::memory::reals::Method;
 use tandem_engine::memory::vips::{self, DECAP, EGRESS, HAS_VIPS};
-use tandem_engine::memory::{IdKey, Memory, Root, VipKey};
+use tandem_engine::memory::{IdKey, Memory, Nat, Root, VipKey};
 use tandem_engine::room_for;
 
 const HEAD: &str = "
@@ -217,4 +218,43 @@ fn as_many_addresses_as_a_plan_may_have() {
     let bed = Bed::new(&plan);
     assert!((0..512).all(|n| bed.about(&format!("10.200.{}.{}", n / 256, n % 256)) == HAS_VIPS));
     assert!((0..512).all(|n| bed.about(&format!("fc00:1404::{n:x}")) == DECAP));
+}
+
+/// Claims that a process left on the NAT table when it was killed are taken off; one that a core is about to use is not.
+#[test]
+fn claims_of_dead_cores_are_taken_off() {
+    let nat = "nat = { sources_v4 = [\"10.0.13.40\"] }\n[[vip]]\naddress = \"10.200.1.1\"\nport = 80\nprotocol = \"tcp\"\n\
+               encap = \"nat\"\nreal = [{ address = \"10.0.0.1\" }]\n";
+    let plan = plan("standard", nat);
+    let bed = Bed::new(&plan);
+    let tables = bed.control.tables().clone();
+    let claim = |place: usize| assert!(tables.nats()[place].claim(&tables.root().nat, 5, false));
+    assert_eq!(bed.control.release_claims(&NoGrace), 0);
+    [3, 700].into_iter().for_each(claim);
+    assert_eq!(bed.control.release_claims(&NoGrace), 2);
+    assert!(tables.nats().iter().all(|nat| nat.claimed().is_none()));
+    [3, 700].into_iter().for_each(claim);
+    // The core of the first one lives: it has filled its place when the wait is over.
+    struct Fills<'t>(&'t Nat);
+    impl Grace for Fills<'_> {
+        fn wait(&self) -> bool {
+            if self.0.claimed().is_some() {
+                let (client, vip) = ([1, 0], [2, 0]);
+                self.0.fill(&Opening { client, vip, ports: 3, real: 1, source: 1, client_v6: false, tcp: true }, 0, 5);
+            }
+            true
+        }
+    }
+    assert_eq!(bed.control.release_claims(&Fills(&tables.nats()[3])), 1);
+    assert!(tables.nats()[3].entry().is_some() && tables.nats()[3].claimed().is_none());
+    claim(700);
+    // Nobody knows who has passed: nothing is taken off.
+    struct Never;
+    impl Grace for Never {
+        fn wait(&self) -> bool {
+            false
+        }
+    }
+    assert_eq!(bed.control.release_claims(&Never), 0);
+    assert!(tables.nats()[700].claimed().is_some());
 }

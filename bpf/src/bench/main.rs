@@ -1,4 +1,5 @@
-//! Programs for the benchmarks: the wrapper that `BPF_PROG_TEST_RUN` repeats, and what the balancer is compared with.
+//! Programs for the benchmarks: the wrapper that `BPF_PROG_TEST_RUN` repeats, generator and receiver of traffic, and what the
+//! balancer is compared with.
 //! On the host this is an empty binary.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
@@ -7,12 +8,16 @@
 #[path = "../frame.rs"]
 mod frame;
 #[cfg(target_arch = "bpf")]
+mod generator;
+#[cfg(target_arch = "bpf")]
 mod hashed;
 #[cfg(target_arch = "bpf")]
 #[path = "../panic.rs"]
 mod panic;
 #[cfg(target_arch = "bpf")]
 mod references;
+#[cfg(target_arch = "bpf")]
+mod sink;
 #[cfg(target_arch = "bpf")]
 #[expect(dead_code, reason = "shared with the balancer, which uses all of it")]
 #[path = "../tables.rs"]

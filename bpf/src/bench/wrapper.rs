@@ -38,9 +38,9 @@ static IS_V6: Global<u32> = Global::new(0);
 /// Load-time constant: the four bytes from TTL to checksum, or in the first byte the hop limit.
 #[unsafe(no_mangle)]
 static TTL: Global<u32> = Global::new(0);
-/// Load-time constant: not 0 for a random flow in every round, this many less one (a power of two less one, at most 2^24).
+/// Load-time constant: not 0 for a random flow of so many in every round (at most 2^24).
 #[unsafe(no_mangle)]
-static FLOW_MASK: Global<u32> = Global::new(0);
+static FLOW_COUNT: Global<u32> = Global::new(0);
 
 /// Load-time constants: an IPv4 frame's addresses, ports, length and checksum of UDP, as NAT found them, if the first is not 0.
 #[unsafe(no_mangle)]
@@ -60,7 +60,7 @@ pub fn wrapper(ctx: XdpContext) -> u32 {
         }
         state.add(CHANGED, 1);
     }
-    if restore(&mut frame).is_none() || FLOW_MASK.load() != 0 && next_flow(&mut frame, state).is_none() {
+    if restore(&mut frame).is_none() || FLOW_COUNT.load() != 0 && next_flow(&mut frame, state).is_none() {
         state.add(FAILED, 1);
         return XDP_ABORTED;
     }
@@ -103,7 +103,8 @@ fn restore(frame: &mut Frame) -> Option<()> {
 fn next_flow(frame: &mut Frame, state: &Line) -> Option<()> {
     state.add(NUMBERS, 0x9e37_79b9_7f4a_7c15);
     let number = state.get(NUMBERS);
-    let number = ((number ^ number >> 31).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40) as u32 & FLOW_MASK.load();
+    let random = (number ^ number >> 31).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32;
+    let number = (random * FLOW_COUNT.load() as u64 >> 32) as u32;
     *frame.bytes_mut::<2>(34)? = (number as u16).to_le_bytes();
     *frame.bytes_mut::<1>(29)? = [(number >> 16) as u8];
     Some(())

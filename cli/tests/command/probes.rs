@@ -111,3 +111,35 @@ fn a_killed_one_leaves_no_probes_after_detach() {
         assert_eq!(send("detached"), VIP);
     });
 }
+
+/// Each real's own method, through the kernel's socket buffers: what is between the outer IP header and the probe.
+#[test]
+fn a_probe_goes_by_its_reals_method() {
+    const METHODS: [(&str, u8, usize); 5] =
+        [("ipip", 4, 0), ("gre", 47, 4), ("fou", 17, 8), ("gue0", 17, 12), ("geneve", 17, 16)];
+    in_namespace(|links| {
+        links.veth();
+        links.reach(NEAR, IpAddr::V4(CHECKER));
+        let real = |n: usize| Ipv4Addr::new(10, 0, 0, 1 + n as u8);
+        let (mut reals, mut marks) = (Vec::new(), String::new());
+        for (n, (method, ..)) in METHODS.into_iter().enumerate() {
+            let address = real(n);
+            reals.push(format!("{{ address = \"{address}\", encap = \"{method}\" }}"));
+            marks += &format!("[[health_encap]]\nmark = {}\nreal = \"{address}\"\n", n + 1);
+        }
+        let old = "{ address = \"10.0.0.1\" }, { address = \"10.0.0.2\" }";
+        let text = config(NEAR, "mode = \"xdp\"").replace(old, &reals.join(", ")) + &marks;
+        let scratch = Scratch::new();
+        let _balancer = Balancer::start(&scratch.file("t.toml", text));
+        let tap = tap();
+        for (n, (method, protocol, between)) in METHODS.into_iter().enumerate() {
+            let tag = format!("by {method}");
+            checker(n as u32 + 1).send_to(tag.as_bytes(), &SocketAddrV4::new(VIP, 80).into()).expect("sent");
+            let (to, found, behind) =
+                next(&tap, tag.as_bytes()).unwrap_or_else(|| panic!("{method}: nothing left the interface"));
+            assert_eq!((to, found), (real(n), protocol), "{method}");
+            let inner = &behind[between..];
+            assert_eq!((inner[0], &inner[12..16], &inner[16..20]), (0x45, &CHECKER.octets()[..], &VIP.octets()[..]), "{method}");
+        }
+    });
+}

@@ -5,7 +5,7 @@ mod ipip;
 mod l2;
 mod tunnel;
 
-pub(crate) use tunnel::{GENEVE, GENEVE_ETHERNET, SHORT};
+pub(crate) use tunnel::{GENEVE, GENEVE_ETHERNET, NO_CHECKSUM, SHORT, between, ethertype, gre, own_header, udp};
 
 use crate::classify::as_it_came;
 use crate::memory::counters::{Event, count_event};
@@ -30,11 +30,9 @@ pub const fn room_for(real_is_v6: bool, method: Method) -> u8 {
         // from IPv4 to IPv6
         return if real_is_v6 { const { (Ipv6::LEN - Ipv4::LEN) as u8 } } else { 0 };
     }
-    let (has_udp, own) = tunnel::layers(method);
     let ip = if real_is_v6 { Ipv6::LEN } else { Ipv4::LEN };
-    let udp = if has_udp { Udp::LEN } else { 0 };
     // 70 at most
-    ip.wrapping_add(udp).wrapping_add(own) as u8
+    ip.wrapping_add(tunnel::behind_ip(method)) as u8
 }
 
 /// The same for a real's entry.

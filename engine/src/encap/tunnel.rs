@@ -37,15 +37,15 @@ pub(crate) const GENEVE: usize = 8;
 /// With the Ethernet header inside.
 pub(crate) const GENEVE_ETHERNET: usize = const { GENEVE + Ethernet::LEN };
 
-/// Whether a method has UDP behind the outer IP header, and the bytes of its own header.
-pub(super) const fn layers(method: Method) -> (bool, usize) {
+/// Bytes between the outer IP header and the client's packet.
+pub(super) const fn behind_ip(method: Method) -> usize {
     match method {
-        Method::Ipip | Method::L2 | Method::Nat => (false, 0),
-        Method::Gre => (false, SHORT),
-        Method::Gue | Method::Fou => (true, 0),
-        Method::Gue0 => (true, SHORT),
-        Method::Geneve => (true, GENEVE),
-        Method::GeneveEthernet => (true, GENEVE_ETHERNET),
+        Method::Ipip | Method::L2 | Method::Nat => 0,
+        Method::Gre => SHORT,
+        Method::Gue | Method::Fou => Udp::LEN,
+        Method::Gue0 => const { Udp::LEN + SHORT },
+        Method::Geneve => const { Udp::LEN + GENEVE },
+        Method::GeneveEthernet => const { Udp::LEN + GENEVE_ETHERNET },
     }
 }
 
@@ -61,8 +61,8 @@ pub(super) fn encapsulate<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_
     }
 }
 
-/// What [`inner_sum`] says if there is to be no checksum.
-const NO_CHECKSUM: u64 = u64::MAX;
+/// What is said of the packet inside if there is to be no checksum.
+pub(crate) const NO_CHECKSUM: u64 = u64::MAX;
 
 /// What the client's packet sums up to; [`NO_CHECKSUM`]: there is to be none.
 #[inline(always)]
@@ -112,19 +112,19 @@ pub(super) fn one_hop<P: Packet>(packet: &mut P, is_v6: bool) -> Option<()> {
     Some(())
 }
 
-/// Bytes between the outer IP header and the client's packet.
+/// [`behind_ip`] of a real's way that is a tunnel other than IPIP.
 #[inline(always)]
-pub(super) fn between(hop: Hop) -> usize {
+pub(crate) fn between(hop: Hop) -> usize {
     if hop.is(Method::Gre) {
-        SHORT
+        const { behind_ip(Method::Gre) }
     } else if hop.is(Method::Gue0) {
-        const { Udp::LEN + SHORT }
+        const { behind_ip(Method::Gue0) }
     } else if hop.is(Method::Geneve) {
-        const { Udp::LEN + GENEVE }
+        const { behind_ip(Method::Geneve) }
     } else if hop.is(Method::GeneveEthernet) {
-        const { Udp::LEN + GENEVE_ETHERNET }
+        const { behind_ip(Method::GeneveEthernet) }
     } else {
-        Udp::LEN
+        const { behind_ip(Method::Gue) }
     }
 }
 
@@ -194,21 +194,23 @@ fn behind<P: Packet, const AT: usize>(
     [inner, pseudo]: [u64; 2],
 ) -> Option<()> {
     if path.hop.is(Method::Gre) {
-        return short(packet, AT, gre(flow));
+        return gre(packet, AT, flow.is_v6);
     }
-    let own = own_header(packet, flow, path, real, const { AT + Udp::LEN })?;
-    udp(packet, flow, real, AT, len, [inner, pseudo, own])
+    let own = own_header(packet, real, path.hop, flow.is_v6, path.from, const { AT + Udp::LEN })?;
+    let ports = [(spread(flow) as u16 | 0xc000).to_be(), real.port(flow.is_v6)];
+    udp(packet, ports, AT, len, [inner, pseudo, own])
 }
 
 #[inline(always)]
-fn ethertype(flow: &Flow) -> u16 {
-    if flow.is_v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 }
+pub(crate) const fn ethertype(inner_v6: bool) -> u16 {
+    if inner_v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 }
 }
 
+/// Writes the header of GRE.
 #[inline(always)]
-fn gre(flow: &Flow) -> [u8; SHORT] {
-    let [a, b] = ethertype(flow).to_be_bytes();
-    [0, 0, a, b]
+pub(crate) fn gre<P: Packet>(packet: &mut P, at: usize, inner_v6: bool) -> Option<()> {
+    let [a, b] = ethertype(inner_v6).to_be_bytes();
+    short(packet, at, [0, 0, a, b])
 }
 
 #[inline(always)]
@@ -217,12 +219,11 @@ fn short<P: Packet>(packet: &mut P, at: usize, header: [u8; SHORT]) -> Option<()
     Some(())
 }
 
-/// Writes what is between UDP and the client's packet; gives its sum.
+/// Writes what is between UDP and the packet inside; gives its sum. `from`: the source MAC of a frame inside.
 #[inline(always)]
-fn own_header<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>, real: &Real, at: usize) -> Option<u64> {
-    let hop = path.hop;
+pub(crate) fn own_header<P: Packet>(packet: &mut P, real: &Real, hop: Hop, inner_v6: bool, from: u64, at: usize) -> Option<u64> {
     if hop.is(Method::Gue0) {
-        let header = [0, if flow.is_v6 { IPPROTO_IPV6 } else { IPPROTO_IPIP }, 0, 0];
+        let header = [0, if inner_v6 { IPPROTO_IPV6 } else { IPPROTO_IPIP }, 0, 0];
         short(packet, at, header)?;
         return Some(checksum::sum(&header));
     }
@@ -230,23 +231,24 @@ fn own_header<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>, real: &Re
     if !with_ethernet && !hop.is(Method::Geneve) {
         return Some(0);
     }
-    let [a, b] = (if with_ethernet { ETHERTYPE_ETHERNET } else { ethertype(flow) }).to_be_bytes();
+    let [a, b] = (if with_ethernet { ETHERTYPE_ETHERNET } else { ethertype(inner_v6) }).to_be_bytes();
     let [c, d, e, f] = (real.vni() << 8).to_be_bytes();
     let header = [0, 0, a, b, c, d, e, f];
     *packet.bytes_mut::<GENEVE>(at)? = header;
     let mut sum = checksum::sum(&header);
     if with_ethernet {
         let at = at.wrapping_add(GENEVE);
-        Ethernet::view_mut(packet, at)?.emit(real.inner_mac(), path.from, ethertype(flow));
+        Ethernet::view_mut(packet, at)?.emit(real.inner_mac(), from, ethertype(inner_v6));
         sum = sum.wrapping_add(checksum::sum(packet.bytes::<{ Ethernet::LEN }>(at)?));
     }
     Some(sum)
 }
 
-/// Writes the UDP header; `sums`: of the client's packet, of the outer addresses, of the tunnel's own header.
+/// Writes the UDP header, ports as on the wire; `sums`: of the packet inside ([`NO_CHECKSUM`]: none at all), of the outer
+/// addresses, of the tunnel's own header.
 #[inline(always)]
-fn udp<P: Packet>(packet: &mut P, flow: &Flow, real: &Real, at: usize, len: u32, sums: [u64; 3]) -> Option<()> {
-    let (from, to, length) = ((spread(flow) as u16 | 0xc000).to_be(), real.port(flow.is_v6), (len as u16).to_be());
+pub(crate) fn udp<P: Packet>(packet: &mut P, ports: [u16; 2], at: usize, len: u32, sums: [u64; 3]) -> Option<()> {
+    let ([from, to], length) = (ports, (len as u16).to_be());
     let [inner, pseudo, own] = sums;
     let checksum = if inner == NO_CHECKSUM {
         0

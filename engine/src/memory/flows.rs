@@ -22,6 +22,8 @@ pub const BYTES_PER_FLOW: usize = 13;
 const HELD: u16 = 1 << 15;
 /// The stamp's bits of time.
 pub const TIME: u16 = HELD - 1;
+/// Ticks that another seat's clock may be ahead: a stamp so little in the future is as young as one can be.
+const AHEAD: u16 = 8;
 
 /// What a flow looks like to the table. Its two sets and its print come from different bits of a keyed hash.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -103,6 +105,12 @@ impl Hit {
     }
 }
 
+/// Ticks since a stamp, and [`AHEAD`].
+#[inline(always)]
+fn age(now: u32, stamp: u16) -> u16 {
+    (now as u16).wrapping_add(AHEAD).wrapping_sub(stamp) & TIME
+}
+
 /// One set, 64 bytes.
 #[repr(C, align(64))]
 #[cfg_attr(not(target_arch = "bpf"), derive(Default, Debug))]
@@ -118,7 +126,7 @@ const _: () = assert!(size_of::<FlowSet>() == 64);
 impl FlowSet {
     /// Finds the flow, renews its entry and protects it.
     ///
-    /// An entry older than `idle` ticks (0: no limit) is a miss. Ages are known modulo 2^15 ticks.
+    /// An entry older than `idle` ticks (0: no limit) is a miss. Ages are known modulo 2^15 ticks, and another seat's clock may be a little ahead.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "the loop's bound is the arrays' length")]
     pub fn get(&self, tag: &Tag, now: u32, idle: u32) -> Hit {
@@ -127,7 +135,7 @@ impl FlowSet {
             // a cleared way with a leftover of another writer is nobody's
             if self.x[way].get() ^ real as u64 == tag.print && real != 0 {
                 let old = self.stamp[way].get();
-                if idle != 0 && (now as u16).wrapping_sub(old) & TIME > idle as u16 {
+                if idle != 0 && age(now, old) > (idle as u16).wrapping_add(AHEAD) {
                     return Hit::NONE;
                 }
                 let new = now as u16 | HELD;
@@ -148,7 +156,7 @@ impl FlowSet {
         let mut best = best.0;
         for way in 0..WAYS {
             let (real, stamp) = (self.real[way].get(), self.stamp[way].get());
-            let age = ((now as u16).wrapping_sub(stamp) & TIME) as u64;
+            let age = age(now, stamp) as u64;
             let worth = if self.x[way].get() ^ real as u64 == tag.print {
                 ITSELF
             } else if real == 0 {

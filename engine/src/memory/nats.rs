@@ -10,7 +10,8 @@
 //!
 //! *Who writes.* A place is taken by [`Nat::claim`], which one core at a time wins. `life` is 0 while its fields change, and
 //! `lock` counts on when they have: who reads ([`Nat::seen`] before and [`Nat::is_as`] after) does not believe a mixture.
-//! An entry is taken over only some time after it stopped being found ([`SLACK`]), so that nobody works on it any more.
+//! An entry is taken over only some time after it stopped being found ([`SLACK`]), so that nobody works on it any more. A core that
+//! dies between claim and fill leaves its claim behind, which the control plane takes off ([`Nat::release`]).
 
 use super::Addr;
 use super::shared::{S32, S64, in_order};
@@ -360,6 +361,22 @@ impl Nat {
     pub fn entry(&self) -> Option<(Found, Phase)> {
         let life = self.life.get();
         (life & LIVE != 0).then(|| (self.read(), phase(life)))
+    }
+
+    /// The claims on it and its generation, if there are claims: [`Nat::release`] takes them off if they are of nobody.
+    pub fn claimed(&self) -> Option<u64> {
+        let lock = self.lock.get();
+        (lock >= CLAIM).then_some(lock)
+    }
+
+    /// Takes the claims off that there were when it was `seen`, if they still are the same; every core that may have made them
+    /// has passed since, so they are of cores that died.
+    pub fn release(&self, seen: u64) -> bool {
+        let same = self.lock.get() == seen;
+        if same {
+            self.lock.add((seen & !(CLAIM.wrapping_sub(1))).wrapping_neg());
+        }
+        same
     }
 
     /// Forgets it.

@@ -16,7 +16,7 @@ use tandem_engine::memory::{
     FlowSet, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, Vip, VipKey, VipSlot,
 };
 use tandem_engine::wire::mac_word;
-use tandem_engine::{Addr, NO_VIP, Packet};
+use tandem_engine::{Addr, NO_VIP, Packet, Verdict};
 
 /// The next hop of every real, and the balancer itself.
 pub const HOP_MAC: [u8; 6] = [0, 0, 0xde, 0xad, 0xbe, 0xaf];
@@ -169,6 +169,12 @@ impl Memory for Bed {
     fn trace(&self) -> Option<&Trace> {
         Some(&self.trace)
     }
+}
+
+/// The engine's, once: it is inlined wherever it is called, and compiling it takes long.
+#[inline(never)]
+pub fn process(frame: &mut Frame, bed: &Bed) -> Verdict {
+    tandem_engine::process(frame, bed)
 }
 
 /// A frame with [`HEADROOM`].

@@ -1,5 +1,6 @@
 //! The flow table against a model with full keys and plain fields: itself, a free place, the oldest of those seen once,
-//! the oldest; a second packet protects; silent UDP flows are new; ages are known modulo 2^15 ticks.
+//! the oldest; a second packet protects; silent UDP flows are new; ages are known modulo 2^15 ticks, and the clocks of the two
+//! seats that write are a tick apart.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -7,9 +8,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use tandem_engine::memory::flows::WAYS;
 use tandem_engine::memory::rings::slot_of;
-use tandem_engine::{From, hash, process};
+use tandem_engine::{From, hash};
 
-use crate::bed::{Bed, Frame, Rng, Tuple};
+use crate::bed::{Bed, Frame, Rng, Tuple, process};
 
 const RING: u32 = 127;
 const IDLE: u32 = 117;
@@ -56,7 +57,7 @@ impl Model {
     }
 
     fn packet(&mut self, key: (Tuple, u8), syn: bool, rst: bool, now: u32, ring: u32) -> Step {
-        let idle = if key.1 == 17 { IDLE } else { u32::MAX };
+        let idle = if key.1 == 17 { IDLE as i32 } else { i32::MAX };
         let own = self.candidates(&key).into_iter().map(|(_, place)| place);
         let own = own.filter(|place| self.sets[place.0][place.1].as_ref().is_some_and(|e| e.key == key)).collect::<Vec<_>>();
         if let Some(place) = own.first().copied().filter(|_| !syn) {
@@ -87,8 +88,10 @@ impl Model {
     }
 }
 
-fn age(now: u32, tick: u32) -> u32 {
-    now.wrapping_sub(tick) % (1 << 15)
+/// Below 0: written by a seat whose clock is ahead.
+fn age(now: u32, tick: u32) -> i32 {
+    let age = now.wrapping_sub(tick) as i32;
+    if (-8..0).contains(&age) { age } else { age & ((1 << 15) - 1) }
 }
 
 fn step(bed: &Bed, frame: &[u8]) -> (Step, [usize; 2]) {
@@ -140,6 +143,8 @@ fn run(seed: u64, sets: u32, clients: u32, packets: u32) -> Counts {
         if rng.below(20) == 0 {
             now = now.wrapping_add(if rng.below(100) == 0 { 2 * IDLE } else { 1 });
         }
+        // One of two seats, and the clock of one of them is behind.
+        let now = now.wrapping_sub(rng.below(2));
         bed.now.set(now);
         let tuple = Tuple::numbered(rng.below(clients), VIP, 80);
         let (protocol, syn, rst) = match rng.below(20) {

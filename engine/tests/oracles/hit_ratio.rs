@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
+use tandem_engine::From;
 use tandem_engine::memory::flows::WAYS;
-use tandem_engine::{From, process};
 
-use crate::bed::{Bed, Frame, Rng, Tuple};
+use crate::bed::{Bed, Frame, Rng, Tuple, process};
 
 const RING: u32 = 31;
 const SETS: u32 = 1024;

@@ -2,6 +2,7 @@
 //! of etherparse, a full-key model of the flow table, a true LRU.
 
 mod bed;
+mod flood;
 mod flows;
 mod hashes;
 mod hit_ratio;

@@ -9,9 +9,9 @@ use tandem_engine::memory::reals::{Method, Way};
 use tandem_engine::memory::vips::HAS_VIPS;
 use tandem_engine::strip::{Outcome, Tunnels, decapsulate};
 use tandem_engine::wire::mac_word;
-use tandem_engine::{NO_VIP, Reason, process, room_for};
+use tandem_engine::{NO_VIP, Reason, room_for};
 
-use crate::bed::{Bed, Frame, HOP_MAC, LOCAL_MAC, words};
+use crate::bed::{Bed, Frame, HOP_MAC, LOCAL_MAC, process, words};
 use crate::tunnels::{Case, bed, case, forwarded_inner};
 
 pub const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 13, 37);

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use tandem_engine::memory::features::{L2, PATH_MTU, TOO_BIG, TUNNELS};
 use tandem_engine::memory::reals::{Method, Way};
 use tandem_engine::wire::mac_word;
-use tandem_engine::{Reason, process, room_for};
+use tandem_engine::{Reason, room_for};
 
-use crate::bed::{Bed, Frame, Tuple};
+use crate::bed::{Bed, Frame, Tuple, process};
 use crate::methods::{INNER_MAC, METHODS, VNI, ports, rfc1071, sources};
 use crate::tunnels::bed;
 

@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
+use tandem_engine::Reason;
 use tandem_engine::memory::features::NAT;
 use tandem_engine::memory::reals::{Method, Way};
 use tandem_engine::memory::vips::{HAS_VIPS, NAT_SOURCE, NAT_V4, NAT_V6};
 use tandem_engine::memory::{Vip, VipKey};
-use tandem_engine::{Reason, process};
 
-use crate::bed::{Bed, Frame, HOP_MAC, LOCAL_MAC, Tuple, words};
+use crate::bed::{Bed, Frame, HOP_MAC, LOCAL_MAC, Tuple, process, words};
 use crate::methods::rfc1071;
 
 const RING: u32 = 7;
@@ -199,11 +199,15 @@ proptest! {
         prop_assert_eq!(home.rest(), Seen::of(&reply).rest());
     }
 
-    /// A later fragment has no ports: its addresses alone change, and the client gets the source that it always gets.
+    /// A later fragment has no ports: its addresses alone change, and the client gets the source that it always gets; also where
+    /// the connection is not new.
     #[test]
-    fn fragments_follow(v6 in Just(false), sources: bool, n in 1_u32..200, port in 1_u16..) {
+    fn fragments_follow(v6 in Just(false), sources: bool, known: bool, n in 1_u32..200, port in 1_u16..) {
         let bed = bed(v6, v6, sources, PORTS);
         let tuple = Tuple { source: client(v6, n), destination: vip(v6), source_port: port, port: VIP_PORT };
+        if known {
+            prop_assert_eq!(sent(&bed, &tuple.udp(64, &[7; 64])).0, Reason::Forwarded);
+        }
         let mut first = tuple.udp(64, &[7; 64]);
         first[18..20].copy_from_slice(&[0x12, 0x34]);
         let mut later = first.clone();
@@ -327,6 +331,44 @@ fn z6_clients_with_one_port_never_collide() {
         let home = Seen::of(&sent(&bed, &answer(got, true, &[n as u8])).1);
         assert_eq!((home.destination, home.ports()), (client(false, n), (VIP_PORT, 5000)));
     }
+}
+
+/// Z5: what is an answer is told of as one, and nothing else is, in either family: by verdict and by trace.
+#[test]
+fn z5_an_answer_is_told_of_as_one_and_nothing_else_is() {
+    for (client_v6, real_v6) in [(false, false), (true, true), (false, true), (true, false)] {
+        let bed = bed(client_v6, real_v6, true, PORTS);
+        let tuple = Tuple { source: client(client_v6, 1), destination: vip(client_v6), source_port: 5000, port: VIP_PORT };
+        let (reason, out) = sent(&bed, &tuple.tcp(64, true, false, &[]));
+        assert_eq!(reason, Reason::Forwarded);
+        let got = Seen::of(&out);
+        let from_real = Tuple { source: got.destination, destination: got.source, source_port: REAL_PORT, port: got.ports().0 };
+        let stranger = Tuple { source_port: REAL_PORT + 1, ..from_real };
+        for (tuple, reason) in [(from_real, Reason::NatReply), (stranger, Reason::NotAVip), (from_real, Reason::NatReply)] {
+            bed.trace.clear();
+            assert_eq!(sent(&bed, &tuple.tcp(64, false, false, &[1])).0, reason, "{tuple:?}");
+            assert_eq!(bed.trace.reason.get(), reason as u32 + 1, "{tuple:?}");
+        }
+    }
+}
+
+/// A core that dies with a claim leaves a place that nobody can have; the control plane takes the claim off, and no other's.
+#[test]
+fn a_claim_of_a_dead_core_is_taken_off() {
+    let bed = bed(false, false, true, 1);
+    let tuple = Tuple { source: client(false, 1), destination: vip(false), source_port: 5000, port: VIP_PORT };
+    for nat in &bed.nats {
+        assert!(nat.claimed().is_none() && nat.claim(&bed.root.nat, bed.now.get(), false));
+    }
+    assert_eq!(sent(&bed, &tuple.tcp(64, true, false, &[])).0, Reason::NatFull);
+    for nat in &bed.nats {
+        let seen = nat.claimed().expect("a claim");
+        assert!(!nat.release(seen + 1), "it is another one than was seen");
+        assert!(nat.release(seen) && nat.claimed().is_none());
+    }
+    let (reason, out) = sent(&bed, &tuple.tcp(64, true, false, &[]));
+    assert_eq!(reason, Reason::Forwarded);
+    assert_eq!(sent(&bed, &answer(&Seen::of(&out), true, &[1])).0, Reason::NatReply);
 }
 
 /// Every port carries one connection; when all are taken, new ones are refused, and the old ones go on.

@@ -1,14 +1,15 @@
 //! Mistakes that other balancers made, each as a test with the name that the notes on them have (X: xvs, Z: zon-lb). X2 is a
-//! test of the configuration, X4 and Z4 of VLANs, X8 of the forwarding methods; X6 and X7 concern set-up checks, X10 and X11 later features, Z5 a
-//! log line.
+//! test of the configuration, X4 and Z4 are of VLANs, X8 of the forwarding methods, Z5 and Z6 of NAT; X10 and X11 concern later
+//! features.
 
 use std::net::IpAddr;
 
 use tandem_engine::memory::features::TOO_BIG;
 use tandem_engine::memory::reals::{Method, Way};
-use tandem_engine::{From, Reason, Verdict, process};
+use tandem_engine::strip::{Outcome, Tunnels, decapsulate};
+use tandem_engine::{From, Reason, Verdict, probe};
 
-use crate::bed::{Bed, Frame, Tuple};
+use crate::bed::{Bed, Frame, Tuple, process};
 use crate::methods::{self, METHODS, rfc1071};
 use crate::tunnels::{Case, bed, forwarded_inner};
 
@@ -100,6 +101,95 @@ fn x5_padding_is_in_no_checksum() {
                 flags: 0,
             };
             methods::put_on_and_off(&case, method, &case.frame(), false, true);
+        }
+    }
+}
+
+/// Nobody could answer a probe from `::` or `0.0.0.0`: without a source of the real's family it is not sent, and its frame stays
+/// as it was. With one, that is its source.
+#[test]
+fn x6_a_probe_without_a_source_is_not_sent() {
+    for (family, real) in [(V4, V4[2]), (V4, V6[2]), (V6, V4[2]), (V6, V6[2])] {
+        for method in METHODS.into_iter().filter(|method| *method != Method::L2) {
+            let bed = bed(address(real), address(family[1]), 0);
+            bed.root.source_v4.set(0);
+            bed.root.source_v6.iter().for_each(|word| word.set(0));
+            bed.way(1, &Way { ports: methods::ports(method), ..Way::by(method) });
+            let probe = tuple(family).tcp(64, true, false, b"");
+            let send = || {
+                let mut frame = Frame::new(&probe);
+                (probe::encapsulate(&mut frame, &bed, 1, true, || 7), frame.as_slice().to_vec())
+            };
+            assert_eq!(send(), (probe::Outcome::NoSource, probe.clone()), "{method:?} to {real}");
+            methods::sources(&bed);
+            let (outcome, out) = send();
+            assert_eq!(outcome, probe::Outcome::Processed, "{method:?} to {real}");
+            let source = if real == V6[2] { &out[22..38] } else { &out[26..30] };
+            assert!(source.iter().any(|byte| *byte != 0), "{method:?} to {real}: {out:02x?}");
+        }
+    }
+}
+
+/// A probe goes by the method of the data, to where a real that opens its tunnels finds it as it was; over IPv6 with a right UDP
+/// checksum.
+#[test]
+fn probes_go_by_every_method() {
+    for (family, real) in [(V4, V4[2]), (V4, V6[2]), (V6, V4[2]), (V6, V6[2])] {
+        for method in METHODS {
+            let bed = bed(address(real), address(family[1]), 0);
+            methods::sources(&bed);
+            bed.way(1, &Way { ports: methods::ports(method), inner_mac: 0x0700_0000_0002, vni: 7, ..Way::by(method) });
+            let probe = tuple(family).tcp(64, true, false, b"probe");
+            let mut frame = Frame::new(&probe);
+            assert_eq!(probe::encapsulate(&mut frame, &bed, 1, true, || 7), probe::Outcome::Processed, "{method:?} to {real}");
+            let out = frame.as_slice().to_vec();
+            let has_udp = !matches!(method, Method::Ipip | Method::Gre | Method::L2);
+            if has_udp && real == V6[2] {
+                let length = &out[58..60];
+                assert_eq!(rfc1071(&[&out[22..54], length, &[0, 17], &out[54..]]), 0, "{method:?}: {out:02x?}");
+            }
+            if method != Method::L2 {
+                let outcome = decapsulate(&mut frame, &Tunnels::standard(), |_| {});
+                assert_eq!(outcome, Outcome::Decapsulated, "{method:?} to {real}: {out:02x?}");
+            }
+            assert_eq!(frame.as_slice()[14..], probe[14..], "{method:?} to {real}");
+        }
+    }
+    // By NAT there are none.
+    let bed = bed(address(V4[2]), address(V4[1]), 0);
+    bed.way(1, &Way { ports: [8080, 0], ..Way::by(Method::Nat) });
+    let probe = tuple(V4).tcp(64, true, false, b"probe");
+    let mut frame = Frame::new(&probe);
+    assert_eq!(probe::encapsulate(&mut frame, &bed, 1, true, || 7), probe::Outcome::Skipped);
+    assert_eq!(frame.as_slice(), probe);
+}
+
+/// A driver that tells another length than the packet's (vmxnet3, CVE-2025-37799): what is behind the packet is in no header and no
+/// checksum, and a packet that the frame does not hold is dropped and counted, by every method.
+#[test]
+fn x7_lengths_are_the_packets_own() {
+    for (family, real) in [(V4, V4[2]), (V4, V6[2]), (V6, V4[2]), (V6, V6[2])] {
+        for method in METHODS {
+            let bed = bed(address(real), address(family[1]), 0);
+            methods::sources(&bed);
+            bed.way(1, &Way { ports: methods::ports(method), ..Way::by(method) });
+            let frame = tuple(family).udp(64, &[7; 33]);
+            let (verdict, wanted) = sent(&bed, &frame);
+            assert_eq!(verdict.reason(), Reason::Forwarded);
+            for more in [1, 3, 46, 200] {
+                let longer = [frame.as_slice(), &vec![0xaa; more]].concat();
+                let (verdict, out) = sent(&bed, &longer);
+                assert_eq!(
+                    (verdict.reason(), verdict.bytes as usize),
+                    (Reason::Forwarded, frame.len() - 14),
+                    "{method:?}, {more} more"
+                );
+                assert!(out.starts_with(&wanted), "{method:?}, {more} more: other headers");
+            }
+            for less in [1, 2, 33] {
+                let shorter = &frame[..frame.len() - less];
+                assert_eq!(sent(&bed, shorter), (Verdict::stop(Reason::BadLength), shorter.to_vec()), "{method:?}, {less} less");
+            }
         }
     }
 }

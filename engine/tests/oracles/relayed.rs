@@ -6,9 +6,9 @@ use etherparse::PacketBuilder;
 use tandem_engine::memory::features::{L2, RELAY, TUNNELS};
 use tandem_engine::memory::reals::Method;
 use tandem_engine::memory::vips::HAS_VIPS;
-use tandem_engine::{Reason, process, room_for};
+use tandem_engine::{Reason, room_for};
 
-use crate::bed::{Bed, Frame, LOCAL_MAC};
+use crate::bed::{Bed, Frame, LOCAL_MAC, process};
 use crate::methods::{METHODS, SOURCE_V4, SOURCE_V6};
 use crate::mtu::{PAIRS, address, bed_by, datagram, error, tuple};
 

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use etherparse::{EtherType, IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice, NetSlice, SlicedPacket};
 use proptest::prelude::*;
+use tandem_engine::Reason;
 use tandem_engine::memory::vips::BYPASS_FLOW_TABLE;
-use tandem_engine::{Reason, process};
 
-use crate::bed::{Bed, Frame, HOP_MAC, LOCAL_MAC, Tuple, words};
+use crate::bed::{Bed, Frame, HOP_MAC, LOCAL_MAC, Tuple, process, words};
 
 const RING: u32 = 31;
 

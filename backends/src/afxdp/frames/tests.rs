@@ -98,46 +98,56 @@ fn take(ring: &mut VecDeque<Entry>, into: &mut [Entry; BATCH]) -> usize {
     count
 }
 
-/// One step of either side.
+/// One step of either side; the first number is the lane, and of `Send` and `Release` the last one is the place among the held
+/// frames.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Refill,
-    Receive,
-    /// Of the held frames, send the one at this place.
-    Send(usize),
+    Refill(usize),
+    Receive(usize),
+    Send(usize, usize),
     Release(usize),
-    Flush,
-    Reclaim,
-    Deliver(usize, usize),
-    Transmit(usize),
+    Flush(usize),
+    Reclaim(usize),
+    Deliver(usize, usize, usize),
+    Transmit(usize, usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let lane = || any::<usize>();
     prop_oneof![
-        1 => Just(Step::Refill),
-        3 => Just(Step::Receive),
-        8 => any::<usize>().prop_map(Step::Send),
+        2 => lane().prop_map(Step::Refill),
+        3 => lane().prop_map(Step::Receive),
+        8 => (lane(), any::<usize>()).prop_map(|(lane, at)| Step::Send(lane, at)),
         4 => any::<usize>().prop_map(Step::Release),
-        3 => Just(Step::Flush),
-        2 => Just(Step::Reclaim),
-        3 => (1usize..60, 0usize..CHUNK).prop_map(|(count, offset)| Step::Deliver(count, offset)),
-        2 => (1usize..60).prop_map(Step::Transmit),
+        3 => lane().prop_map(Step::Flush),
+        2 => lane().prop_map(Step::Reclaim),
+        3 => (lane(), 1usize..60, 0usize..CHUNK).prop_map(|(lane, count, offset)| Step::Deliver(lane, count, offset)),
+        2 => (lane(), 1usize..60).prop_map(|(lane, count)| Step::Transmit(lane, count)),
     ]
 }
 
 struct Bench {
     pool: Pool<Model>,
-    kernel: Rc<RefCell<Kernel>>,
+    kernels: Vec<Rc<RefCell<Kernel>>>,
     held: Vec<Frame<Entry>>,
     refused: usize,
 }
 
 impl Bench {
     fn new(total: usize, fill_size: usize, tx_size: usize) -> Self {
-        let kernel = Rc::new(RefCell::new(Kernel::new(fill_size, tx_size)));
+        Self::of_lanes(1, total, fill_size, tx_size)
+    }
+
+    fn of_lanes(lanes: usize, total: usize, fill_size: usize, tx_size: usize) -> Self {
+        let kernels: Vec<_> = (0..lanes).map(|_| Rc::new(RefCell::new(Kernel::new(fill_size, tx_size)))).collect();
         let entries: Vec<_> = (0..total).map(|i| Entry { addr: i * CHUNK + 256 }).collect();
-        let pool = Pool::new(Model(kernel.clone()), &entries, CHUNK);
-        Self { pool, kernel, held: Vec::with_capacity(total + BATCH), refused: 0 }
+        let pool = Pool::new(kernels.iter().cloned().map(Model).collect(), &entries, CHUNK);
+        Self { pool, kernels, held: Vec::with_capacity(total + BATCH), refused: 0 }
+    }
+
+    /// The kernel's side of the first lane.
+    fn kernel(&self) -> std::cell::RefMut<'_, Kernel> {
+        self.kernels[0].borrow_mut()
     }
 
     fn take(&mut self, at: usize) -> Option<Frame<Entry>> {
@@ -145,12 +155,13 @@ impl Bench {
     }
 
     fn run(&mut self, step: Step) {
+        let lanes = self.kernels.len();
         match step {
-            Step::Refill => drop(self.pool.refill()),
-            Step::Receive => drop(self.pool.receive(&mut self.held)),
-            Step::Send(at) => {
+            Step::Refill(lane) => drop(self.pool.refill(lane % lanes)),
+            Step::Receive(lane) => drop(self.pool.receive(lane % lanes, &mut self.held)),
+            Step::Send(lane, at) => {
                 if let Some(frame) = self.take(at)
-                    && let Err(frame) = self.pool.send(frame)
+                    && let Err(frame) = self.pool.send(lane % lanes, frame)
                 {
                     self.refused += 1;
                     self.pool.release(frame);
@@ -161,34 +172,42 @@ impl Bench {
                     self.pool.release(frame);
                 }
             }
-            Step::Flush => drop(self.pool.flush()),
-            Step::Reclaim => drop(self.pool.reclaim()),
-            Step::Deliver(count, offset) => self.kernel.borrow_mut().deliver(count, offset),
-            Step::Transmit(count) => self.kernel.borrow_mut().transmit(count),
+            Step::Flush(lane) => drop(self.pool.flush(lane % lanes)),
+            Step::Reclaim(lane) => drop(self.pool.reclaim(lane % lanes)),
+            Step::Deliver(lane, count, offset) => self.kernels[lane % lanes].borrow_mut().deliver(count, offset),
+            Step::Transmit(lane, count) => self.kernels[lane % lanes].borrow_mut().transmit(count),
         }
     }
 
     /// Counts every chunk wherever it really is, without asking the ledger.
     fn check(&self) -> Result<(), TestCaseError> {
-        let kernel = self.kernel.borrow();
         let census = self.pool.census();
         let mut owners = vec![0; census.total];
-        let tokens = self.pool.free.iter().chain(&self.pool.queued).chain(&self.held);
-        for chunk in tokens.map(|f| f.entry.addr / CHUNK).chain(kernel.chunks()) {
-            owners[chunk] += 1;
+        let queued = self.pool.lanes.iter().flat_map(|lane| &lane.queued);
+        let tokens = self.pool.free.iter().chain(queued.clone()).chain(&self.held);
+        tokens.for_each(|f| owners[f.entry.addr / CHUNK] += 1);
+        let (mut filling, mut sending) = (0, 0);
+        let share = census.total / self.kernels.len();
+        for kernel in &self.kernels {
+            let kernel = kernel.borrow();
+            kernel.chunks().for_each(|chunk| owners[chunk] += 1);
+            let (in_rx, in_tx) = (kernel.fill.len() + kernel.rx.len(), kernel.tx.len() + kernel.done.len());
+            prop_assert!(in_rx <= share, "a lane has more than its share to receive into: {in_rx} of {share}");
+            prop_assert!(in_tx <= (share / 2).max(1), "a lane's receive side starves: {in_tx} of {share} are being sent");
+            filling += in_rx;
+            sending += in_tx;
         }
         prop_assert!(owners.iter().all(|&n| n == 1), "owners of each chunk: {owners:?}");
         let expected = Census {
             free: self.pool.free.len(),
-            filling: kernel.fill.len() + kernel.rx.len(),
+            filling,
             held: self.held.len(),
-            queued: self.pool.queued.len(),
-            sending: kernel.tx.len() + kernel.done.len(),
+            queued: queued.count(),
+            sending,
             total: owners.len(),
             defects: 0,
         };
         prop_assert_eq!(census, expected);
-        prop_assert!(census.sending <= (census.total / 2).max(1), "the receive side starves: {census:?}");
         Ok(())
     }
 
@@ -198,9 +217,11 @@ impl Bench {
             self.pool.release(frame);
         }
         for _ in 0..1000 {
-            self.pool.flush();
-            self.kernel.borrow_mut().transmit(usize::MAX);
-            self.pool.reclaim();
+            for lane in 0..self.kernels.len() {
+                self.pool.flush(lane);
+                self.kernels[lane].borrow_mut().transmit(usize::MAX);
+                self.pool.reclaim(lane);
+            }
         }
     }
 }
@@ -208,14 +229,16 @@ impl Bench {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
+    /// Whatever comes in by one lane and leaves by another.
     #[test]
     fn every_chunk_has_one_owner(
-        total in 1usize..200,
+        lanes in 1usize..5,
+        total in 4usize..200,
         fill_bits in 0u32..8,
         tx_bits in 0u32..7,
         steps in prop::collection::vec(step(), 1..400),
     ) {
-        let mut bench = Bench::new(total, 1 << fill_bits, 1 << tx_bits);
+        let mut bench = Bench::of_lanes(lanes, total, 1 << fill_bits, 1 << tx_bits);
         for step in steps {
             bench.run(step);
             bench.check()?;
@@ -227,11 +250,48 @@ proptest! {
     }
 }
 
+#[test]
+fn a_busy_lane_leaves_the_others_their_share() {
+    let mut bench = Bench::of_lanes(2, 512, 512, 512);
+    while bench.pool.refill(0) > 0 {}
+    assert_eq!(bench.pool.census().filling, 256, "one lane has its share");
+    while bench.pool.refill(1) > 0 {}
+    assert_eq!((bench.pool.census().filling, bench.pool.census().free), (512, 0));
+    // All that came in by the first leaves by the second, which is slow: the first goes on receiving.
+    for _ in 0..20 {
+        bench.kernel().deliver(BATCH, 300);
+        bench.pool.receive(0, &mut bench.held);
+        for frame in std::mem::take(&mut bench.held) {
+            if let Err(frame) = bench.pool.send(1, frame) {
+                bench.refused += 1;
+                bench.pool.release(frame);
+            }
+        }
+        bench.held = Vec::with_capacity(2 * BATCH);
+        bench.pool.flush(1);
+        bench.pool.refill(0);
+    }
+    bench.check().expect("conserved");
+    assert_eq!(bench.kernels[1].borrow().tx.len(), 128, "half of a share is on its way out");
+    assert!(bench.refused > 0 && bench.pool.census().queued == QUEUED, "{:?}", bench.pool.census());
+}
+
+#[test]
+fn a_frame_that_comes_back_by_another_lane_is_a_defect() {
+    let mut bench = Bench::of_lanes(2, 16, 8, 8);
+    bench.pool.refill(0);
+    bench.pool.refill(1);
+    let stolen = bench.kernel().fill.pop_front().expect("filled");
+    bench.kernels[1].borrow_mut().rx.push_back(stolen);
+    assert_eq!(bench.pool.receive(1, &mut bench.held), 0, "it became the other lane's");
+    assert_eq!(bench.pool.census().defects, 1);
+}
+
 /// Takes `count` frames through the fill ring into the hands of the worker.
 fn held(bench: &mut Bench, count: usize) {
-    bench.pool.refill();
-    bench.kernel.borrow_mut().deliver(count, 300);
-    bench.pool.receive(&mut bench.held);
+    bench.pool.refill(0);
+    bench.kernel().deliver(count, 300);
+    bench.pool.receive(0, &mut bench.held);
     assert_eq!(bench.held.len(), count);
 }
 
@@ -241,16 +301,16 @@ fn frames_are_sent_in_order_and_the_rest_waits() {
     held(&mut bench, 10);
     let order: Vec<_> = bench.held.iter().map(|f| f.entry.addr).collect();
     for frame in bench.held.drain(..) {
-        bench.pool.send(frame).expect("room to wait");
+        bench.pool.send(0, frame).expect("room to wait");
     }
-    assert_eq!(bench.pool.flush(), 4);
+    assert_eq!(bench.pool.flush(0), 4);
     assert_eq!(bench.pool.census().queued, 6);
     let mut sent: Vec<_> = Vec::new();
     while bench.pool.census().sending > 0 {
-        sent.extend(bench.kernel.borrow().tx.iter().map(|e| e.addr));
-        bench.kernel.borrow_mut().transmit(4);
-        bench.pool.reclaim();
-        bench.pool.flush();
+        sent.extend(bench.kernel().tx.iter().map(|e| e.addr));
+        bench.kernel().transmit(4);
+        bench.pool.reclaim(0);
+        bench.pool.flush(0);
     }
     assert_eq!(sent, order);
 }
@@ -261,7 +321,7 @@ fn a_full_queue_gives_the_frame_back() {
     for _ in 0..QUEUED / BATCH + 1 {
         held(&mut bench, BATCH);
         for frame in bench.held.drain(..) {
-            if let Err(frame) = bench.pool.send(frame) {
+            if let Err(frame) = bench.pool.send(0, frame) {
                 bench.refused += 1;
                 bench.pool.release(frame);
             }
@@ -275,20 +335,20 @@ fn a_full_queue_gives_the_frame_back() {
 #[test]
 fn an_address_the_kernel_does_not_own_is_no_frame() {
     let mut bench = Bench::new(8, 8, 8);
-    bench.pool.refill();
-    bench.kernel.borrow_mut().deliver(1, 0);
-    bench.pool.receive(&mut bench.held);
+    bench.pool.refill(0);
+    bench.kernel().deliver(1, 0);
+    bench.pool.receive(0, &mut bench.held);
     let twice = bench.held[0].entry;
     for (defects, addr) in [twice.addr, 8 * CHUNK, usize::MAX].into_iter().enumerate() {
-        bench.kernel.borrow_mut().rx.push_back(Entry { addr });
-        assert_eq!(bench.pool.receive(&mut bench.held), 0, "address {addr} became a second owner");
+        bench.kernel().rx.push_back(Entry { addr });
+        assert_eq!(bench.pool.receive(0, &mut bench.held), 0, "address {addr} became a second owner");
         assert_eq!(bench.pool.census().defects, defects as u64 + 1);
     }
     let frame = bench.take(0).expect("held");
-    bench.pool.send(frame).expect("room to wait");
-    bench.pool.flush();
-    bench.kernel.borrow_mut().done.push_back(Entry { addr: 7 * CHUNK });
-    bench.pool.reclaim();
+    bench.pool.send(0, frame).expect("room to wait");
+    bench.pool.flush(0);
+    bench.kernel().done.push_back(Entry { addr: 7 * CHUNK });
+    bench.pool.reclaim(0);
     assert_eq!(bench.pool.census().defects, 4, "a chunk of the fill ring was completed");
     assert_eq!(bench.pool.free.len(), 0);
 }
@@ -300,7 +360,7 @@ fn a_token_of_another_pool_is_refused() {
     held(&mut two, 2);
     let (first, second) = (one.take(0).expect("held"), one.take(0).expect("held"));
     two.pool.release(first);
-    two.pool.send(second).expect("room to wait");
+    two.pool.send(0, second).expect("room to wait");
     let census = two.pool.census();
     assert_eq!((census.defects, census.held, census.queued), (2, 2, 0));
     assert_eq!(one.pool.census().held, 2, "what is lost is seen");
@@ -309,12 +369,12 @@ fn a_token_of_another_pool_is_refused() {
 #[test]
 fn a_batch_never_grows_beyond_what_was_allocated() {
     let mut bench = Bench::new(128, 128, 8);
-    while bench.pool.refill() > 0 {}
-    bench.kernel.borrow_mut().deliver(128, 0);
+    while bench.pool.refill(0) > 0 {}
+    bench.kernel().deliver(128, 0);
     let mut batch = Vec::with_capacity(BATCH + BATCH / 2);
     let capacity = batch.capacity();
-    assert_eq!(bench.pool.receive(&mut batch), BATCH);
-    assert_eq!(bench.pool.receive(&mut batch), 0);
+    assert_eq!(bench.pool.receive(0, &mut batch), BATCH);
+    assert_eq!(bench.pool.receive(0, &mut batch), 0);
     assert_eq!(batch.capacity(), capacity);
     assert_eq!(bench.pool.census().held, BATCH);
 }

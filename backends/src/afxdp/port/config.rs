@@ -36,25 +36,34 @@ pub enum Bound {
 /// What to open.
 #[derive(Clone, Debug)]
 pub struct PortConfig {
-    /// Interface and queue.
-    pub at: QueueName,
-    /// Zero-copy or not.
+    /// The queues of one worker, a socket each, over one UMEM.
+    pub queues: Vec<QueueName>,
+    /// Zero-copy or not. One UMEM is used in one way: with [`Ask::Prefer`] and a driver among several that cannot, all copy.
     pub zero_copy: Ask,
-    /// Chunks of the UMEM: a power of two, at least 64.
+    /// Chunks of the UMEM for each queue: a power of two, at least 64.
     pub frames: u32,
     /// Bytes of a chunk: 2048 or 4096. 256 of them are the XDP program's headroom.
     pub chunk: u32,
 }
 
 impl PortConfig {
-    /// The usual sizes: 4096 chunks of 2048 bytes, which hold frames of up to 1792 bytes.
+    /// One queue with the usual sizes: 4096 chunks of 2048 bytes, which hold frames of up to 1792 bytes.
     pub fn new(interface: &str, queue: u32, zero_copy: Ask) -> Self {
-        let at = QueueName { interface: interface.to_owned(), queue };
-        Self { at, zero_copy, frames: 4096, chunk: 2048 }
+        Self::of(vec![QueueName { interface: interface.to_owned(), queue }], zero_copy)
+    }
+
+    /// The same for several queues.
+    pub fn of(queues: Vec<QueueName>, zero_copy: Ask) -> Self {
+        Self { queues, zero_copy, frames: 4096, chunk: 2048 }
+    }
+
+    /// Chunks of the UMEM.
+    pub(super) fn total(&self) -> u32 {
+        self.frames.saturating_mul(self.queues.len() as u32)
     }
 
     /// Bytes of the UMEM.
     pub(super) fn bytes(&self) -> usize {
-        self.frames as usize * self.chunk as usize
+        self.total() as usize * self.chunk as usize
     }
 }

@@ -11,16 +11,33 @@ fn checked(answer: libc::c_int) -> io::Result<libc::c_int> {
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
 }
 
-/// Waits until the RX ring has something; `false`: the time was up. An error state of the socket is `ENXIO`.
-pub(in crate::afxdp) fn poll(socket: RawFd, timeout: Duration) -> io::Result<bool> {
-    let mut poll = libc::pollfd { fd: socket, events: libc::POLLIN, revents: 0 };
+/// One socket to be waited for.
+pub(in crate::afxdp) fn awaited(socket: RawFd) -> libc::pollfd {
+    libc::pollfd { fd: socket, events: libc::POLLIN, revents: 0 }
+}
+
+/// Waits until the RX ring of one of the sockets has something; `false`: the time was up. An error state of a socket is
+/// `ENXIO`, with its place.
+pub(in crate::afxdp) fn poll(sockets: &mut [libc::pollfd], timeout: Duration) -> Result<bool, (usize, io::Error)> {
     let milliseconds = timeout.as_millis().min(1000) as libc::c_int;
-    // SAFETY: `poll` is one valid pollfd that lives during the call.
-    let ready = checked(unsafe { libc::poll(&raw mut poll, 1, milliseconds) })?;
-    if poll.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0 {
-        return Err(io::Error::from_raw_os_error(libc::ENXIO));
+    // SAFETY: a slice of valid pollfds that lives during the call, and its length.
+    let ready = checked(unsafe { libc::poll(sockets.as_mut_ptr(), sockets.len() as libc::nfds_t, milliseconds) });
+    let ready = ready.map_err(|errno| (0, errno))?;
+    let bad = |socket: &libc::pollfd| socket.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0;
+    match sockets.iter().position(bad) {
+        Some(at) => Err((at, io::Error::from_raw_os_error(libc::ENXIO))),
+        None => Ok(ready > 0),
     }
-    Ok(ready > 0)
+}
+
+/// The index of an interface in the network namespace of the calling thread.
+pub(in crate::afxdp) fn index(interface: &str) -> io::Result<u32> {
+    let name = std::ffi::CString::new(interface).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    // SAFETY: a terminated string that lives during the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
 }
 
 /// Lets the kernel send what is in the TX ring. xsk-rs does the same, but hides `ENETDOWN`.

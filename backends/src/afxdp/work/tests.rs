@@ -5,7 +5,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use tandem_engine::Packet;
 use tandem_engine::handover::VERSION;
-use tandem_engine::memory::features::VLANS;
+use tandem_engine::memory::Real;
+use tandem_engine::memory::features::{SEVERAL, VLANS};
 use tandem_engine::memory::reals::Out;
 
 use super::*;
@@ -27,18 +28,22 @@ struct Batch {
     chunks: Vec<(Vec<u8>, usize)>,
     memory: Plain,
     tables: Arc<Tables>,
+    /// Index of the interface that all came by.
+    came_by: u32,
 }
 
 impl Batch {
     fn new(chunks: Vec<(Vec<u8>, usize)>) -> Self {
         let tables = tables::make(1);
-        Self { chunks, memory: Plain::new(tables.clone(), 0), tables }
+        Self { chunks, memory: Plain::new(tables.clone(), 0), tables, came_by: 0 }
     }
 
     fn handle(&mut self) -> Vec<Outcome> {
         let mut flows = Box::new([Flow::default(); BATCH]);
         let mut outcomes = [Outcome::Send(usize::MAX); BATCH];
-        let mut frames: Vec<_> = self.chunks.iter_mut().map(|(c, length)| FrameBuf::received(c, *length)).collect();
+        let came_by = self.came_by;
+        let frames = self.chunks.iter_mut().map(|(chunk, length)| FrameBuf::received(chunk, *length));
+        let mut frames: Vec<_> = frames.map(|frame| frame.map(|frame| frame.came_by(came_by))).collect();
         handle(&mut frames, &self.memory, &mut flows, &mut outcomes);
         outcomes[..frames.len()].to_vec()
     }
@@ -75,6 +80,7 @@ proptest! {
                     moved += u64::from(length != *received);
                 }
                 Outcome::Release => prop_assert!(expected.len() > bytes.len(), "dropped, though the chunk has room"),
+                Outcome::Leave(..) => prop_assert!(false, "there is one interface"),
             }
         }
         prop_assert_eq!(batch.seat(SeatCounter::RoomMoved), moved);
@@ -108,6 +114,26 @@ fn a_tag_travels_in_the_hand_over() {
             assert_eq!(batch.chunks[0].0[..wanted[0].len()], wanted[0], "VLAN {vlan}, tag {control:02x?}");
             assert_eq!(batch.seat(SeatCounter::RoomMoved), 0);
         }
+    }
+}
+
+/// By the interface of the way to its real, unless that is the one it came by, or there is only one.
+#[test]
+fn a_frame_leaves_by_its_way() {
+    let frame = udp(7, VIP_V4, 100);
+    let length = frame.len() + 20;
+    for (features, came_by, out, outcome) in [
+        (SEVERAL, 3, 4, Outcome::Leave(length, 4)),
+        (SEVERAL, 4, 4, Outcome::Send(length)),
+        (SEVERAL, 3, 0, Outcome::Send(length)),
+        (0, 0, 4, Outcome::Send(length)),
+    ] {
+        let mut batch = Batch::new(vec![chunk(&frame, 20, VERSION, 1792)]);
+        batch.tables.root().features.set(features);
+        let set = |real: &Real| real.set_out(Out { interface: out, ..Out::default() }, 0);
+        batch.tables.reals().iter().for_each(set);
+        batch.came_by = came_by;
+        assert_eq!(batch.handle(), [outcome], "{came_by} to {out}");
     }
 }
 

@@ -15,7 +15,8 @@ pub static NODE: Section = Section {
             "none; `tandem run` needs it",
             "\"eth0\"",
             "Where VIP traffic arrives, and by which it leaves again. The first one supplies what is not configured: MAC and outer \
-             sources. With several, a frame leaves by the interface of the route to its real.",
+             sources. With several, a frame leaves by the interface of the route to its real; mode afxdp has as many workers as the \
+             interface with the fewest receive queues has queues.",
         ),
         key(
             "mode",
