@@ -286,7 +286,10 @@ fn zipf(cycle: &[Step], exponent: f64, rng: &mut Rng) -> Vec<Step> {
         let wanted = rng.unit() * sum;
         cycle.get(sums.partition_point(|sum| *sum <= wanted)).or(cycle.last()).copied()
     };
-    (0..cycle.len() * rounds(cycle.len())).filter_map(|_| draw(rng)).collect()
+    // Once each: also the rarest is a flow that the scenario declares.
+    let mut all = cycle.to_vec();
+    all.extend((cycle.len()..cycle.len() * rounds(cycle.len())).filter_map(|_| draw(rng)));
+    all
 }
 
 /// Draws a size for each frame, over enough rounds that flows and sizes do not stay in pairs.
