@@ -51,6 +51,7 @@ fn balancer_name(text: &str) -> Result<String, String> {
 
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let plan = load(&args.config)?;
+    crate::doctor::at_start(&plan, &args.config, args.name.as_deref());
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, stop.clone())?;

@@ -4,6 +4,7 @@ mod balancer;
 mod check;
 mod decap;
 mod demo;
+mod doctor;
 mod lab;
 mod mode;
 mod replay;
@@ -44,6 +45,8 @@ enum Verb {
     Mode(mode::ModeArgs),
     /// Shows the counters of a running balancer, of both seats
     Counters(mode::CountersArgs),
+    /// Looks for what keeps packets from arriving, on the balancer, a real server, a router or a client
+    Doctor(doctor::DoctorArgs),
     /// Network namespaces with real servers, to try things in
     Lab(lab::LabArgs),
     /// The five-minute proof: real traffic through both seats, and live switches between them
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Verb::Trace(args) => trace::trace(&args),
         Verb::Mode(args) => mode::mode(&args),
         Verb::Counters(args) => mode::counters(&args),
+        Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Lab(args) => lab::lab(args),
         Verb::Demo(args) => demo::demo(&args),
     };
