@@ -53,6 +53,9 @@ list_needs() {
     need nginx "HTTP servers of the lab; no service is started" command -v nginx
     need iperf3 "TCP and UDP load of the lab" command -v iperf3
     need curl "HTTP client of the lab" command -v curl
+    need nftables "rules that the doctor's tests break things with; no service is started" command -v nft
+    need ethtool "features of links, likewise" command -v ethtool
+    need procps "sysctl, likewise" command -v sysctl
     need tshark "reads what the lab forwards and judges its checksums; nothing else is captured" command -v tshark
 }
 
