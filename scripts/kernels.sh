@@ -200,7 +200,7 @@ with_libraries() {
     done < <(ldd "$program" | grep -o '/[^ ]*')
 }
 
-# The initial file system: the guest as /init, `ip`, their libraries, the kernel's modules. No shell, no disk, no network.
+# The initial file system: the guest as /init, `ip`, `sysctl` and `sed`, their libraries, the kernel's modules. No shell, no disk, no network.
 make_initrd() {
     local series=$1 root=$work/initrd-$1
     mkdir -p "$root/bin" "$root/modules" "$root"/{proc,sys,dev,tmp,run}
@@ -247,7 +247,7 @@ run_kernel() {
 }
 
 test_kernels() {
-    local series named=$1 passed=0 failed=0 skipped=0 guest done_results=()
+    local series program named=$1 passed=0 failed=0 skipped=0 guest done_results=()
     shift
     mkdir -p "$store"
     work=$(mktemp -d "$store/test.XXXXXX")
@@ -268,8 +268,11 @@ test_kernels() {
         mkdir -p "$work/guest/bin"
         strip -o "$work/guest/init" "$guest"
         with_libraries "$guest" "$work/guest"
-        cp -L "$(command -v ip)" "$work/guest/bin/ip"
-        with_libraries "$(command -v ip)" "$work/guest"
+        # What the doctor's cures are written for.
+        for program in ip sysctl sed; do
+            cp -L "$(command -v $program)" "$work/guest/bin/$program"
+            with_libraries "$(command -v $program)" "$work/guest"
+        done
     fi
     for series in "${there[@]}"; do run_kernel "$series"; done
     if [ "${TANDEM_BLESS:-0}" = 1 ] && [ "$failed" = 0 ] && [ "${#done_results[@]}" = "${#ALL[@]}" ]; then

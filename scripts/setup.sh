@@ -55,6 +55,8 @@ list_needs() {
     need curl "HTTP client of the lab" command -v curl
     need ethtool "changes the number of receive queues in tests" command -v ethtool
     need systemd "checks the unit file; nothing of it is started" command -v systemd-analyze
+    need nftables "rules that the doctor's tests break things with; no service is started" command -v nft
+    need procps "kernel settings that the doctor's tests break things with" command -v sysctl
     need tshark "reads what the lab forwards and judges its checksums; nothing else is captured" command -v tshark
 }
 

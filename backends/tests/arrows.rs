@@ -15,7 +15,8 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("tandem-backends", &["tandem-engine"], &["tandem-lab"]),
     ("tandem-lab", &[], &[]),
     ("tandem-bench", &["tandem-engine", "tandem-backends", "tandem-lab"], &[]),
-    ("tandem", &["tandem-backends", "tandem-bench", "tandem-lab"], &[]),
+    ("tandem-doctor", &["tandem-backends"], &["tandem-lab"]),
+    ("tandem", &["tandem-backends", "tandem-bench", "tandem-doctor", "tandem-lab"], &[]),
 ];
 
 /// Arrows without which there would be no such product: a test that saw no dependencies at all must fail.
@@ -65,6 +66,8 @@ const UNSAFE: &[&str] = &[
     "backends/src/run/supplied.rs",
     "backends/src/xdp/clock.rs",
     "backends/src/xdp/slots.rs",
+    // A packet socket, which no crate that is here already opens with the direction of frames.
+    "doctor/src/probe/wire.rs",
     // An ioctl.
     "lab/src/offload.rs",
 ];
@@ -157,7 +160,7 @@ fn sources() -> BTreeMap<String, String> {
         }
     }
     let (root, mut found) = (root(), BTreeMap::new());
-    for part in ["engine", "bpf", "backends", "bench", "cli", "lab", "scripts"] {
+    for part in ["engine", "bpf", "backends", "bench", "cli", "doctor", "lab", "scripts"] {
         walk(&root.join(part), &root, &mut found);
     }
     found

@@ -58,6 +58,7 @@ fn balancer_name(text: &str) -> Result<String, String> {
 
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let plan = load(&args.config)?;
+    crate::doctor::at_start(&plan, &args.config, args.name.as_deref());
     privileges::give_up_others(args.xdp_root.is_some())?;
     let signals = Signals::default();
     for signal in [SIGINT, SIGTERM] {

@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod decap;
 mod demo;
+mod doctor;
 mod lab;
 mod logs;
 mod mode;
@@ -49,6 +50,8 @@ enum Verb {
     Reload(mode::ReloadArgs),
     /// Shows the counters of a running balancer, of both seats
     Counters(mode::CountersArgs),
+    /// Looks for what keeps packets from arriving, on the balancer, a real server, a router or a client
+    Doctor(doctor::DoctorArgs),
     /// Network namespaces with real servers, to try things in
     Lab(lab::LabArgs),
     /// The five-minute proof: real traffic through both seats, and live switches between them
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
         Verb::Mode(args) => mode::mode(&args),
         Verb::Reload(args) => mode::reload(&args),
         Verb::Counters(args) => mode::counters(&args),
+        Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Lab(args) => lab::lab(args),
         Verb::Demo(args) => demo::demo(&args),
         Verb::Bench(args) => bench::bench(&args),

@@ -152,6 +152,24 @@ impl Bed {
         }
     }
 
+    /// Whether a frame of a kind comes from the real within a time.
+    pub fn hears(&mut self, is_it: impl Fn(&[u8]) -> bool, most: Duration) -> bool {
+        let (until, mut buffer) = (Instant::now() + most, [0; 2048]);
+        while Instant::now() < until {
+            match self.sender.read(&mut buffer) {
+                Ok(len) if is_it(&buffer[..len]) => return true,
+                Ok(_) => {}
+                Err(_) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+        false
+    }
+
+    /// Does something in the real.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        on_thread(|| setns(&self.namespace, CloneFlags::CLONE_NEWNET).expect("a namespace"), work)
+    }
+
     /// What the namespace has counted, for who wants to know why.
     pub fn counted(&self) -> String {
         on_thread(

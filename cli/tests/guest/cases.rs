@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use etherparse::PacketBuilder;
-use tandem_backends::config::parse;
+use tandem_backends::config::{Plan, parse};
 use tandem_backends::replay::{Action, Backend, Instance};
 
 use super::service::{Service, text};
@@ -15,7 +15,8 @@ pub const BALANCER_MAC: &str = "02:00:00:00:07:02";
 pub const REAL: [&str; 2] = ["192.168.7.1", "fd00:7::1"];
 /// The balancer's; not in the real's subnets.
 pub const BALANCER: [&str; 2] = ["172.16.1.2", "fd00:ff::1:2"];
-const CLIENT: [&str; 2] = ["10.0.0.5", "fd00:c::5"];
+/// Clients.
+pub const CLIENT: [&str; 2] = ["10.0.0.5", "fd00:c::5"];
 /// Of outer UDP headers: with a checksum everywhere, or only where it costs nothing.
 const CHECKSUMS: [&str; 2] = ["always", "where-cheap"];
 
@@ -52,6 +53,24 @@ pub fn configuration(checksums: &str) -> String {
 fn with_tunnel(lines: &str) -> String {
     let node = format!("next_hop_mac = \"{REAL_MAC}\"\nlocal_mac = \"{BALANCER_MAC}\"");
     text(&node, lines, BALANCER.map(address), REAL.map(address), &services())
+}
+
+/// The balancer's configuration for these services, with these outer sources.
+pub fn of(sources: [String; 2], services: &[Service]) -> String {
+    let node = format!("next_hop_mac = \"{REAL_MAC}\"\nlocal_mac = \"{BALANCER_MAC}\"");
+    text(&node, "", sources.map(|source| address(&source)), REAL.map(address), services)
+}
+
+/// A frame of a service, as a balancer of this plan sends it on; the number is its first byte.
+pub fn by(plan: &Plan, service: &Service, number: u8) -> Vec<u8> {
+    let mut engine = Instance::new(Backend::Engine, plan, 3).expect("an engine");
+    through(&mut engine, service, "", &Sent::Datagram(vec![number; 17]), 0)
+}
+
+/// The same, with the usual configuration and these outer sources.
+pub fn one(sources: [&str; 2], service: &Service, number: u8) -> Vec<u8> {
+    let text = of(sources.map(str::to_owned), std::slice::from_ref(service));
+    by(&parse(&text, "guest").expect("a configuration").plan, service, number)
 }
 
 fn address(text: &str) -> IpAddr {

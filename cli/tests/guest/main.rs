@@ -6,6 +6,7 @@
 
 mod bed;
 mod cases;
+mod doctor;
 mod document;
 mod interop;
 mod report;
@@ -57,6 +58,8 @@ fn main() {
 fn run() -> Report {
     let (mut report, started) = (Report::default(), Instant::now());
     let part = |name| println!("note: {name}: done after {} s", started.elapsed().as_secs());
+    doctor::run(&mut report);
+    part("the doctor");
     let cases = cases::all();
     part("frames");
     interop::run(&mut report, &cases);

@@ -171,7 +171,7 @@ fn everything(_: &Service) -> bool {
     true
 }
 
-fn is(to: &Service, method: &str) -> bool {
+pub fn is(to: &Service, method: &str) -> bool {
     to.method.name == method
 }
 
