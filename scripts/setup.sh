@@ -54,6 +54,8 @@ list_needs() {
     need iperf3 "TCP and UDP load of the lab" command -v iperf3
     need curl "HTTP client of the lab" command -v curl
     need tshark "reads what the lab forwards and judges its checksums; nothing else is captured" command -v tshark
+    need bird2 "speaks BGP in a test of the lab; no service is started" test -x /usr/sbin/bird
+    need python3-venv "a Python with gRPC, which judges the API; its libraries come from PyPI" python3 -c "import ensurepip, venv"
 }
 
 # The version that apt would install, empty if it knows none.

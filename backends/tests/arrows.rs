@@ -13,9 +13,10 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("tandem-engine", &[], &[]),
     ("tandem-bpf", &["tandem-engine"], &[]),
     ("tandem-backends", &["tandem-engine"], &["tandem-lab"]),
+    ("tandem-api", &["tandem-engine", "tandem-backends"], &[]),
     ("tandem-lab", &[], &[]),
     ("tandem-bench", &["tandem-engine", "tandem-backends", "tandem-lab"], &[]),
-    ("tandem", &["tandem-backends", "tandem-lab"], &[]),
+    ("tandem", &["tandem-backends", "tandem-api", "tandem-lab"], &[]),
 ];
 
 /// Arrows without which there would be no such product: a test that saw no dependencies at all must fail.
@@ -23,6 +24,7 @@ const CERTAIN: &[(&str, &str)] = &[
     ("tandem-bpf", "tandem-engine"),
     ("tandem-backends", "tandem-engine"),
     ("tandem", "tandem-backends"),
+    ("tandem", "tandem-api"),
     ("tandem", "tandem-lab"),
 ];
 
@@ -142,7 +144,7 @@ fn sources() -> BTreeMap<String, String> {
         }
     }
     let (root, mut found) = (root(), BTreeMap::new());
-    for part in ["engine", "bpf", "backends", "bench", "cli", "lab", "scripts"] {
+    for part in ["engine", "bpf", "backends", "api", "bench", "cli", "lab", "scripts"] {
         walk(&root.join(part), &root, &mut found);
     }
     found

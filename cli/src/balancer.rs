@@ -58,7 +58,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let slot = args.xdp_root.clone().zip(args.xdp_slot).map(|(path, slot)| SlotWish { path, slot });
     let config = Some(args.config.clone());
     let options = Options { name: args.name.clone(), config, leave_attached: args.leave_attached, slot };
-    run_balancer(&plan, &options, &signals, tell, |_| Ok(()))?;
+    run_balancer(&plan, &options, &signals, tell, |handle, socket| Ok(tandem_api::serve(handle, socket, &args.config, &plan)?))?;
     Ok(())
 }
 

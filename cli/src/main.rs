@@ -5,9 +5,13 @@ mod check;
 mod decap;
 mod demo;
 mod lab;
+mod manual;
 mod mode;
 mod replay;
 mod root;
+mod service;
+mod target;
+mod top;
 mod trace;
 
 use std::path::PathBuf;
@@ -46,10 +50,26 @@ enum Verb {
     Reload(mode::ReloadArgs),
     /// Shows the counters of a running balancer, of both seats
     Counters(mode::CountersArgs),
+    /// The VIPs of a running balancer: list, add, change, remove
+    Vip(service::VipArgs),
+    /// The reals of a running balancer's VIPs: list, add, change, remove
+    Real(service::RealArgs),
+    /// Takes a real out of the ring, and lets it keep the flows it has
+    Drain(service::DrainArgs),
+    /// What VIPs and reals of a running balancer did, both seats together
+    Stats(service::StatsArgs),
+    /// A live view of a running balancer
+    Top(top::TopArgs),
+    /// Writes what was changed in a running balancer into its configuration file, comments kept
+    Save(mode::SaveArgs),
     /// Network namespaces with real servers, to try things in
     Lab(lab::LabArgs),
     /// The five-minute proof: real traffic through both seats, and live switches between them
     Demo(demo::DemoArgs),
+    /// Writes the manual pages
+    Man(manual::ManArgs),
+    /// Prints a script that completes this command's arguments
+    Completions(manual::CompletionsArgs),
 }
 
 /// What went wrong, and which exit status it has.
@@ -79,8 +99,16 @@ fn main() -> ExitCode {
         Verb::Mode(args) => mode::mode(&args),
         Verb::Reload(args) => mode::reload(&args),
         Verb::Counters(args) => mode::counters(&args),
+        Verb::Vip(args) => service::vip(&args),
+        Verb::Real(args) => service::real(&args),
+        Verb::Drain(args) => service::drain(&args),
+        Verb::Stats(args) => service::stats(&args),
+        Verb::Top(args) => top::top(&args),
+        Verb::Save(args) => mode::save(&args),
         Verb::Lab(args) => lab::lab(args),
         Verb::Demo(args) => demo::demo(&args),
+        Verb::Man(args) => manual::man(&args),
+        Verb::Completions(args) => manual::completions(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,7 +10,6 @@
 mod balancer;
 mod error;
 mod hops;
-mod line;
 mod paths;
 mod places;
 mod protocol;
@@ -21,6 +20,5 @@ mod supplied;
 
 pub use balancer::{Life, Options, Signals, run};
 pub use error::RunError;
-pub use line::{ClientError, ask};
 pub use places::Paths;
-pub use protocol::{Handle, ModeName, ModeReport, Refusal, Reply, Request, SeatCounters, UnreachableRow, WorkerRow};
+pub use protocol::{CoreRow, Handle, ModeName, ModeReport, Refusal, Reply, Request, SeatCounters, UnreachableRow, WorkerRow};

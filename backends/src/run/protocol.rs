@@ -39,6 +39,8 @@ pub enum Request {
     Apply(Box<Plan>),
     /// The configuration file, read again and applied: [`Reply::Applied`].
     Reload,
+    /// What each core did: [`Reply::Cores`].
+    Cores,
 }
 
 /// An answer.
@@ -57,6 +59,8 @@ pub enum Reply {
     Plan(Arc<Plan>),
     /// What another plan changed.
     Applied(Changes),
+    /// What each core did.
+    Cores(Vec<CoreRow>),
 }
 
 /// Why something that was asked for is not done. Nothing has changed then, unless the message says so.
@@ -92,6 +96,15 @@ pub struct SeatCounters {
     pub xdp: Counters,
     /// The workers'.
     pub afxdp: Counters,
+}
+
+/// What a core did.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct CoreRow {
+    /// `cpu 3`: the kernel seat there; `queue 3`: that queue's worker.
+    pub core: String,
+    /// Frames that it decided about.
+    pub frames: u64,
 }
 
 /// A request on its way to the loop, and where its answer goes.

@@ -1,11 +1,15 @@
 //! The command as a user meets it: bad input gives one clear message and the right exit status, and the host is left as
 //! it was.
 
+mod api;
 mod captures;
 mod check;
 mod decap;
+mod katran_service;
 mod lifetime;
+mod metrics;
 mod probes;
+mod python;
 mod refusals;
 mod reload;
 mod replay;
