@@ -58,6 +58,8 @@ list_needs() {
     need nftables "rules that the doctor's tests break things with; no service is started" command -v nft
     need procps "kernel settings that the doctor's tests break things with" command -v sysctl
     need tshark "reads what the lab forwards and judges its checksums; nothing else is captured" command -v tshark
+    need bird2 "speaks BGP in a test of the lab; no service is started" test -x /usr/sbin/bird
+    need python3-venv "a Python with gRPC, which judges the API; its libraries come from PyPI" python3 -c "import ensurepip, venv"
 }
 
 # The version that apt would install, empty if it knows none.

@@ -13,10 +13,11 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("tandem-engine", &[], &[]),
     ("tandem-bpf", &["tandem-engine"], &[]),
     ("tandem-backends", &["tandem-engine"], &["tandem-lab"]),
+    ("tandem-api", &["tandem-engine", "tandem-backends"], &[]),
     ("tandem-lab", &[], &[]),
-    ("tandem-bench", &["tandem-engine", "tandem-backends", "tandem-lab"], &[]),
-    ("tandem-doctor", &["tandem-backends"], &["tandem-lab"]),
-    ("tandem", &["tandem-backends", "tandem-bench", "tandem-doctor", "tandem-lab"], &[]),
+    ("tandem-bench", &["tandem-engine", "tandem-backends", "tandem-api", "tandem-lab"], &[]),
+    ("tandem-doctor", &["tandem-backends", "tandem-api"], &["tandem-lab"]),
+    ("tandem", &["tandem-api", "tandem-backends", "tandem-bench", "tandem-doctor", "tandem-lab"], &[]),
 ];
 
 /// Arrows without which there would be no such product: a test that saw no dependencies at all must fail.
@@ -24,6 +25,7 @@ const CERTAIN: &[(&str, &str)] = &[
     ("tandem-bpf", "tandem-engine"),
     ("tandem-backends", "tandem-engine"),
     ("tandem", "tandem-backends"),
+    ("tandem", "tandem-api"),
     ("tandem", "tandem-lab"),
 ];
 
@@ -160,7 +162,7 @@ fn sources() -> BTreeMap<String, String> {
         }
     }
     let (root, mut found) = (root(), BTreeMap::new());
-    for part in ["engine", "bpf", "backends", "bench", "cli", "doctor", "lab", "scripts"] {
+    for part in ["api", "engine", "bpf", "backends", "bench", "cli", "doctor", "lab", "scripts"] {
         walk(&root.join(part), &root, &mut found);
     }
     found

@@ -14,7 +14,9 @@ use anyhow::{Context, Result, bail};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde_json::Value;
 use tandem_backends::config::{Plan, parse};
-use tandem_backends::run::{ModeName, ModeReport, Paths, Request, ask};
+use tandem_api::client::Client;
+use tandem_api::wire;
+use tandem_backends::run::Paths;
 use tandem_lab::{BPFFS, Host, Interrupt, Lab, Link, Process};
 
 use crate::pkt::Protocol;
@@ -125,7 +127,7 @@ impl Running {
             if let Some(status) = process.try_wait()? {
                 bail!("the balancer ended with {status}: {}", process.last_words());
             }
-            match ask(&paths.socket, &Request::Mode) {
+            match Client::unix(&paths.socket).and_then(|mut client| client.mode()) {
                 Ok(_) => return Ok(Self { process, control: Control { socket: paths.socket } }),
                 Err(error) if Instant::now() > until => {
                     bail!("the balancer does not answer after {} s ({error}): {}", START.as_secs(), process.last_words());
@@ -144,7 +146,7 @@ impl Running {
     ///
     /// # Errors
     /// It refuses.
-    pub fn set_mode(&self, mode: ModeName) -> Result<ModeReport> {
+    pub fn set_mode(&self, mode: wire::Seat) -> Result<wire::Mode> {
         self.control.set_mode(mode).with_context(|| self.last_words())
     }
 
@@ -194,17 +196,16 @@ impl Control {
     ///
     /// # Errors
     /// It does not answer.
-    pub fn mode(&self) -> Result<ModeReport> {
-        Ok(serde_json::from_value(ask(&self.socket, &Request::Mode)?)?)
+    pub fn mode(&self) -> Result<wire::Mode> {
+        Ok(Client::unix(&self.socket)?.mode()?)
     }
 
     /// Switches it to a seat; says how that is bound.
     ///
     /// # Errors
     /// It refuses.
-    pub fn set_mode(&self, mode: ModeName) -> Result<ModeReport> {
-        let answer = ask(&self.socket, &Request::SetMode(mode))?;
-        Ok(serde_json::from_value(answer)?)
+    pub fn set_mode(&self, mode: wire::Seat) -> Result<wire::Mode> {
+        Ok(Client::unix(&self.socket)?.set_mode(mode)?)
     }
 
     /// The counters now.
@@ -212,7 +213,7 @@ impl Control {
     /// # Errors
     /// It does not answer.
     pub fn counted(&self) -> Result<Counted> {
-        let all = ask(&self.socket, &Request::Counters)?;
+        let all = serde_json::to_value(Client::unix(&self.socket)?.counters()?)?;
         let seats = ["xdp", "afxdp"].map(|seat| all.get(seat).cloned().unwrap_or_default());
         let sum = |values: &Value| values.as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum::<u64>();
         let seat = |seat: &Value, name: &str| seat["seat"][name].as_u64().unwrap_or(0);

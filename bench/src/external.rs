@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use tandem_backends::run::{ModeName, ModeReport};
+use tandem_api::wire;
 use tandem_lab::Interrupt;
 
 use crate::balancer::Control;
@@ -70,7 +70,7 @@ pub fn run(settings: &Settings, interrupt: &Interrupt, progress: &Progress) -> R
     let name = before.interface.split(", ").next().unwrap_or_default().to_owned();
     let method = Method {
         generator: "external".to_owned(),
-        forwarding_cores: before.workers.iter().map(|worker| worker.core).collect(),
+        forwarding_cores: before.workers.iter().map(|worker| worker.core as usize).collect(),
         napi: "softirqs, as the driver has them".to_owned(),
         repeats: settings.repeats,
         seconds: settings.time.as_secs_f64(),
@@ -82,7 +82,7 @@ pub fn run(settings: &Settings, interrupt: &Interrupt, progress: &Progress) -> R
     let mut runs: Vec<Run> = settings.modes.iter().map(|mode| Run::new(Kind::Throughput, "external", 0, *mode)).collect();
     let measured = repeats(settings, &control, pid, &mut runs, interrupt, progress);
     // Whatever happened, the mode is the one that it was.
-    control.set_mode(before.mode)?;
+    control.set_mode(before.mode())?;
     measured?;
     runs.iter_mut().for_each(|run| run.settle(settings.repeats));
     manifest.took = begin.elapsed().as_secs_f64();
@@ -100,7 +100,7 @@ fn repeats(
 ) -> Result<()> {
     for number in 1..=settings.repeats {
         for run in runs.iter_mut() {
-            let seat = if run.mode == Mode::Afxdp { ModeName::Afxdp } else { ModeName::Xdp };
+            let seat = if run.mode == Mode::Afxdp { wire::Seat::Afxdp } else { wire::Seat::Xdp };
             run.bound = bound(&control.set_mode(seat)?);
             progress.say(&format!("{} {number}/{}", run.mode.name(), settings.repeats));
             pause(SETTLE, interrupt)?;
@@ -128,10 +128,10 @@ fn repeat(number: u32, first: &Moment, last: &Moment) -> Repeat {
     }
 }
 
-fn bound(report: &ModeReport) -> String {
-    match report.mode {
-        ModeName::Xdp => report.attach.clone(),
-        ModeName::Afxdp => report.workers.first().map_or_else(String::new, |worker| worker.bound.replace('-', "")),
+fn bound(report: &wire::Mode) -> String {
+    match report.mode() {
+        wire::Seat::Xdp | wire::Seat::Unspecified => report.attach.clone(),
+        wire::Seat::Afxdp => report.workers.first().map_or_else(String::new, |worker| worker.bound.replace('-', "")),
     }
 }
 

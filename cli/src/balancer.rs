@@ -70,7 +70,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let config = Some(args.config.clone());
     let options =
         Options { name: args.name.clone(), config, leave_attached: args.leave_attached, take_over: args.take_over, slot };
-    run_balancer(&plan, &options, &signals, tell, |_| Ok(()))?;
+    run_balancer(&plan, &options, &signals, tell, |handle, socket| Ok(tandem_api::serve(handle, socket, &args.config, &plan)?))?;
     Ok(())
 }
 

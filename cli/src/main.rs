@@ -8,10 +8,14 @@ mod demo;
 mod doctor;
 mod lab;
 mod logs;
+mod manual;
 mod mode;
 mod privileges;
 mod replay;
 mod root;
+mod service;
+mod target;
+mod top;
 mod trace;
 
 use std::path::PathBuf;
@@ -52,12 +56,28 @@ enum Verb {
     Counters(mode::CountersArgs),
     /// Looks for what keeps packets from arriving, on the balancer, a real server, a router or a client
     Doctor(doctor::DoctorArgs),
+    /// The VIPs of a running balancer: list, add, change, remove
+    Vip(service::VipArgs),
+    /// The reals of a running balancer's VIPs: list, add, change, remove
+    Real(service::RealArgs),
+    /// Takes a real out of the ring, and lets it keep the flows it has
+    Drain(service::DrainArgs),
+    /// What VIPs and reals of a running balancer did, both seats together
+    Stats(service::StatsArgs),
+    /// A live view of a running balancer
+    Top(top::TopArgs),
+    /// Writes what was changed in a running balancer into its configuration file, comments kept
+    Save(mode::SaveArgs),
     /// Network namespaces with real servers, to try things in
     Lab(lab::LabArgs),
     /// The five-minute proof: real traffic through both seats, and live switches between them
     Demo(demo::DemoArgs),
     /// The benchmark: the kernel seat against the userspace seat, like for like, with the evidence
     Bench(Box<bench::BenchArgs>),
+    /// Writes the manual pages
+    Man(manual::ManArgs),
+    /// Prints a script that completes this command's arguments
+    Completions(manual::CompletionsArgs),
 }
 
 impl Verb {
@@ -101,6 +121,14 @@ fn main() -> ExitCode {
         Verb::Lab(args) => lab::lab(args),
         Verb::Demo(args) => demo::demo(&args),
         Verb::Bench(args) => bench::bench(&args),
+        Verb::Vip(args) => service::vip(&args),
+        Verb::Real(args) => service::real(&args),
+        Verb::Drain(args) => service::drain(&args),
+        Verb::Stats(args) => service::stats(&args),
+        Verb::Top(args) => top::top(&args),
+        Verb::Save(args) => mode::save(&args),
+        Verb::Man(args) => manual::man(&args),
+        Verb::Completions(args) => manual::completions(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,24 +1,10 @@
-//! `tandem mode` and `tandem counters`: talk to a running balancer.
+//! `tandem mode`, `tandem counters`, `tandem reload` and `tandem save`.
 
-use std::path::PathBuf;
-
-use anyhow::anyhow;
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::Value;
-use tandem_backends::run::{ModeName, ModeReport, Paths, Request, ask};
+use tandem_api::{seat_name, wire};
 
 use crate::Failure;
-
-/// Which balancer.
-#[derive(Args)]
-struct Target {
-    /// The balancer's name [default: the only one that runs]
-    #[arg(long, global = true)]
-    name: Option<String>,
-    /// As JSON
-    #[arg(long, global = true)]
-    json: bool,
-}
+use crate::target::{Connection, Target};
 
 #[derive(Args)]
 pub struct ModeArgs {
@@ -59,38 +45,51 @@ pub struct ReloadArgs {
     target: Target,
 }
 
-pub fn reload(args: &ReloadArgs) -> Result<(), Failure> {
-    let value = ask(&socket(&args.target)?, &Request::Reload)?;
-    if args.target.json {
-        println!("{value}");
-        return Ok(());
-    }
-    println!("the configuration is in force");
-    print_counts(&value, "  ");
-    Ok(())
+#[derive(Args)]
+pub struct SaveArgs {
+    #[command(flatten)]
+    target: Target,
+}
+
+/// The mode in force.
+pub fn mode_of(client: &mut Connection) -> Result<wire::Mode, Failure> {
+    client.ask(async |balancer| balancer.get_mode(wire::GetModeRequest {}).await)
+}
+
+/// The live switch.
+pub fn set_mode(client: &mut Connection, mode: wire::Seat) -> Result<wire::Mode, Failure> {
+    client.ask(async |balancer| balancer.set_mode(wire::SetModeRequest { mode: mode.into() }).await)
+}
+
+/// All counters.
+pub fn counters_of(client: &mut Connection) -> Result<wire::Counters, Failure> {
+    client.ask(async |balancer| balancer.get_counters(wire::GetCountersRequest {}).await)
 }
 
 pub fn mode(args: &ModeArgs) -> Result<(), Failure> {
-    let request = match &args.verb {
-        None | Some(ModeVerb::Show) => Request::Mode,
-        Some(ModeVerb::Set { mode: Seat::Xdp }) => Request::SetMode(ModeName::Xdp),
-        Some(ModeVerb::Set { mode: Seat::Afxdp }) => Request::SetMode(ModeName::Afxdp),
+    let to = match &args.verb {
+        None | Some(ModeVerb::Show) => None,
+        Some(ModeVerb::Set { mode: Seat::Xdp }) => Some(wire::Seat::Xdp),
+        Some(ModeVerb::Set { mode: Seat::Afxdp }) => Some(wire::Seat::Afxdp),
         Some(ModeVerb::Probe) => return probe(args.target.json),
     };
-    let value = ask(&socket(&args.target)?, &request)?;
+    let mut client = args.target.connect()?;
+    let report = match to {
+        None => mode_of(&mut client)?,
+        Some(mode) => set_mode(&mut client, mode)?,
+    };
     if args.target.json {
-        println!("{value}");
+        println!("{}", serde_json::to_string(&report)?);
         return Ok(());
     }
-    let report: ModeReport = serde_json::from_value(value)?;
-    println!("{}: {:?} ({}), attached {}", report.interface, report.mode, report.why, report.attach);
+    println!("{}: {} ({}), attached {}", report.interface, seat_name(report.mode()), report.why, report.attach);
     for worker in &report.workers {
         println!("  {} queue {} on core {}: {}", worker.interface, worker.queue, worker.core, worker.bound);
     }
     for candidate in report.decision.iter().flat_map(|decision| &decision.candidates) {
         let cost = candidate.ns.map_or_else(|| "not measured".to_owned(), |ns| format!("{ns:.0} ns a packet"));
         let possible = candidate.impossible.as_ref().map_or_else(String::new, |why| format!(", not possible: {why}"));
-        println!("  considered {:?} ({}): {cost}{possible}", candidate.mode, candidate.bound);
+        println!("  considered {} ({}): {cost}{possible}", seat_name(candidate.mode()), candidate.bound);
     }
     if let Some(flows) = report.flows {
         println!("  {} flows in the table, {} of them depend on state", flows.flows, flows.on_state);
@@ -115,50 +114,66 @@ fn probe(json: bool) -> Result<(), Failure> {
 }
 
 pub fn counters(args: &CountersArgs) -> Result<(), Failure> {
-    let value = ask(&socket(&args.target)?, &Request::Counters)?;
+    let counters = counters_of(&mut args.target.connect()?)?;
     if args.target.json {
-        println!("{value}");
+        println!("{}", serde_json::to_string(&counters)?);
         return Ok(());
     }
-    for seat in ["xdp", "afxdp"] {
-        println!("{seat}");
-        print_counts(&value[seat]["reasons"], "  ");
-        print_counts(&value[seat]["seat"], "  ");
-        for (vip, counts) in value[seat]["vips"].as_object().into_iter().flatten() {
+    for (name, seat) in [("xdp", counters.xdp), ("afxdp", counters.afxdp)] {
+        println!("{name}");
+        let seat = seat.unwrap_or_default();
+        print_counts(&seat.reasons, "  ");
+        print_counts(&seat.seat, "  ");
+        for (vip, counts) in &seat.vips {
             println!("  {vip}");
-            print_counts(counts, "    ");
+            print_counts(&counts.counts, "    ");
         }
-        for real in value[seat]["reals"].as_array().into_iter().flatten().filter(|r| r["packets"] != 0) {
-            let text = |key: &str| real[key].as_str().unwrap_or_default().to_owned();
-            println!("  {} > {}: {} packets, {} bytes", text("vip"), text("real"), real["packets"], real["bytes"]);
+        for real in seat.reals.iter().filter(|real| real.packets != 0) {
+            let vip = real.vip.as_deref().unwrap_or_default();
+            println!("  {vip} > {}: {} packets, {} bytes", real.real, real.packets, real.bytes);
         }
     }
     Ok(())
 }
 
 /// Those that moved.
-fn print_counts(counts: &Value, indent: &str) {
-    for (name, count) in counts.as_object().into_iter().flatten().filter(|(_, count)| **count != 0) {
+fn print_counts(counts: &std::collections::BTreeMap<String, u64>, indent: &str) {
+    for (name, count) in counts.iter().filter(|(_, count)| **count != 0) {
         println!("{indent}{name:<18}{count}");
     }
 }
 
-fn socket(target: &Target) -> Result<PathBuf, Failure> {
-    let name = match &target.name {
-        Some(name) => name.clone(),
-        None => {
-            let mut names = Paths::names();
-            match (names.pop(), names.is_empty()) {
-                (Some(only), true) => only,
-                (None, _) => return Err(anyhow!("no balancer is running on this host (nothing in /run/tandem)").into()),
-                (Some(last), false) => {
-                    return Err(Failure::Usage(anyhow!(
-                        "several balancers run here ({}, {last}); say which: --name",
-                        names.join(", ")
-                    )));
-                }
-            }
-        }
-    };
-    Ok(Paths::of(&name).socket)
+pub fn reload(args: &ReloadArgs) -> Result<(), Failure> {
+    let applied = args.target.connect()?.ask(async |balancer| balancer.reload(wire::ReloadRequest {}).await)?;
+    if args.target.json {
+        println!("{}", serde_json::to_string(&applied)?);
+        return Ok(());
+    }
+    println!("the configuration is in force: {}", summary(&applied));
+    applied.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    Ok(())
+}
+
+/// What a change did, in words.
+pub fn summary(applied: &wire::Applied) -> String {
+    let parts = [
+        (u64::from(applied.vips_added), "VIPs added"),
+        (u64::from(applied.vips_removed), "VIPs removed"),
+        (u64::from(applied.reals_added), "reals added"),
+        (u64::from(applied.reals_removed), "reals removed"),
+        (u64::from(applied.rings), "rings published"),
+        (applied.flows_forgotten, "flows forgotten"),
+    ];
+    let moved: Vec<String> = parts.iter().filter(|(n, _)| *n != 0).map(|(n, what)| format!("{n} {what}")).collect();
+    if moved.is_empty() { "nothing changed in the tables".to_owned() } else { moved.join(", ") }
+}
+
+pub fn save(args: &SaveArgs) -> Result<(), Failure> {
+    let saved = args.target.connect()?.ask(async |balancer| balancer.save(wire::SaveRequest { generation: 0 }).await)?;
+    if args.target.json {
+        println!("{}", serde_json::to_string(&saved)?);
+    } else {
+        println!("{}: the configuration in force is saved", saved.path);
+    }
+    Ok(())
 }

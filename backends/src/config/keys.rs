@@ -3,11 +3,15 @@
 //! The reader takes from here which keys and values are known, which of them a later version brings, and what to suggest for a
 //! mistyped one; [`reference`](super::reference()) prints it as `docs/configuration.md`.
 
+mod health;
 mod once;
 mod repeated;
+mod served;
 
+pub use health::{ANNOUNCE, HEALTH};
 pub use once::{FLOWS, NAT, NODE, SERVER_IDS, TUNNEL};
 pub use repeated::{DECAP, HEALTH_ENCAP, REAL, SOURCE_ROUTE, VIP};
+pub use served::{API, METRICS};
 
 /// Since when a section, key or value works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,8 +120,22 @@ const fn key(name: &'static str, kind: &'static str, default: &'static str, exam
 }
 
 /// Every section, in the order of the reference.
-pub static SECTIONS: &[&Section] =
-    &[&NODE, &TUNNEL, &FLOWS, &NAT, &SERVER_IDS, &SOURCE_ROUTE, &DECAP, &HEALTH_ENCAP, &VIP, &REAL];
+pub static SECTIONS: &[&Section] = &[
+    &NODE,
+    &TUNNEL,
+    &FLOWS,
+    &NAT,
+    &SERVER_IDS,
+    &SOURCE_ROUTE,
+    &DECAP,
+    &HEALTH_ENCAP,
+    &VIP,
+    &REAL,
+    &HEALTH,
+    &ANNOUNCE,
+    &API,
+    &METRICS,
+];
 
 /// The forwarding methods; shared by three keys.
 const ENCAPS: &[Value] = &[now("ipip"), now("gue"), now("gue0"), now("gre"), now("fou"), now("geneve"), now("l2"), now("nat")];

@@ -8,6 +8,7 @@
 //! never panics, whatever the text, and never ignores a key: a key is used, or named in a finding.
 
 mod finding;
+mod health;
 pub mod keys;
 mod mac;
 mod named;
@@ -19,6 +20,7 @@ mod reader;
 mod reals;
 mod reference;
 mod sections;
+mod served;
 mod service;
 mod tables;
 mod values;
@@ -31,6 +33,7 @@ use std::path::Path;
 use toml::de::DeTable;
 
 pub use finding::{Finding, Kind};
+pub use health::{Announce, Check, FIRST_MARK, Health};
 pub use mac::{Mac, MacError};
 pub use nat::NatPlan;
 pub use plan::{
@@ -39,6 +42,7 @@ pub use plan::{
 };
 pub use prefix::Prefix;
 pub use reference::reference;
+pub use served::{ApiPlan, TlsPlan};
 pub use service::{Encap, GeneveInner, OnRemoval, Protocol, Real, RealState, Vip, VipFlags, Weighting};
 
 use finding::Source;

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use toml::de::{DeTable, DeValue};
 
 use super::finding::Kind;
+use super::health::FIRST_MARK;
 use super::keys;
 use super::plan::{Decap, HealthEncap, MAX_DECAPS, MAX_REALS, Plan, Then};
 use super::prefix::Prefix;
@@ -45,6 +46,8 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>, plan:
     plan.source_routes = source_routes(reader, document, addresses);
     plan.decaps = decaps(reader, document, plan);
     plan.health_encaps = health_encaps(reader, document, plan, addresses);
+    let own = own_probes(reader, document, plan);
+    plan.health_encaps.extend(own);
     let routed = plan.vips.iter().position(|vip| vip.flags.contains(VipFlags::SOURCE_ROUTING));
     if let (Some(index), true) = (routed, plan.source_routes.is_empty()) {
         let table = reader.tables(&keys::VIP, document, "").into_iter().nth(index);
@@ -145,8 +148,12 @@ fn health_encaps<'t>(
         let mark: Option<u32> = narrow(reader.number(table, "mark", 1..1 << 32));
         let real = real(reader, table, addresses);
         let (mark, place) = (mark?, reader.any(table, "mark")?.place);
-        seen.note(reader, mark, place, "mark");
         let real = real?;
+        if (HealthEncap { mark, real }).is_own() {
+            let problem = format!("a mark of the balancer's own health checks (found {mark})");
+            reader.mistake(Kind::Conflict, &place, problem, format!("choose one below {FIRST_MARK}"));
+        }
+        seen.note(reader, mark, place, "mark");
         if !can_be_probed(plan, real)
             && let Some(item) = reader.any(table, "real")
         {
@@ -156,6 +163,23 @@ fn health_encaps<'t>(
         Some(HealthEncap { mark, real })
     };
     tables.iter().filter_map(probe).collect()
+}
+
+/// A mark for each real of the VIPs with health checks.
+fn own_probes<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>, plan: &Plan) -> Vec<HealthEncap> {
+    let mut reals: Vec<IpAddr> = Vec::new();
+    for (index, vip) in plan.vips.iter().enumerate().filter(|(_, vip)| vip.health.is_some()) {
+        if let Some(real) = vip.reals.iter().find(|real| !can_be_probed(plan, real.address))
+            && let Some(table) = reader.tables(&keys::VIP, document, "").get(index)
+        {
+            let problem = format!("its real {} is behind NAT, and answers no health check to the VIP's address", real.address);
+            reader.mistake(Kind::Conflict, &table.place, problem, "leave out [vip.health], or choose another encap".to_owned());
+        }
+        reals.extend(vip.reals.iter().map(|real| real.address));
+    }
+    let mut seen = HashSet::new();
+    reals.retain(|real| seen.insert(*real));
+    (FIRST_MARK..).zip(reals).map(|(mark, real)| HealthEncap { mark, real }).collect()
 }
 
 /// Whether probes can go to a real as its packets do: not by NAT, whose answers would be those of connections that the table does

@@ -1,15 +1,17 @@
 //! The validated configuration: types only, no text that still has to be understood.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tandem_engine::strip::Tunnels;
 
+use super::health::{Announce, FIRST_MARK};
 use super::mac::Mac;
 use super::nat::NatPlan;
 use super::prefix::Prefix;
+use super::served::ApiPlan;
 use super::service::{Encap, Real, RealState, Vip};
 
 /// Most VIPs of one configuration.
@@ -125,6 +127,12 @@ pub struct Plan {
     pub health_encaps: Vec<HealthEncap>,
     /// In the order of the file, distinct in address, prefix, port and protocol.
     pub vips: Vec<Vip>,
+    /// Where routes for VIPs with enough healthy reals go; `None`: there are none.
+    pub announce: Option<Announce>,
+    /// Who may reach the API.
+    pub api: ApiPlan,
+    /// Where metrics are served; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Plan {
@@ -164,6 +172,17 @@ impl Plan {
         let of_vips = self.vips.iter().flat_map(|vip| &vip.reals).map(|real| real.address);
         let distinct: BTreeSet<IpAddr> = of_vips.chain(self.unowned_reals()).collect();
         distinct.into_iter().collect()
+    }
+
+    /// How packets reach a real that is no VIP's: as a VIP's do if only probes name it, which have to resemble its data.
+    #[must_use]
+    pub fn encap_of_unowned(&self, real: IpAddr) -> Encap {
+        let named = self.server_ids.iter().map(|(_, real)| real).chain(self.source_routes.iter().map(|(_, real)| real));
+        let of_vips = self.vips.iter().flat_map(|vip| &vip.reals).find(|other| other.address == real);
+        match of_vips {
+            Some(of_vip) if !named.into_iter().any(|other| *other == real) => of_vip.encap,
+            _ => self.encap,
+        }
     }
 
     /// The reals of `vip` that take new flows. In profile katran their weight alone decides.
@@ -282,4 +301,12 @@ pub struct HealthEncap {
     pub mark: u32,
     /// The real that is probed.
     pub real: IpAddr,
+}
+
+impl HealthEncap {
+    /// Whether it is for health checks of the configuration, not for somebody else's.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        (FIRST_MARK..FIRST_MARK + MAX_REALS as u32).contains(&self.mark)
+    }
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::finding::Kind;
+use super::health;
 use super::keys::{self, Section};
 use super::nat::{self, NatPlan};
 use super::plan::{self, Attach, DecapKinds, MAX_INTERFACES, ModeWish, OnControlLoss, Plan, Profile, TooBig};
 use super::reader::{Place, Reader};
+use super::served::{self, ApiPlan};
 use super::service::Encap;
 use super::tables::Table;
 use super::{named, values, vips};
@@ -43,6 +45,15 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>) -> Pl
     }
     if let Some(table) = &nat {
         nat::read(reader, table, &mut plan.nat);
+    }
+    if let Some(table) = reader.tables(&keys::ANNOUNCE, document, "").into_iter().next() {
+        plan.announce = Some(health::announce(reader, &table));
+    }
+    if let Some(table) = reader.tables(&keys::API, document, "").into_iter().next() {
+        plan.api = served::api(reader, &table);
+    }
+    if let Some(table) = reader.tables(&keys::METRICS, document, "").into_iter().next() {
+        plan.metrics = Some(served::metrics(reader, &table));
     }
     if plan.profile == Profile::Katran {
         plan.source_prefix_v4.get_or_insert(plan::KATRAN_SOURCES_V4);
@@ -92,6 +103,9 @@ fn defaults() -> Plan {
         decaps: Vec::new(),
         health_encaps: Vec::new(),
         vips: Vec::new(),
+        announce: None,
+        api: ApiPlan::default(),
+        metrics: None,
     }
 }
 

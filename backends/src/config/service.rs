@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bitflags::bitflags;
 
+use super::health::Health;
 use super::mac::Mac;
 use super::prefix::Prefix;
 
@@ -46,6 +47,17 @@ pub enum Weighting {
     V2,
 }
 
+impl Weighting {
+    /// As the configuration calls it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V1 => "maglev-v1",
+            Self::V2 => "maglev-v2",
+        }
+    }
+}
+
 /// How packets reach a real.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Encap {
@@ -68,6 +80,12 @@ pub enum Encap {
 }
 
 impl Encap {
+    /// As the configuration calls it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        super::sections::ENCAPS.iter().find(|(_, encap)| *encap == self).map_or("", |(name, _)| name)
+    }
+
     /// Whether it has UDP behind the outer IP header.
     #[must_use]
     pub fn has_udp(self) -> bool {
@@ -111,6 +129,14 @@ bitflags! {
     }
 }
 
+impl VipFlags {
+    /// As the configuration calls them.
+    #[must_use]
+    pub fn names(self) -> Vec<&'static str> {
+        super::vips::FLAGS.iter().filter(|(_, flag)| self.contains(*flag)).map(|(name, _)| *name).collect()
+    }
+}
+
 /// One virtual service. Its text is `10.200.1.1:80/udp` or `[fc00:1::1]:80/tcp`, that of a prefix `10.200.0.0/16:80/udp` or
 /// `[fc00:1::/96]:80/tcp`; port 0 stands for every port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +165,8 @@ pub struct Vip {
     pub flags: VipFlags,
     /// In the order of the file, distinct in their address; may be empty.
     pub reals: Vec<Real>,
+    /// How they are checked; `None`: not.
+    pub health: Option<Health>,
 }
 
 impl Vip {

@@ -147,7 +147,8 @@ pub(super) fn up_to_a_day(text: &str) -> Result<Duration, Wrong> {
     if range.contains(&duration) { Ok(duration) } else { Err("out of range".into()) }
 }
 
-fn duration(text: &str) -> Result<Duration, Wrong> {
+/// `30s`, `1500ms`, `2m`, `1h`.
+pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
     let number = text.trim_end_matches(|unit: char| unit.is_ascii_lowercase());
     let unit = text.get(number.len()..).unwrap_or_default();
     let milliseconds = match unit {

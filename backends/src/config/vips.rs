@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use toml::de::DeTable;
 
 use super::finding::Kind;
+use super::health;
 use super::keys;
 use super::named::Addresses;
 use super::nat;
@@ -17,7 +18,7 @@ use super::service::{GeneveInner, OnRemoval, Protocol, Vip, VipFlags, Weighting}
 use super::tables::Table;
 use super::values;
 
-const FLAGS: &[(&str, VipFlags)] = &[
+pub(super) const FLAGS: &[(&str, VipFlags)] = &[
     ("no-source-port", VipFlags::NO_SOURCE_PORT),
     ("bypass-flow-table", VipFlags::BYPASS_FLOW_TABLE),
     ("quic", VipFlags::QUIC),
@@ -76,7 +77,7 @@ fn read_vip(
     let port: Option<u16> = narrow(reader.number(table, "port", 0..65_536));
     let protocols = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
     let protocol = reader.choice(table, "protocol", &protocols);
-    let rings = [("maglev-v1", Weighting::V1), ("maglev-v2", Weighting::V2)];
+    let rings = [Weighting::V1, Weighting::V2].map(|weighting| (weighting.name(), weighting));
     let weighting = reader.choice(table, "ring", &rings).unwrap_or(Weighting::V2);
     let encap = reader.choice(table, "encap", ENCAPS).unwrap_or(plan.encap);
     let vni = match reader.any(table, "vni") {
@@ -97,6 +98,8 @@ fn read_vip(
     let ring_size = ring_size(reader, table, tables.len(), plan.profile);
     let vip = reals::Of { profile: plan.profile, address, encap, geneve_inner, flags };
     let reals = reals::read(reader, &tables, &vip, addresses);
+    let health = reader.inner(&keys::HEALTH, table).into_iter().next();
+    let health = health.and_then(|health| health::read(reader, &health, port, reals.as_deref().unwrap_or_default()));
     let ((address, prefix_len), port, protocol) = (address?, port?, protocol?);
     let vni = vni?;
     let vip = Vip {
@@ -112,6 +115,7 @@ fn read_vip(
         on_removal,
         flags,
         reals: Vec::new(),
+        health,
     };
     note_duplicate(reader, table, &vip, seen);
     let vip = Vip { ring_size: ring_size?, reals: reals?, ..vip };

@@ -35,7 +35,7 @@ pub use ids::lines as id_lines;
 pub use nat::places as nat_places;
 pub use probes::marks;
 pub use reference::reference as counters_reference;
-pub use report::{Counters, RealRow, SeatRow, VipRow};
+pub use report::{Counters, RealRow, SeatRow, VipRow, frames};
 pub use rings::RingRow;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -95,8 +95,10 @@ impl Control {
         // In order, so that the same plan gives the same ids everywhere.
         let addresses: BTreeSet<IpAddr> = plan.unowned_reals().collect();
         let local = local(plan);
-        let method = method(plan.encap, GeneveInner::Ip);
-        let way = |address| Way { local: local.contains(&address), ports: ports(plan, method), ..Way::by(method) };
+        let way = |address| {
+            let method = method(plan.encap_of_unowned(address), GeneveInner::Ip);
+            Way { local: local.contains(&address), ports: ports(plan, method), ..Way::by(method) }
+        };
         addresses.into_iter().map(|address| self.fill(None, address, &way(address), hops)).sum()
     }
 

@@ -78,6 +78,16 @@ fn sums(
     ]
 }
 
+/// Frames that the core of a block decided about.
+pub fn frames(tables: &Tables, block: u32) -> u64 {
+    let lines = tables.block(block);
+    let of = |reason: &Reason| {
+        let (line, index) = reason_at(*reason as u32);
+        lines.get(line as usize).map_or(0, |line| line.get(index))
+    };
+    Reason::ALL.iter().map(of).fold(0, u64::wrapping_add)
+}
+
 impl Counters {
     /// Sums up `blocks` of the tables.
     pub fn read(tables: &Tables, blocks: impl Iterator<Item = u32> + Clone) -> Self {

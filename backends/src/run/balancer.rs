@@ -1,6 +1,7 @@
 //! The running balancer: both seats over one memory, and the loop that looks after them.
 
 use std::error::Error;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,14 +17,14 @@ use super::hops::NextHops;
 use super::lock::Lock;
 use super::paths::{warn_of_narrow_ways, warn_of_strange_sources};
 use super::places::Paths;
-use super::protocol::{Asked, Handle, Refusal, Reply, Request, SeatCounters};
+use super::protocol::{Asked, CoreRow, Handle, Refusal, Reply, Request, SeatCounters};
 use super::reload::{Readers, tell_of};
 use super::seats::queues;
 use super::server::Server;
 use super::supplied::{check_key, facts};
 use crate::afxdp::{Ask, Clock, Event, Seat, SeatConfig};
 use crate::config::{ModeWish, Plan, Profile};
-use crate::control::{Control, Counters, KernelGrace, marks};
+use crate::control::{Control, Counters, KernelGrace, frames, marks};
 use crate::facts::{Interface, Netlink, check_privileges, is_bpffs};
 use crate::memory::Sizes;
 use crate::xdp::{Balancer, Role, SlotWish};
@@ -75,8 +76,8 @@ pub enum Life {
     Stopping,
 }
 
-/// Runs the balancer until it is told to stop. `tell` hears of its life; `serve` gets the handle that requests go through,
-/// before the first [`Life::Ready`], and what it gives back lives until the end.
+/// Runs the balancer until it is told to stop. `tell` hears of its life; `serve` gets the handle that requests go through
+/// and the control socket, before the first [`Life::Ready`], and what it gives back lives until the end.
 ///
 /// # Errors
 /// [`RunError`]; the host is as it was then.
@@ -85,7 +86,7 @@ pub fn run<S>(
     options: &Options,
     signals: &Signals,
     mut tell: impl FnMut(Life),
-    serve: impl FnOnce(Handle) -> Result<S, Box<dyn Error + Send + Sync>>,
+    serve: impl FnOnce(Handle, UnixListener) -> Result<S, Box<dyn Error + Send + Sync>>,
 ) -> Result<(), RunError> {
     check_privileges(plan.mode == ModeWish::Afxdp)?;
     let interface = plan.interfaces.first().ok_or(RunError::NoInterface)?;
@@ -95,7 +96,7 @@ pub fn run<S>(
         return Err(RunError::NoBpffs(bpffs));
     }
     let _lock = Lock::take(&paths.lock, options.take_over)?;
-    let mut server = Server::listen(&paths.socket)?;
+    let server = Server::listen(&paths.socket)?;
     let was_there = Balancer::is_left(&paths.pins);
     let mut running = match Running::start(plan, &paths, options) {
         Ok(running) => running,
@@ -108,7 +109,7 @@ pub fn run<S>(
         }
     };
     let (handle, requests) = Handle::new();
-    let serving = server.serve(handle.clone()).and_then(|()| serve(handle).map_err(RunError::Serve));
+    let serving = server.socket().and_then(|socket| serve(handle, socket).map_err(RunError::Serve));
     let leave = || options.leave_attached || signals.hand_over.load(Ordering::Relaxed);
     let (serving, end) = match serving {
         Ok(serving) => {
@@ -318,6 +319,7 @@ impl Running {
                 let (xdp, afxdp) = (Counters::read(tables, 0..cpus), Counters::read(tables, cpus..tables.blocks()));
                 Ok(Reply::Counters(Box::new(SeatCounters { xdp, afxdp })))
             }
+            Request::Cores => Ok(Reply::Cores(self.cores())),
             Request::Plan => Ok(Reply::Plan(self.plan.clone())),
             Request::Apply(plan) => self.apply(*plan).map(Reply::Applied),
             Request::ExportFlows { only_depending } => {
@@ -332,6 +334,16 @@ impl Running {
             Request::Rings => Ok(Reply::Rings(self.control.ring_rows())),
             Request::Reload => self.reload(tell).map(Reply::Applied),
         }
+    }
+
+    /// What each core did: the CPUs' kernel seats, then the workers.
+    fn cores(&self) -> Vec<CoreRow> {
+        let tables = self.control.tables();
+        let names = (0..tables.blocks()).map(|block| match block.checked_sub(self.cpus) {
+            None => (block, format!("cpu {block}")),
+            Some(queue) => (block, format!("queue {queue}")),
+        });
+        names.map(|(block, core)| CoreRow { core, frames: frames(tables, block) }).collect()
     }
 
     /// Ends the workers, and takes away the program and the pins unless they shall stay.

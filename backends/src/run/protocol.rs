@@ -49,6 +49,8 @@ pub enum Request {
     ImportFlows(Box<FlowExport>),
     /// What each VIP's ring says, to be compared between balancers: [`Reply::Rings`].
     Rings,
+    /// What each core did: [`Reply::Cores`].
+    Cores,
 }
 
 /// An answer.
@@ -73,6 +75,8 @@ pub enum Reply {
     Imported(Imported),
     /// Each VIP's ring.
     Rings(Vec<RingRow>),
+    /// What each core did.
+    Cores(Vec<CoreRow>),
 }
 
 /// Why something that was asked for is not done. Nothing has changed then, unless the message says so.
@@ -108,6 +112,15 @@ pub struct SeatCounters {
     pub xdp: Counters,
     /// The workers'.
     pub afxdp: Counters,
+}
+
+/// What a core did.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct CoreRow {
+    /// `cpu 3`: the kernel seat there; `queue 3`: that queue's worker.
+    pub core: String,
+    /// Frames that it decided about.
+    pub frames: u64,
 }
 
 /// A request on its way to the loop, and where its answer goes.

@@ -24,6 +24,8 @@ fn fixed(old: &Plan, new: &Plan) -> Vec<&'static str> {
         ("node.cores", old.cores != new.cores),
         ("flows.key_file", old.key_file != new.key_file),
         ("flows.capacity", old.flow_capacity != new.flow_capacity),
+        ("api", old.api != new.api),
+        ("metrics.listen", old.metrics != new.metrics),
     ];
     keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
 }

@@ -22,8 +22,16 @@ fn with(section: &Section, key: &Key, value: &str) -> String {
         .map(|other| format!("\"{}\" = {}\n", other.name, other.example))
         .collect();
     let vip = "[[vip]]\naddress = \"192.0.2.1\"\nport = 1\nprotocol = \"tcp\"\n";
-    let above = if section.name == "vip.real" { vip } else { "" };
+    let above = if section.name.starts_with("vip.") { vip } else { "" };
     let name = if key.name == NUMBER { "1022" } else { key.name };
+    // A port of the API is refused without the identity that it shows there.
+    let identity = "tls_cert = \"a\"\ntls_key = \"b\"\nclient_ca = \"c\"\n";
+    let others = match (section.name, key.name) {
+        ("api", "listen") => identity.to_owned(),
+        ("vip.health", "check") => "command = [\"/bin/true\"]\n".to_owned(),
+        ("api", "katran_listen") => format!("{identity}katran = true\n"),
+        _ => others,
+    };
     format!("{above}{}\n{others}\"{name}\" = {value}\n", section.header())
 }
 

@@ -126,6 +126,7 @@ fn all_vips() -> Vec<Vip> {
                     _ => VipFlags::empty(),
                 },
                 reals: Vec::new(),
+                health: None,
             });
         }
     }

@@ -12,7 +12,7 @@ use aya_obj::programs::XdpAttachType;
 use serde::{Deserialize, Serialize};
 use tandem_backends::config::Attach;
 use tandem_backends::memory::Area;
-use tandem_backends::run::ModeName;
+use tandem_api::wire::Seat;
 use tandem_backends::xdp::{attach_root, detach_root};
 use tandem_engine::memory::Line;
 use tandem_lab::{Host, Interrupt};
@@ -240,8 +240,8 @@ impl Device {
             return if mode == self.mode { Ok(()) } else { bail!("{} cannot be {}", self.mode.name(), mode.name()) };
         };
         let seat = match mode {
-            Mode::Xdp => ModeName::Xdp,
-            Mode::Afxdp => ModeName::Afxdp,
+            Mode::Xdp => Seat::Xdp,
+            Mode::Afxdp => Seat::Afxdp,
             other => bail!("the balancer has no mode {}", other.name()),
         };
         let report = running.set_mode(seat)?;

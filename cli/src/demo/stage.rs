@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use serde_json::Value;
+use tandem_api::client::{Client, ClientError};
+use tandem_api::{seat_name, wire};
 use tandem_backends::config;
-use tandem_backends::run::{ModeName, ModeReport, Paths, Request, ask};
+use tandem_backends::run::{ModeName, Paths};
 use tandem_lab::{Host, Interrupt, Lab, MARKER, Process, Servers, Services, Spec};
 
 use super::progress::Step;
@@ -98,18 +100,27 @@ impl Stage {
     }
 
     /// Switches the balancer to a seat.
-    pub fn set_mode(&self, mode: ModeName) -> anyhow::Result<ModeReport> {
-        let answer = ask(&self.socket, &Request::SetMode(mode)).map_err(|error| self.with_last_words(error.into()))?;
-        let report: ModeReport = serde_json::from_value(answer)?;
-        if report.mode != mode {
-            bail!("asked for mode {mode:?}, the balancer is in mode {:?}: {}", report.mode, report.why);
+    pub fn set_mode(&self, mode: ModeName) -> anyhow::Result<wire::Mode> {
+        let seat = match mode {
+            ModeName::Xdp => wire::Seat::Xdp,
+            ModeName::Afxdp => wire::Seat::Afxdp,
+        };
+        let report = self.ask(|client| client.ask(async |b| b.set_mode(wire::SetModeRequest { mode: seat.into() }).await))?;
+        if report.mode() != seat {
+            bail!("asked for mode {mode:?}, the balancer is in mode {}: {}", seat_name(report.mode()), report.why);
         }
         Ok(report)
     }
 
     /// The balancer's counters as they are now.
     pub fn counters(&self) -> anyhow::Result<Counted> {
-        Ok(Counted(ask(&self.socket, &Request::Counters).map_err(|error| self.with_last_words(error.into()))?))
+        let counters = self.ask(|client| client.ask(async |b| b.get_counters(wire::GetCountersRequest {}).await))?;
+        Ok(Counted(serde_json::to_value(counters)?))
+    }
+
+    fn ask<T>(&self, ask: impl FnOnce(&mut Client) -> Result<T, ClientError>) -> anyhow::Result<T> {
+        let answer = Client::unix(&self.socket).and_then(|mut client| ask(&mut client));
+        answer.map_err(|error| self.with_last_words(error.into()))
     }
 
     fn with_last_words(&self, error: anyhow::Error) -> anyhow::Error {
@@ -177,7 +188,8 @@ fn start_balancer(lab: &Lab, file: &Path, interrupt: &Interrupt) -> anyhow::Resu
         if let Some(status) = process.try_wait()? {
             bail!("the balancer ended with {status}: {}", process.last_words());
         }
-        match ask(&socket, &Request::Mode) {
+        let mode = |mut client: Client| client.ask(async |b| b.get_mode(wire::GetModeRequest {}).await);
+        match Client::unix(&socket).and_then(mode) {
             Ok(_) => return Ok((process, socket)),
             Err(error) if Instant::now() > until => {
                 bail!("the balancer does not answer after {} s ({error}): {}", START.as_secs(), process.last_words());

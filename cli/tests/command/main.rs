@@ -1,13 +1,17 @@
 //! The command as a user meets it: bad input gives one clear message and the right exit status, and the host is left as
 //! it was.
 
+mod api;
 mod captures;
 mod check;
 mod daemon;
 mod decap;
+mod katran_service;
 mod lifetime;
 mod modes;
+mod metrics;
 mod probes;
+mod python;
 mod refusals;
 mod reload;
 mod replay;

@@ -117,6 +117,12 @@ impl Links {
         });
     }
 
+    /// Brings the loopback interface up: 127.0.0.1 is there.
+    pub fn loopback(&self) {
+        let up = LinkUnspec::new_with_index(self.index("lo")).up().build();
+        self.runtime.block_on(self.handle.link().change(up).execute()).expect("up");
+    }
+
     /// Gives a link an address of its own in the VIP's network, and the way to the VIP.
     pub fn reach(&self, name: &str, address: IpAddr) {
         let index = self.index(name);

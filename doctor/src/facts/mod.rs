@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tandem_backends::run::{Paths, Request, ask};
+use tandem_api::client::Client;
+use tandem_backends::run::Paths;
 
 pub use filter::{Chain, Element, Filter, FilterRule, Set, Step, Verdict};
 pub use generic::{Device, FouPort};
@@ -108,8 +109,10 @@ impl HostFacts {
         }
         if let Some(balancer) = &setting.balancer {
             let socket = Paths::of(&balancer.name).socket;
-            facts.balancer = ask(&socket, &Request::Mode).ok();
-            facts.balancer_counters = ask(&socket, &Request::Counters).ok();
+            if let Ok(mut client) = Client::unix(&socket) {
+                facts.balancer = client.mode().ok().and_then(|mode| serde_json::to_value(mode).ok());
+                facts.balancer_counters = client.counters().ok().and_then(|counters| serde_json::to_value(counters).ok());
+            }
         }
         facts
     }
