@@ -28,7 +28,7 @@ struct Value {
 ///
 /// # Errors
 /// The feature that could not be switched, and why.
-pub(crate) fn switch_off(interface: &str) -> Result<(), (&'static str, io::Error)> {
+pub fn switch_off(interface: &str) -> Result<(), (&'static str, io::Error)> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).map_err(|e| ("all", e))?;
     for (feature, command) in FEATURES {
         set(&socket, interface, command).map_err(|e| (feature, e))?;
