@@ -13,11 +13,12 @@ use tandem_engine::memory::{FlowSet, Line, Real, RingLine, Root, Trace, VipSlot,
 
 /// Helpers that the programs may call, by the numbers of `enum bpf_func_id` (include/uapi/linux/bpf.h). Array lookups,
 /// jiffies and the CPU's number are inlined by the verifier; each of the others costs 8 to 35 ns.
-const HELPERS: [(u32, &str); 11] = [
+const HELPERS: [(u32, &str); 12] = [
     (1, "map_lookup_elem"),
     (7, "get_prandom_u32"),
     (8, "get_smp_processor_id"),
     (12, "tail_call"),
+    (18, "skb_vlan_push"),
     (23, "redirect"),
     (39, "skb_pull_data"),
     (44, "xdp_adjust_head"),

@@ -104,21 +104,14 @@ pub fn finish<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flo
 #[inline(always)]
 fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<Verdict, Stop> {
     let now = memory.now();
-    let nat = memory.has(root, features::NAT);
-    if nat && !flow.is_reply && flow.vip.flags & (vips::NAT_V4 | vips::NAT_V6) != 0 {
-        flow.nat = memory.nat_place(root, flow, nat::Ask::Client, 0);
+    if memory.has(root, features::NAT) {
+        if !flow.is_reply && flow.vip.flags & (vips::NAT_V4 | vips::NAT_V6) != 0 {
+            flow.nat = memory.nat_place(root, flow, nat::Ask::Client, 0);
+        }
+        if flow.nat != 0 {
+            return translated(packet, memory, root, flow);
+        }
     }
-    let verdict =
-        if nat && flow.nat != 0 { translated(packet, memory, root, flow)? } else { to_choice(packet, memory, root, flow, now)? };
-    if flow.part == Part::First {
-        select::remember_fragment(memory, root, flow, verdict.real, now);
-    }
-    Ok(verdict)
-}
-
-/// A packet of no connection of NAT, or of a new one: to the real that is chosen for it.
-#[inline(always)]
-fn to_choice<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow, now: u32) -> Result<Verdict, Stop> {
     let later = flow.part == Part::Later;
     // The flow may lose its port to the VIP's flags; outer sources are crafted from it all the same. A later fragment has none.
     let port = if later { 0 } else { flow.ports & 0xffff };
@@ -139,6 +132,9 @@ fn to_choice<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow
     }
     if choice.named != 0 {
         select::agree(memory, root, flow, &choice, now);
+    }
+    if flow.part == Part::First {
+        select::remember_fragment(memory, root, flow, real, now);
     }
     Ok(Verdict::chosen(is_local, vip, real, bytes, from))
 }
