@@ -57,9 +57,8 @@ pub enum Request {
 #[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(untagged)]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "a few are made each second, and none is kept")]
 pub enum Reply {
-    /// Nothing but that it is done.
-    Done,
     /// The mode in force.
     Mode(ModeReport),
     /// All counters.
