@@ -45,8 +45,7 @@ impl Stand {
         let lab = Lab::open(&prefix).expect("the lab just made");
         let mut stand = Self { prefix, lab, balancer: None, other: Arc::default(), options: String::new() };
         std::fs::write(stand.file(), configuration(&stand.lab)).expect("a file");
-        let real = stand.lab.link(REAL).expect("a link").v4;
-        stand.lab.enter(REAL, || serve(real)).expect("the real's namespace");
+        stand.lab.enter(REAL, serve).expect("the real's namespace");
         stand.listen(true);
         stand.start().expect("the balancer");
         for traffic in [Traffic::Udp, Traffic::Udp6, Traffic::Other, Traffic::Upload, Traffic::Probe] {
@@ -69,19 +68,18 @@ impl Stand {
         log.and_then(|log| std::fs::read_to_string(log).ok()).unwrap_or_default()
     }
 
-    /// A command for the shell, in a host; `tandem` is the one under test.
-    fn shell(&self, host: Host, text: &str) -> Command {
+    /// A command for the shell; `tandem` is the one under test.
+    fn shell(&self, text: &str) -> Command {
         let mut command = Command::new("sh");
         let own = Path::new(env!("CARGO_BIN_EXE_tandem")).parent().expect("a directory").to_owned();
         let paths = std::env::var_os("PATH").unwrap_or_default();
         let paths = std::iter::once(own).chain(std::env::split_paths(&paths));
         command.args(["-ec", &self.filled(text)]).env("PATH", std::env::join_paths(paths).expect("paths without colons"));
-        let _ = host;
         command
     }
 
     fn run(&self, host: Host, text: &str) -> Result<String, String> {
-        let mut command = self.shell(host, text);
+        let mut command = self.shell(text);
         let output = self.lab.enter(host, || command.output()).expect("a namespace").map_err(|error| error.to_string())?;
         let errors = String::from_utf8_lossy(&output.stderr);
         if output.status.success() {
@@ -136,7 +134,7 @@ impl Stand {
     /// Runs a cure as it is printed. What does not end by itself is the balancer.
     pub fn cure(&mut self, host: Host, cure: &str) -> Result<(), String> {
         if cure.starts_with("tandem run ") {
-            let command = self.shell(host, &format!("exec {cure}"));
+            let command = self.shell(&format!("exec {cure}"));
             return self.started(command);
         }
         self.run(host, cure).map(drop)
@@ -215,7 +213,7 @@ impl Stand {
             Host::Lb => format!("tandem doctor -c {{conf}} --name {}", self.name()),
             _ => self.line(role),
         };
-        let mut command = self.shell(host, &format!("{line} --json"));
+        let mut command = self.shell(&format!("{line} --json"));
         let output = self.lab.enter(host, || command.output()).expect("a namespace").map_err(|error| error.to_string())?;
         let text = String::from_utf8_lossy(&output.stdout);
         let report: Report = serde_json::from_str(&text)
@@ -237,7 +235,7 @@ impl Stand {
         }
         let roles = [(Host::Client, "client"), (Host::Router, "router"), (REAL, "real")];
         let listening = roles.map(|(host, role)| {
-            let command = self.shell(host, &format!("exec {} --listen --seconds 2", self.line(role)));
+            let command = self.shell(&format!("exec {} --listen --seconds 2", self.line(role)));
             self.lab.spawn(host, command).expect("started")
         });
         // They say when they listen.
@@ -312,7 +310,7 @@ impl Drop for Stand {
         self.other.store(true, Ordering::Relaxed);
         self.stop();
         // What cures may have left, whose pins no lab knows of.
-        let mut left = self.shell(Host::Lb, "tandem root detach lb; tandem decap detach eth0");
+        let mut left = self.shell("tandem root detach lb; tandem decap detach eth0");
         let _ = left.output();
         let _ = tandem(&["lab", "down", "--prefix", &self.prefix]).output();
     }
@@ -340,7 +338,7 @@ fn configuration(lab: &Lab) -> String {
 }
 
 /// Echo on both VIPs, and a reader of streams that says how much it read. End with the test.
-fn serve(_: Ipv4Addr) {
+fn serve() {
     for vip in [IpAddr::from(VIP_V4), VIP_V6.into()] {
         let socket = UdpSocket::bind((vip, ECHO)).expect("a port of the real's");
         std::thread::spawn(move || {

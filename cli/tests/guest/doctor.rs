@@ -1,10 +1,12 @@
 //! The doctor on a real server with the kernel's own tunnel devices: something is broken, frames are not delivered, the doctor
 //! names the check, its cures are run as they are printed, frames are delivered.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use tandem_doctor::checks::{Proof, all};
 use tandem_doctor::{Report, Role, Setting, Status, examine};
 
 use super::bed::{Bed, SETTLE};
@@ -117,12 +119,20 @@ pub fn run(results: &mut Results) {
         }
     }
     results.result("doctor: D-08 the real answers ARP for the VIP", answers_arp(&services));
+    results.result("doctor: what is said to be tried on stock kernels is tried here", said());
     let name = "doctor: D-01 the outer source is the VIP";
     match source_is_vip(&services) {
         Ok(None) => results.ok(name),
         Ok(Some(why)) => results.skip(name, &why),
         Err(why) => results.fail(name, &why),
     }
+}
+
+/// The documentation and this table agree.
+fn said() -> Result<(), String> {
+    let tried: BTreeSet<&str> = BROKEN.iter().map(|row| row.id).chain(["D-01", "D-08"]).collect();
+    let said: BTreeSet<&str> = all().filter(|check| check.proof.contains(&Proof::Qemu)).map(|check| check.id).collect();
+    if tried == said { Ok(()) } else { Err(format!("tried {tried:?}, said {said:?}")) }
 }
 
 /// A skip says why.
