@@ -21,9 +21,10 @@ const ROUNDS: u32 = 100_000;
 /// Sets of the usual table: 1.3 million flows.
 const USUAL_SETS: u32 = 1 << 18;
 
-/// Both seats with so many flows.
+/// One seat with so many flows, on tables of its own: the two know flows by other numbers, and would push each other's out.
 pub struct Cores {
     flows: u32,
+    mode: Mode,
     balancer: Balancer,
     kernel: Timed,
     /// The wrapper around nothing, and around a program that makes room: half way between them is what the wrapper costs.
@@ -36,11 +37,11 @@ pub struct Cores {
 }
 
 impl Cores {
-    /// Loads the balancer and lets both seats see every flow. `delay` is a seat with nanoseconds that each packet takes longer.
+    /// Loads the balancer and lets the seat see every flow. `delay` is a seat with nanoseconds that each packet takes longer.
     ///
     /// # Errors
     /// No privileges, or no memory.
-    pub fn new(flows: u32, delay: Option<(Mode, f64)>) -> Result<Self> {
+    pub fn new(flows: u32, mode: Mode, delay: Option<(Mode, f64)>) -> Result<Self> {
         let plan = scene::plan()?;
         let cpus = aya::util::nr_cpus().map_err(|(_, e)| e)? as u32;
         // A load of three quarters: fewer than one flow in a hundred finds both its sets full.
@@ -60,30 +61,27 @@ impl Cores {
         let mut floor = |name| Timed::new(references.program(name)?, &frame, Some(flows));
         let floor = [floor("null")?, floor("room")?];
         // A random flow of n is not seen in 5 n draws once in 148 times.
-        let mut left = (u64::from(flows) * 5).max(20_000);
+        let mut left = if mode == Mode::Xdp { (u64::from(flows) * 5).max(20_000) } else { 0 };
         while left > 0 {
             let rounds = left.min(1_000_000) as u32;
             kernel.run(rounds)?;
             left -= u64::from(rounds);
         }
         let mut seat = Seat::new(balancer.tables().clone(), cpus, turns_for(nanos(Mode::Afxdp).unwrap_or(0.0)));
-        warm_up(&mut seat, flows);
+        if mode == Mode::Afxdp {
+            warm_up(&mut seat, flows);
+        }
         let (umem, rng) = (Umem::new(), Rng(u64::from(flows)));
-        Ok(Self { flows, balancer, kernel, floor, seat, umem, rng, _references: references, _delay: kept })
+        Ok(Self { flows, mode, balancer, kernel, floor, seat, umem, rng, _references: references, _delay: kept })
     }
 
-    /// Flows.
-    pub fn flows(&self) -> u32 {
-        self.flows
-    }
-
-    /// One measurement of a seat: nanoseconds a packet, and the share of packets whose flow was known.
+    /// One measurement: nanoseconds a packet, and the share of packets whose flow was known.
     ///
     /// # Errors
     /// Not every packet was forwarded.
-    pub fn measure(&mut self, mode: Mode) -> Result<(f64, f64)> {
+    pub fn measure(&mut self) -> Result<(f64, f64)> {
         let before = self.counted();
-        let (nanos, packets) = if mode == Mode::Afxdp {
+        let (nanos, packets) = if self.mode == Mode::Afxdp {
             let mut series = Series::default();
             measure_once(&mut self.seat, &mut self.umem, &mut self.rng, self.flows, &mut series)?;
             (series.min(), FRAMES)

@@ -81,9 +81,9 @@ fn draw(
     for Series { name, colour, points } in series {
         let colour = *colour;
         let line = points.iter().map(|(x, middle, _, _)| (*x as f64, *middle));
-        let drawn = chart.draw_series(LineSeries::new(line.clone(), colour.stroke_width(2))).map_err(fail)?;
+        let drawn = chart.draw_series(LineSeries::new(line, colour.stroke_width(2))).map_err(fail)?;
         drawn.label(name).legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour.stroke_width(2)));
-        chart.draw_series(line.map(|point| Circle::new(point, 3, colour.filled()))).map_err(fail)?;
+        // Each with a dot in its middle.
         let bars = points
             .iter()
             .map(|(x, middle, low, high)| ErrorBar::new_vertical(*x as f64, *low, *middle, *high, colour.filled(), 6));

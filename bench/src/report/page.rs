@@ -78,7 +78,7 @@ pub fn page(results: &Results) -> Result<String> {
     if !manifest.skipped.is_empty() {
         write!(html, "<p>Left out: {}</p>", escape(&manifest.skipped.join("; ")))?;
     }
-    write!(html, "<pre>{}</pre></body></html>\n", escape(&serde_json::to_string_pretty(manifest)?))?;
+    writeln!(html, "<pre>{}</pre></body></html>", escape(&serde_json::to_string_pretty(manifest)?))?;
     Ok(html)
 }
 

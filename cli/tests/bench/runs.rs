@@ -24,7 +24,7 @@ fn bench(prefix: &str, directory: &Directory, more: &[&str]) -> (Results, String
     (Results::load(directory.0.join("out").as_path()).unwrap_or_else(|e| panic!("{e}: {said}")), said)
 }
 
-fn row<'a>(results: &'a Results, kind: Kind, mode: Mode) -> &'a Run {
+fn row(results: &Results, kind: Kind, mode: Mode) -> &Run {
     results.runs.iter().find(|run| run.kind == kind && run.mode == mode).unwrap_or_else(|| panic!("no {kind:?} {mode:?}"))
 }
 
