@@ -34,8 +34,8 @@ pub enum ProvisionError {
     },
     /// The file is not what the balancer was started or reloaded with.
     #[error(
-        "{}: the file is another one than the configuration in force, which cannot be edited as a text therefore; \
-         `tandem reload` puts the file in force", .0.display()
+        "{}: the file is another one than the configuration in force comes from; `tandem reload` puts the file in force, \
+         without what was changed and not saved", .0.display()
     )]
     Differs(PathBuf),
     /// The file cannot be written.
@@ -204,9 +204,14 @@ impl Provision {
     pub fn save(&self, generation: u64) -> Result<(PathBuf, u64), ProvisionError> {
         self.alone(|state| {
             state.check(generation)?;
-            if let (true, Some(document)) = (state.unsaved, &state.document) {
+            if let (true, Some(document)) = (state.unsaved, &mut state.document) {
                 let fail = |source| ProvisionError::Write { path: self.path.clone(), source };
+                // What somebody else wrote in the meantime is theirs.
+                if std::fs::read_to_string(&self.path).map_err(fail)? != document.source() {
+                    return Err(ProvisionError::Differs(self.path.clone()));
+                }
                 replace(&self.path, &document.text()).map_err(fail)?;
+                document.saved();
                 state.unsaved = false;
             }
             Ok((self.path.clone(), state.generation))

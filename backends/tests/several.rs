@@ -76,7 +76,7 @@ fn in_by_one_and_out_by_the_other() {
                         Life::Ready => ready.send(()).expect("somebody waits"),
                         Life::Reloading | Life::Alive | Life::Stopping => {}
                     };
-                    run(&plan, &options, &signals, tell, |_| Ok(()))
+                    run(&plan, &options, &signals, tell, |_, _| Ok(()))
                 }
             });
             let started = is_ready.recv_timeout(Duration::from_secs(60));

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tandem_lab::{Host, Lab, Process, find_program};
 
 const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 200, 1, 1));
-const AT: SocketAddr = SocketAddr::new(VIP, 80);
+const AT: SocketAddr = SocketAddr::new(VIP, 8099);
 const INTERVAL: Duration = Duration::from_millis(400);
 const FALL: u32 = 3;
 /// The routes' protocol and table.
@@ -69,7 +69,7 @@ impl Stand {
         let (lb, reals) = (stand.lab.link(Host::Lb).expect("a link"), [1, 2].map(|n| stand.real(n)));
         let text = format!(
             "[node]\ninterface = \"{}\"\nmode = \"xdp\"\n[tunnel]\nsource_v4 = \"{}\"\n[flows]\ncapacity = 10_000\n[announce]\n\
-             [[vip]]\naddress = \"{VIP}\"\nport = 80\nprotocol = \"tcp\"\nring_size = 1009\n\
+             [[vip]]\naddress = \"{VIP}\"\nport = 8099\nprotocol = \"tcp\"\nring_size = 1009\n\
              [vip.health]\ncheck = \"http\"\nbody = \"OK\"\ninterval = \"{}ms\"\ntimeout = \"300ms\"\nrise = 2\nfall = {FALL}\nmin_healthy = 1\n\
              [[vip.real]]\naddress = \"{}\"\n[[vip.real]]\naddress = \"{}\"\n",
             lb.interface,

@@ -59,6 +59,8 @@ pub struct Document {
     text: DocumentMut,
     plan: Plan,
     warnings: Vec<String>,
+    /// The file's own text, without edits.
+    source: String,
 }
 
 impl Document {
@@ -80,9 +82,10 @@ impl Document {
     /// [`EditError::Config`]; [`EditError::Invalid`] if it is no TOML to the editor.
     pub fn parse(text: &str, path: &Path) -> Result<Self, EditError> {
         let loaded = config::parse(text, &path.display().to_string())?;
+        let source = text.to_owned();
         let text = text.parse().map_err(|error: toml_edit::TomlError| EditError::Invalid(error.to_string()))?;
         let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
-        Ok(Self { path: path.to_owned(), text, plan: loaded.plan, warnings })
+        Ok(Self { path: path.to_owned(), text, plan: loaded.plan, warnings, source })
     }
 
     /// What the text means.
@@ -107,6 +110,17 @@ impl Document {
         self.text.to_string()
     }
 
+    /// What the file says that this was read from or saved to.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The document after it was saved.
+    pub(crate) fn saved(&mut self) {
+        self.source = self.text();
+    }
+
     /// The document with `edit` made, valid as a whole; this one stays as it is.
     ///
     /// # Errors
@@ -121,7 +135,7 @@ impl Document {
                 let lines = error.findings().iter().map(|f| format!("key `{}`: {}; {}", f.key, f.problem, f.cure));
                 Err(EditError::Invalid(lines.collect::<Vec<_>>().join("\n")))
             }
-            other => other,
+            other => other.map(|edited| Self { source: self.source.clone(), ..edited }),
         }
     }
 }

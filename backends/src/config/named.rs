@@ -148,12 +148,12 @@ fn health_encaps<'t>(
         let mark: Option<u32> = narrow(reader.number(table, "mark", 1..1 << 32));
         let real = real(reader, table, addresses);
         let (mark, place) = (mark?, reader.any(table, "mark")?.place);
+        seen.note(reader, mark, place.clone(), "mark");
         let real = real?;
         if (HealthEncap { mark, real }).is_own() {
             let problem = format!("a mark of the balancer's own health checks (found {mark})");
             reader.mistake(Kind::Conflict, &place, problem, format!("choose one below {FIRST_MARK}"));
         }
-        seen.note(reader, mark, place, "mark");
         if !can_be_probed(plan, real)
             && let Some(item) = reader.any(table, "real")
         {

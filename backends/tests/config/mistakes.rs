@@ -8,13 +8,13 @@ use super::{SMALL, accepts, findings, good, refuses};
 fn unknown_keys() {
     refuses(
         "colour = 1\nnod.mode = 2\ngue_port = 3\n[tunnel]\nmaxframe = 4\nport = 5\n[[vip]]\naddress = \"10.0.0.1\"\nport = 1\nprotocol = \"udp\"\n\"\\u001b[2J\" = 1\n[[vip.reals]]\n",
-        "1:1: key `colour`: unknown key; accepted: [node], [tunnel], [flows], [nat], [server_ids], [[source_route]], [[decap]], [[health_encap]], [[vip]]
-2:1: key `nod`: unknown key, perhaps `node` is meant; accepted: [node], [tunnel], [flows], [nat], [server_ids], [[source_route]], [[decap]], [[health_encap]], [[vip]]
-3:1: key `gue_port`: unknown key, perhaps `tunnel.gue_port` is meant; accepted: [node], [tunnel], [flows], [nat], [server_ids], [[source_route]], [[decap]], [[health_encap]], [[vip]]
+        "1:1: key `colour`: unknown key; accepted: [node], [tunnel], [flows], [nat], [server_ids], [[source_route]], [[decap]], [[health_encap]], [[vip]], [announce], [api], [metrics]
+2:1: key `nod`: unknown key, perhaps `node` is meant; accepted: [node], [tunnel], [flows], [nat], [server_ids], [[source_route]], [[decap]], [[health_encap]], [[vip]], [announce], [api], [metrics]
+3:1: key `gue_port`: unknown key, perhaps `tunnel.gue_port` is meant; accepted: [node], [tunnel], [flows], [nat], [server_ids], [[source_route]], [[decap]], [[health_encap]], [[vip]], [announce], [api], [metrics]
 5:1: key `tunnel.maxframe`: unknown key, perhaps `max_frame` is meant; accepted: encap, source_v4, source_v6, source_prefix_v4, source_prefix_v6, gue_port, fou_port_v4, fou_port_v6, geneve_port, udp_checksum, decap, decap_strict, tcp_server_id, max_frame, path_mtu, too_big
 6:1: key `tunnel.port`: unknown key, perhaps `vip.port` is meant; accepted: encap, source_v4, source_v6, source_prefix_v4, source_prefix_v6, gue_port, fou_port_v4, fou_port_v6, geneve_port, udp_checksum, decap, decap_strict, tcp_server_id, max_frame, path_mtu, too_big
-11:1: key `vip[0].\\u{1b}[2J`: unknown key; accepted: address, port, protocol, ring, ring_size, encap, vni, geneve_inner, on_removal, flags, real
-12:7: key `vip[0].reals`: unknown key, perhaps `real` is meant; accepted: address, port, protocol, ring, ring_size, encap, vni, geneve_inner, on_removal, flags, real",
+11:1: key `vip[0].\\u{1b}[2J`: unknown key; accepted: address, port, protocol, ring, ring_size, encap, vni, geneve_inner, on_removal, flags, real, health
+12:7: key `vip[0].reals`: unknown key, perhaps `real` is meant; accepted: address, port, protocol, ring, ring_size, encap, vni, geneve_inner, on_removal, flags, real, health",
     );
 }
 

@@ -15,7 +15,8 @@ sys.path.insert(0, sys.argv[1])
 protos, services = grpc.protos_and_services("katran.proto")
 service = protos.DESCRIPTOR.services_by_name["KatranService"]
 
-with grpc.insecure_channel(sys.argv[2]) as channel:
+# Over a Unix socket the authority would be the path, which is none (RFC 3986 section 3.2).
+with grpc.insecure_channel(sys.argv[2], options=[("grpc.default_authority", "localhost")]) as channel:
     stub = services.KatranServiceStub(channel)
     for line in sys.stdin:
         method, request = line.split(" ", 1)
