@@ -26,13 +26,13 @@ pub use provision::{Applied, InForce, Provision, ProvisionError};
 pub use server::{ServeError, Serving, serve};
 
 /// The messages and services of `proto/tandem/v1/tandem.proto`.
-#[allow(missing_docs, clippy::all, reason = "generated; the proto file documents it")]
+#[allow(missing_docs, clippy::all, clippy::allow_attributes_without_reason, reason = "generated; the proto file documents it")]
 pub mod wire {
     tonic::include_proto!("tandem.v1");
 }
 
 /// The messages and services of `proto/katran.proto`.
-#[allow(missing_docs, clippy::all, reason = "generated; the proto file documents it")]
+#[allow(missing_docs, clippy::all, clippy::allow_attributes_without_reason, reason = "generated; the proto file documents it")]
 pub mod katran_wire {
     tonic::include_proto!("lb.katran");
 }

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde_json::Value;
-use tandem_backends::config::{Plan, parse};
 use tandem_api::client::Client;
 use tandem_api::wire;
+use tandem_backends::config::{Plan, parse};
 use tandem_backends::run::Paths;
 use tandem_lab::{BPFFS, Host, Interrupt, Lab, Link, Process};
 

@@ -11,6 +11,7 @@ fn stats(at_ms: u64, packets: u64) -> wire::Stats {
         packets,
         bytes: packets * 100,
         ring: packets / 10,
+        ..wire::RealStats::default()
     };
     let vip = wire::VipStats {
         vip: "10.200.1.1:80/tcp".to_owned(),

@@ -74,7 +74,9 @@ impl Tap {
         let first = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
         if !first.is_null() {
             // SAFETY: the only kind that was asked for.
-            let aux: libc::tpacket_auxdata = unsafe { libc::CMSG_DATA(first).cast::<libc::tpacket_auxdata>().read_unaligned() };
+            let data = unsafe { libc::CMSG_DATA(first) }.cast::<libc::tpacket_auxdata>();
+            // SAFETY: it is as long as that kind says.
+            let aux = unsafe { data.read_unaligned() };
             if aux.tp_status & libc::TP_STATUS_VLAN_VALID != 0 {
                 let [a, b] = aux.tp_vlan_tci.to_be_bytes();
                 frame.splice(12..12, [0x81, 0, a, b]);

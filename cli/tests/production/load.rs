@@ -236,7 +236,7 @@ async fn come_and_go(to: SocketAddr, number: u64, events: &Events) {
             events.served.fetch_add(1, Ordering::Relaxed);
         }
         Err((real, what)) => {
-            events.failed.lock().expect("no panic").push(Fault { at: Instant::now(), real, what: format!("{to}: {what}") })
+            events.failed.lock().expect("no panic").push(Fault { at: Instant::now(), real, what: format!("{to}: {what}") });
         }
     }
 }
