@@ -11,7 +11,6 @@ use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, ProgramArray, XskMap};
 use aya_ebpf::programs::XdpContext;
-use tandem_engine::Flow;
 use tandem_engine::handover::{INTERFACES, QUEUES};
 use tandem_engine::memory::counters::{Block, MAX_CPUS};
 use tandem_engine::memory::prefixes::{self, SPACES, Space};
@@ -21,6 +20,7 @@ use tandem_engine::memory::{
     Addr, FlowSet, HashLine, IdKey, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot, ids,
 };
 use tandem_engine::nat::{self, Ask};
+use tandem_engine::{Entry, Flow, remember};
 
 /// `BPF_F_MMAPABLE` (kernel fc9702273e2e, v5.5): only plain arrays can have it.
 const MMAPABLE: u32 = 1 << 10;
@@ -178,6 +178,19 @@ pub extern "C" fn tandem_nat_place(ask: u32, real: u32) -> u32 {
     }
 }
 
+/// Enters the frame's flow, or the packet that it is a fragment of. Global for the same reason.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tandem_remember(entry: u32, real: u32, now: u32) -> u32 {
+    let Some(kernel) = Kernel::new() else { return 0 };
+    // SAFETY: `Kernel::remember` hid it.
+    let flow = unsafe { known_flow() };
+    if let Some(root) = kernel.root() {
+        remember(&kernel, root, flow, Entry::of_number(entry), real, now);
+    }
+    0
+}
+
 #[inline(always)]
 fn cpu() -> u32 {
     // SAFETY: the helper only reads which CPU the program runs on.
@@ -257,6 +270,11 @@ impl Memory for Kernel {
         // Somebody may have it from here on: what is in it is written before.
         black_box(core::ptr::from_ref(flow));
         tandem_nat_place(ask as u32, real)
+    }
+    #[inline(always)]
+    fn remember(&self, _root: &Root, flow: &Flow, entry: Entry, real: u32, now: u32) {
+        black_box(core::ptr::from_ref(flow));
+        tandem_remember(entry as u32, real, now);
     }
     #[inline(always)]
     fn has(&self, root: &Root, feature: u32) -> bool {

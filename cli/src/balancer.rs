@@ -9,7 +9,8 @@ use tandem_backends::run::{Life, Options, Paths, Signals, run as run_balancer};
 use tandem_backends::xdp::{Balancer, SlotWish};
 
 use crate::logs::LogFormat;
-use crate::{Failure, load, privileges};
+use crate::privileges::{More, give_up_others};
+use crate::{Failure, load};
 
 #[derive(Args)]
 pub struct RunArgs {
@@ -59,7 +60,7 @@ fn balancer_name(text: &str) -> Result<String, String> {
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let plan = load(&args.config)?;
     crate::doctor::at_start(&plan, &args.config, args.name.as_deref());
-    privileges::give_up_others(args.xdp_root.is_some())?;
+    give_up_others(&More { by_id: args.xdp_root.is_some(), shares: plan.api.group.is_some() })?;
     let signals = Signals::default();
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, signals.stop.clone())?;

@@ -58,6 +58,7 @@ pub use encap::{ROOM_MAX, overhead, room_for};
 pub use memory::{Addr, Memory};
 pub use packet::Packet;
 pub use parse::{Flow, Part};
+pub use select::{Entry, remember};
 pub use verdict::{Action, From, NO_VIP, Reason, Stop, Verdict};
 
 /// The steps of [`process`] one by one: for programs that put something else between them, to be measured against it.
@@ -104,14 +105,21 @@ pub fn finish<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flo
 #[inline(always)]
 fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<Verdict, Stop> {
     let now = memory.now();
-    if memory.has(root, features::NAT) {
-        if !flow.is_reply && flow.vip.flags & (vips::NAT_V4 | vips::NAT_V6) != 0 {
-            flow.nat = memory.nat_place(root, flow, nat::Ask::Client, 0);
-        }
-        if flow.nat != 0 {
-            return translated(packet, memory, root, flow);
-        }
+    let nat = memory.has(root, features::NAT);
+    if nat && !flow.is_reply && flow.vip.flags & (vips::NAT_V4 | vips::NAT_V6) != 0 {
+        flow.nat = memory.nat_place(root, flow, nat::Ask::Client, 0);
     }
+    let verdict =
+        if nat && flow.nat != 0 { translated(packet, memory, root, flow)? } else { to_choice(packet, memory, root, flow, now)? };
+    if flow.part == Part::First {
+        memory.remember(root, flow, Entry::Fragment, verdict.real, now);
+    }
+    Ok(verdict)
+}
+
+/// A packet of no connection of NAT, or of a new one: to the real that is chosen for it.
+#[inline(always)]
+fn to_choice<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow, now: u32) -> Result<Verdict, Stop> {
     let later = flow.part == Part::Later;
     // The flow may lose its port to the VIP's flags; outer sources are crafted from it all the same. A later fragment has none.
     let port = if later { 0 } else { flow.ports & 0xffff };
@@ -128,13 +136,10 @@ fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: 
     }
     // Last: a frame that could not be sent leaves no flow, and the verifier's many ways through a set end right here.
     if choice.enter {
-        select::remember(memory, flow, real, choice.hash, now);
+        memory.remember(root, flow, Entry::Flow, real, now);
     }
     if choice.named != 0 {
         select::agree(memory, root, flow, &choice, now);
-    }
-    if flow.part == Part::First {
-        select::remember_fragment(memory, root, flow, real, now);
     }
     Ok(Verdict::chosen(is_local, vip, real, bytes, from))
 }

@@ -21,8 +21,6 @@ use crate::wire::{IPPROTO_TCP, IPPROTO_UDP};
 pub(crate) struct Choice {
     /// The real's id.
     pub real: u32,
-    /// What the ring was asked by, as [`HashLine`] keeps it.
-    pub hash: u32,
     /// Who chose it.
     pub from: From,
     /// Whether the flow is to be entered.
@@ -45,18 +43,11 @@ pub(crate) fn choose<P: Packet, M: Memory>(
     let katran = memory.has(root, features::KATRAN);
     let named = named(packet, memory, root, katran, flow);
     if named.real != 0 {
-        return Ok(Choice {
-            real: named.real,
-            hash: 0,
-            from: From::ServerId,
-            enter: false,
-            named: named.to_check,
-            by_tcp: named.by_tcp,
-        });
+        return Ok(Choice { real: named.real, from: From::ServerId, enter: false, named: named.to_check, by_tcp: named.by_tcp });
     }
     let real = known(memory, root, katran, flow, now);
     if real != 0 {
-        return Ok(Choice { real, hash: 0, from: From::Flow, enter: false, named: 0, by_tcp: false });
+        return Ok(Choice { real, from: From::Flow, enter: false, named: 0, by_tcp: false });
     }
     decide(memory, root, katran, flow)
 }
@@ -69,7 +60,7 @@ pub(crate) fn follow<M: Memory>(memory: &M, root: &Root, flow: &mut Flow, now: u
         return Err(Stop::of(Reason::FragmentUnknown));
     }
     flow.vip.id = memory.real(real).and_then(Real::owner).unwrap_or(NO_VIP);
-    Ok(Choice { real, hash: 0, from: From::Flow, enter: false, named: 0, by_tcp: false })
+    Ok(Choice { real, from: From::Flow, enter: false, named: 0, by_tcp: false })
 }
 
 /// What server ids say.
@@ -198,11 +189,9 @@ fn decide<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> 
     } else {
         0
     };
-    let mut hash = HashLine::NONE;
-    let (real, from) =
-        if routed != 0 { (routed, From::SourceRoute) } else { (ring(memory, root, katran, flow, &mut hash)?, From::Ring) };
+    let (real, from) = if routed != 0 { (routed, From::SourceRoute) } else { (ring(memory, root, katran, flow)?, From::Ring) };
     count_event(memory, Event::RingDecisions);
-    Ok(Choice { real, hash, from, enter, named: 0, by_tcp: false })
+    Ok(Choice { real, from, enter, named: 0, by_tcp: false })
 }
 
 #[inline(never)]
@@ -213,15 +202,15 @@ fn source_route<M: Memory>(memory: &M, root: &Root, flow: &Flow) -> u32 {
     real
 }
 
-/// The real that the VIP's ring names; `asked` becomes what it was asked by.
+/// The real that the VIP's ring names.
 #[inline(always)]
-fn ring<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow, asked: &mut u32) -> Result<u32, Stop> {
+fn ring<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<u32, Stop> {
     let hash = if memory.has(root, features::HASH_FLAGS) && flow.vip.flags & HASH_DPORT_ONLY != 0 {
         hash_by_dport(root, katran, flow)
     } else {
         hash::of_packet(katran, flow)
     };
-    *asked = HashLine::kept(hash);
+    flow.asked = hash;
     let len = flow.vip.ring_len;
     let slot = if katran { hash.checked_rem(len).unwrap_or(0) } else { slot_of(hash, len) };
     if let Some(trace) = memory.trace() {
@@ -262,10 +251,34 @@ fn guard<M: Memory>(memory: &M, root: &Root) -> bool {
     count >= root.guard_limit.get() as u64
 }
 
-/// Enters a flow; `hash`: what the ring was asked by, if it was.
+/// What is entered into the flow table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Entry {
+    /// The flow.
+    Flow = 0,
+    /// The packet's identification, by which its later fragments find where the first one was sent.
+    Fragment = 1,
+}
+
+impl Entry {
+    /// From its number.
+    #[inline(always)]
+    pub const fn of_number(number: u32) -> Self {
+        if number == 0 { Self::Flow } else { Self::Fragment }
+    }
+}
+
+/// Enters a flow, or a fragmented packet, as seen at `now`.
 #[inline(always)]
-pub(crate) fn remember<M: Memory>(memory: &M, flow: &Flow, real: u32, hash: u32, now: u32) {
-    let Some((set, way, evicted)) = enter(memory, &flow.tag, real, hash, now) else { return };
+pub fn remember<M: Memory>(memory: &M, root: &Root, flow: &Flow, entry: Entry, real: u32, now: u32) {
+    if entry == Entry::Fragment {
+        let tag = hash::tag(root, flow, Kind::Fragment);
+        trace_fragment(memory, &tag);
+        enter(memory, &tag, real, HashLine::NONE, now);
+        return;
+    }
+    let Some((set, way, evicted)) = enter(memory, &flow.tag, real, flow.asked, now) else { return };
     if let Some(line) = memory.count(vip_at(flow.vip.id)) {
         line.add(VipCounter::Entered as usize, 1);
         if evicted {
@@ -331,7 +344,7 @@ pub(crate) fn agree<M: Memory>(memory: &M, root: &Root, flow: &Flow, choice: &Ch
                 let idle = root.udp_idle.get();
                 let stale = katran && flow.protocol == IPPROTO_UDP && idle != 0;
                 let then = if stale { now.wrapping_sub(idle).wrapping_sub(1) } else { now };
-                remember(memory, flow, real, HashLine::NONE, then);
+                memory.remember(root, flow, Entry::Flow, real, then);
             }
             count(Event::QuicNotFound);
         }
@@ -355,14 +368,6 @@ pub(crate) fn fragment<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32
 
 /// Ticks after which the fragments of a packet are another packet's: 15 s at 250 Hz (RFC 791 suggests 15 s).
 const FRAGMENT_IDLE: u32 = 59;
-
-/// Remembers where the first fragment of a packet was sent.
-#[inline(always)]
-pub(crate) fn remember_fragment<M: Memory>(memory: &M, root: &Root, flow: &Flow, real: u32, now: u32) {
-    let tag = hash::tag(root, flow, Kind::Fragment);
-    trace_fragment(memory, &tag);
-    enter(memory, &tag, real, HashLine::NONE, now);
-}
 
 #[inline(always)]
 fn trace_fragment<M: Memory>(memory: &M, tag: &Tag) {

@@ -41,8 +41,7 @@ impl Probe {
             Check::Tcp => self.connect().await.map(drop).map_err(system),
             Check::Http { path, host, status, body } => {
                 let host = host.clone().unwrap_or_else(|| self.at.to_string());
-                let answer = self.http(path, &host).await.map_err(system)?;
-                good_answer(&answer, status, body.as_deref())
+                self.http(path, &host, |answer| good_answer(answer, status, body.as_deref())).await
             }
             Check::Dns { name } => {
                 let id = self.mark.to_be_bytes();
@@ -67,14 +66,23 @@ impl Probe {
         socket.connect(self.at).await
     }
 
-    async fn http(&self, path: &str, host: &str) -> io::Result<Vec<u8>> {
-        let mut stream = self.connect().await?;
+    /// Reads until what has come is good, or nothing more comes: how a server closes after its answer is its own affair.
+    async fn http(&self, path: &str, host: &str, judge: impl Fn(&[u8]) -> Result<(), String>) -> Result<(), String> {
+        let system = |error: io::Error| error.to_string();
+        let mut stream = self.connect().await.map_err(system)?;
         let version = env!("CARGO_PKG_VERSION");
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tandem/{version}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
+        stream.write_all(request.as_bytes()).await.map_err(system)?;
         let mut answer = Vec::new();
-        stream.take(MOST as u64).read_to_end(&mut answer).await?;
-        Ok(answer)
+        loop {
+            let more = (&mut stream).take((MOST - answer.len()) as u64).read_buf(&mut answer).await;
+            match (judge(&answer), more) {
+                (Ok(()), _) => return Ok(()),
+                (Err(_), Ok(1..)) => {}
+                (Err(_), Err(error)) if answer.is_empty() => return Err(system(error)),
+                (Err(why), _) => return Err(why),
+            }
+        }
     }
 
     async fn datagram(&self, payload: &[u8]) -> io::Result<Vec<u8>> {

@@ -91,7 +91,10 @@ impl Running {
         if before == now {
             return Ok(());
         }
-        log::info!("{}: {now:?} receive queues instead of {before:?}", self.plan.interfaces.join(", "));
+        for ((interface, now), before) in self.interfaces.iter().zip(&now).zip(&before).filter(|((_, now), before)| now != before)
+        {
+            log::info!("{}: {now} receive queues instead of {before}", interface.name);
+        }
         if now.iter().zip(&before).any(|(now, before)| now > before) {
             // A veth leaves its new queues without the program until it gets another one (`veth_set_channels`).
             self.put_another_program(self.balancer.features())?;

@@ -41,7 +41,7 @@ fn without_privileges() {
     fs::hard_link(TANDEM, &binary).or_else(|_| fs::copy(TANDEM, &binary).map(|_| ())).expect("a link or a copy");
     let mut command = Command::new(binary);
     command.uid(65534).gid(65534).args(["run", "--name", &name, "-c"]).arg(file);
-    let parts = ["this needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF, which this process does not have; run it as root"];
+    let parts = ["this needs CAP_NET_ADMIN, CAP_BPF, which this process does not have; run it as root"];
     finish(&mut command).refused(1, &parts);
     assert_gone(&name);
 }

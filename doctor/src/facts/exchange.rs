@@ -223,7 +223,7 @@ mod tests {
         let mut routes = Exchange::open(0).expect("a routing socket");
         let links = routes.dump(18, &[0; 16]).expect("a dump of links");
         assert!(!links.is_empty());
-        let none = routes.ask(18, &[[0; 4], [0; 4], i32::MAX.to_ne_bytes(), [0; 4]].concat());
+        let none = routes.ask(18, &[[0; 4], i32::MAX.to_ne_bytes(), [0; 4], [0; 4]].concat());
         assert_eq!(none.expect_err("no such link").raw_os_error(), Some(libc::ENODEV));
     }
 }

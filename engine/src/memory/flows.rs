@@ -221,14 +221,9 @@ pub struct HashLine {
 const _: () = assert!(size_of::<HashLine>() == 32);
 
 impl HashLine {
-    /// Not from the ring: a server id or the client's network named the real, or it is no flow.
+    /// Not from the ring: a server id or the client's network named the real, or it is no flow. One hash in 2^32 is this, too:
+    /// its flow counts as one that depends on its entry, which is the safe side.
     pub const NONE: u32 = 0;
-
-    /// What a hash is kept as: 0 and 1 fall into the same slot of every ring.
-    #[inline(always)]
-    pub const fn kept(hash: u32) -> u32 {
-        if hash == 0 { 1 } else { hash }
-    }
 
     /// Keeps the hash of the flow in this way, or [`Self::NONE`].
     #[inline(always)]

@@ -30,6 +30,7 @@ pub use vips::{Vip, VipKey, VipSlot};
 
 use crate::nat;
 use crate::parse::Flow;
+use crate::select::{self, Entry};
 
 /// An address as it is on the wire, in two words of the machine's byte order; an IPv4 address fills the first half of the first word.
 pub type Addr = [u64; 2];
@@ -68,6 +69,14 @@ pub trait Memory {
         Self: Sized,
     {
         nat::place(self, root, flow, ask, real)
+    }
+    /// [`select::remember`].
+    #[inline(always)]
+    fn remember(&self, root: &Root, flow: &Flow, entry: Entry, real: u32, now: u32)
+    where
+        Self: Sized,
+    {
+        select::remember(self, root, flow, entry, real, now);
     }
     /// Whether the configuration uses a feature ([`features`]). The kernel knows at load time what it can leave out.
     #[inline(always)]

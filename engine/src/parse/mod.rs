@@ -61,6 +61,8 @@ pub struct Flow {
     pub vlan: u32,
     /// What parsing found that has a counter of its own: bits by [`crate::memory::counters::Event`].
     pub seen: Seen,
+    /// What the VIP's ring was asked by; [`HashLine::NONE`](crate::memory::HashLine::NONE): it was not asked (yet).
+    pub asked: u32,
     /// The VIP it is for.
     pub vip: Vip,
     /// Where the flow table would hold it.

@@ -199,11 +199,15 @@ proptest! {
         prop_assert_eq!(home.rest(), Seen::of(&reply).rest());
     }
 
-    /// A later fragment has no ports: its addresses alone change, and the client gets the source that it always gets.
+    /// A later fragment has no ports: its addresses alone change, and the client gets the source that it always gets; also where
+    /// the connection is not new.
     #[test]
-    fn fragments_follow(v6 in Just(false), sources: bool, n in 1_u32..200, port in 1_u16..) {
+    fn fragments_follow(v6 in Just(false), sources: bool, known: bool, n in 1_u32..200, port in 1_u16..) {
         let bed = bed(v6, v6, sources, PORTS);
         let tuple = Tuple { source: client(v6, n), destination: vip(v6), source_port: port, port: VIP_PORT };
+        if known {
+            prop_assert_eq!(sent(&bed, &tuple.udp(64, &[7; 64])).0, Reason::Forwarded);
+        }
         let mut first = tuple.udp(64, &[7; 64]);
         first[18..20].copy_from_slice(&[0x12, 0x34]);
         let mut later = first.clone();
