@@ -17,7 +17,8 @@ use tandem_engine::memory::prefixes::{self, SPACES, Space};
 use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::vips::SLOTS;
 use tandem_engine::memory::{
-    Addr, FlowSet, HashLine, IdKey, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot, ids,
+    Addr, Answer, FlowSet, HashLine, IdKey, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot,
+    ids, nats,
 };
 use tandem_engine::nat::{self, Ask};
 use tandem_engine::{Entry, Flow, remember};
@@ -47,6 +48,8 @@ static PREFIXES: Array<PrefixSlot> = Array::with_max_entries(4, MMAPABLE);
 static TREES: Array<Tree> = Array::with_max_entries(2 * SPACES, MMAPABLE);
 #[map]
 static NATS: Array<Nat> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+static ANSWERS: Array<Answer> = Array::with_max_entries(nats::ANSWERS, MMAPABLE);
 #[map]
 static TRACE: Array<Trace> = Array::with_max_entries(1, MMAPABLE);
 /// What each CPU knows of the frame that it works on. On the stack it would leave no room for anything else, and the verifier
@@ -264,6 +267,10 @@ impl Memory for Kernel {
     #[inline(always)]
     fn nat(&self, index: u32) -> Option<&Nat> {
         NATS.get(index)
+    }
+    #[inline(always)]
+    fn answer(&self, index: u32) -> Option<&Answer> {
+        ANSWERS.get(index)
     }
     #[inline(always)]
     fn nat_place(&self, _root: &Root, flow: &Flow, ask: Ask, real: u32) -> u32 {

@@ -101,7 +101,7 @@ fn serve(addresses: impl Iterator<Item = IpAddr>) {
             });
         });
         std::thread::spawn(move || {
-            let mut buffer = [0; 2048];
+            let mut buffer = [0; 8192];
             while let Ok((len, from)) = socket.recv_from(&mut buffer) {
                 let _ = socket.send_to(&buffer[..len], from);
             }
@@ -294,13 +294,22 @@ fn datagrams(clients: &[[IpAddr; 2]]) -> Vec<String> {
         for pair in 0..PAIRS.len() {
             let to = vip(pair, 7000);
             let from = SocketAddr::new(client[usize::from(to.is_ipv6())], 30_000);
-            for len in [1, 2, 17, 333, 1400] {
+            // The last one in fragments, both ways; of which the first may be too large for the way, and tell its sender.
+            for len in [1, 2, 17, 333, 1400, 4000] {
                 let sent: Vec<u8> = (0..len).map(|at| (at * 7 + n * 31 + pair) as u8).collect();
                 let received = UdpSocket::bind(from).and_then(|socket| {
                     socket.set_read_timeout(Some(TIMEOUT))?;
                     socket.connect(to)?;
+                    let mut buffer = [0; 8192];
+                    if len > 1400 {
+                        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+                        socket.send(&sent)?;
+                        match socket.recv(&mut buffer) {
+                            Ok(len) => return Ok(buffer[..len].to_vec()),
+                            Err(_) => socket.set_read_timeout(Some(TIMEOUT))?,
+                        }
+                    }
                     socket.send(&sent)?;
-                    let mut buffer = [0; 2048];
                     let len = socket.recv(&mut buffer)?;
                     Ok(buffer[..len].to_vec())
                 });

@@ -9,7 +9,7 @@ use crate::memory::vips::{
     self, BYPASS_FLOW_TABLE, DECAP, EGRESS, HAS_VIPS, HASH_DPORT_ONLY, HASH_SRC_DST_PORT, NO_SOURCE_PORT, QUIC, Vip, VipKey,
 };
 use crate::memory::{Memory, Root, features, root};
-use crate::nat::Ask;
+use crate::nat::{self, Ask};
 use crate::packet::Packet;
 use crate::parse::{Flow, Part, ethertype, is_ip, parse, parse_behind, parse_katran};
 use crate::relay;
@@ -106,6 +106,9 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
         if let Err(stop) = parse_behind(packet, flow, found) {
             return Err(relayed(packet, memory, root, stop));
         }
+        if flow.part == Part::Later && memory.has(root, features::NAT) && reply(memory, root, flow) {
+            return reply_fits(packet, memory, root, flow);
+        }
         // Asked here, not there: a BPF call costs as much as the rest of a frame's classification.
         if flow.is_ping() || flow.part == Part::Later {
             unusual(packet, memory, root, flow)?;
@@ -123,7 +126,7 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
     }
     let Some(exact) = vip(memory, root, katran, flow) else {
         if nat && reply(memory, root, flow) {
-            return fits(root, flow);
+            return reply_fits(packet, memory, root, flow);
         }
         let stop = Stop::of(NotAVip);
         return Err(if flow.quoted && !katran { relayed(packet, memory, root, stop) } else { stop });
@@ -137,7 +140,7 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
     if katran {
         is_small(packet, memory, root, flow)?;
     } else {
-        fits_or_answer(packet, memory, root, flow)?;
+        fits_or_answer(packet, memory, root, flow, root.max_frame.get())?;
     }
     if !exact && flow.vip.flags & (HASH_DPORT_ONLY | HASH_SRC_DST_PORT) == 0 {
         flow.ports &= !DESTINATION_PORT;
@@ -253,6 +256,12 @@ fn prefix_vip<M: Memory>(memory: &M, root: &Root, flow: &Flow, port: u16) -> Opt
 /// The frame can be forwarded as it is: the lengths agree, it is not too large, it may take another hop.
 #[inline(always)]
 pub fn fits(root: &Root, flow: &Flow) -> Result<(), Stop> {
+    within(flow, root.max_frame.get())
+}
+
+/// The same, with at most `most` bytes.
+#[inline(always)]
+fn within(flow: &Flow, most: u32) -> Result<(), Stop> {
     let frame = flow.frame;
     let header = if flow.quoted || flow.part != Part::Whole {
         0
@@ -264,7 +273,7 @@ pub fn fits(root: &Root, flow: &Flow) -> Result<(), Stop> {
     if end > frame || end < flow.l4.wrapping_add(header) {
         return Err(Stop::of(BadLength));
     }
-    if frame > root.max_frame.get() {
+    if frame > most {
         return Err(Stop::of(FrameTooBig));
     }
     if flow.ttl <= 1 {
@@ -276,15 +285,27 @@ pub fn fits(root: &Root, flow: &Flow) -> Result<(), Stop> {
 /// The same, with an answer to who sent a frame that is too large; never to an ICMP error or a later fragment (RFC 1122
 /// section 3.2.2).
 #[inline(always)]
-fn fits_or_answer<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<(), Stop> {
-    match fits(root, flow) {
-        Err(stop) if stop == Stop::of(FrameTooBig) => {
-            count_too_big(memory, flow);
-            let answers = memory.has(root, features::TOO_BIG) && !flow.quoted;
-            Err(if answers { answer::too_big(packet, flow, answer::accepted(root)) } else { Stop::of(FrameTooBig) })
-        }
+fn fits_or_answer<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &Flow, most: u32) -> Result<(), Stop> {
+    match within(flow, most) {
+        Err(stop) if stop == Stop::of(FrameTooBig) => too_big(packet, memory, root, flow, most),
         other => other,
     }
+}
+
+/// What a real behind NAT answers: it may grow, and its client's way takes no more than the client sends.
+#[inline(always)]
+fn reply_fits<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &Flow) -> Result<(), Stop> {
+    let to_v6 = !flow.is_v6 && memory.nat(flow.nat.wrapping_sub(1)).is_some_and(|nat| nat.read().client_v6());
+    let grows = if to_v6 { nat::grows(flow) } else { 0 };
+    fits_or_answer(packet, memory, root, flow, root.max_frame.get().saturating_sub(grows))
+}
+
+/// Off the usual way.
+#[inline(never)]
+fn too_big<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &Flow, most: u32) -> Result<(), Stop> {
+    count_too_big(memory, flow);
+    let answers = memory.has(root, features::TOO_BIG) && !flow.quoted && flow.part != Part::Later;
+    Err(if answers { answer::too_big(packet, flow, most.saturating_sub(Ethernet::LEN as u32)) } else { Stop::of(FrameTooBig) })
 }
 
 /// Katran's only check.

@@ -367,7 +367,7 @@ pub(crate) fn fragment<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32
 }
 
 /// Ticks after which the fragments of a packet are another packet's: 15 s at 250 Hz (RFC 791 suggests 15 s).
-const FRAGMENT_IDLE: u32 = 59;
+pub(crate) const FRAGMENT_IDLE: u32 = 59;
 
 #[inline(always)]
 fn trace_fragment<M: Memory>(memory: &M, tag: &Tag) {

@@ -282,7 +282,7 @@ reasons! {
     NatReply, "nat-reply", Tx, "From a real behind NAT: translated back and sent to the client.";
     NatFull, "nat-full", Drop, "To a VIP behind NAT: no port or place is free for a new connection.";
     NatUnknown, "nat-unknown", Drop, "To a VIP behind NAT: an ICMP error about no connection that is known.";
-    NatUntranslatable, "nat-untranslatable", Drop, "NAT between IPv4 and IPv6: a fragment, or an ICMP error that the other one has not.";
+    NatUntranslatable, "nat-untranslatable", Drop, "NAT between IPv4 and IPv6: an ICMP error that the other one has not, or the first fragment of a UDP packet without a checksum.";
     VlanStacked, "vlan-stacked", Pass, "Two VLAN tags, or one of a provider's network (802.1ad): not looked into.";
     PathMtu, "path-mtu", Drop, "Larger with its outer headers than the way to its real takes, and its sender is not told (tunnel.too_big, an ICMP error, a later fragment, or the least MTU of its family).";
     IcmpRelayed, "icmp-relayed", Tx, "An ICMP error about a tunnel to a real: sent on to the client, about the packet that was inside.";

@@ -72,7 +72,7 @@ fn reach(real: &Entry, reached: Option<Reached>, accepted: u32) -> bool {
         return hop.is_resolved();
     };
     let word = mac_word(mac.0);
-    let narrow = out.mtu != 0 && u32::from(out.mtu) < accepted + overhead(hop);
+    let narrow = out.mtu != 0 && u32::from(out.mtu) < accepted + overhead(hop, false);
     if hop.is_resolved() && hop.mac() == word && before == (out, from) && hop.is_narrow() == narrow {
         return false;
     }

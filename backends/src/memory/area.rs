@@ -6,7 +6,9 @@ use std::ops::Deref;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 
-use tandem_engine::memory::{FlowSet, HashLine, IdLine, Line, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot};
+use tandem_engine::memory::{
+    Answer, FlowSet, HashLine, IdLine, Line, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot,
+};
 
 /// A type that may live in memory that others write at any time.
 ///
@@ -20,7 +22,7 @@ macro_rules! shared {
         unsafe impl Shared for $table {}
     )* };
 }
-shared!(Root, VipSlot, RingLine, Real, FlowSet, HashLine, Line, Trace, IdLine, PrefixSlot, Tree, Nat);
+shared!(Root, VipSlot, RingLine, Real, FlowSet, HashLine, Line, Trace, IdLine, PrefixSlot, Tree, Nat, Answer);
 
 /// Why a table cannot be mapped.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tandem_engine::memory::counters::BLOCK;
 use tandem_engine::memory::{
-    FlowSet, HashLine, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot,
+    Answer, FlowSet, HashLine, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot,
 };
 
 use super::tables::Tables;
@@ -78,6 +78,10 @@ impl<const TRACED: bool> Memory for Desk<TRACED> {
     #[inline(always)]
     fn nat(&self, index: u32) -> Option<&Nat> {
         self.tables.nats.get(index as usize)
+    }
+    #[inline(always)]
+    fn answer(&self, index: u32) -> Option<&Answer> {
+        self.tables.answers.get(index as usize)
     }
     #[inline(always)]
     fn count(&self, index: u32) -> Option<&Line> {

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use tandem_engine::memory::counters::BLOCK;
 use tandem_engine::memory::features;
 use tandem_engine::memory::flows::WAYS;
+use tandem_engine::memory::nats::ANSWERS;
 use tandem_engine::memory::prefixes::SPACES;
 use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::vips::SLOTS;
-use tandem_engine::memory::{FlowSet, HashLine, IdLine, Line, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot};
+use tandem_engine::memory::{
+    Answer, FlowSet, HashLine, IdLine, Line, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot,
+};
 
 use super::area::{Area, MapError, Shared};
 use crate::config::Plan;
@@ -108,6 +111,7 @@ pub struct Tables {
     pub(super) prefixes: Area<PrefixSlot>,
     pub(super) trees: Area<Tree>,
     pub(super) nats: Area<Nat>,
+    pub(super) answers: Area<Answer>,
     trace: Area<Trace>,
     /// Stands in for the first entry of an area, which always has one.
     no_root: Root,
@@ -137,6 +141,7 @@ impl Tables {
             prefixes: source.area("PREFIXES", 2 * sizes.prefix_slots as usize)?,
             trees: source.area("TREES", 2 * SPACES as usize)?,
             nats: source.area("NATS", sizes.nat_places as usize)?,
+            answers: source.area("ANSWERS", ANSWERS as usize)?,
             trace: source.area("TRACE", 1)?,
             no_root: Root::default(),
             no_trace: Trace::default(),
@@ -187,6 +192,10 @@ impl Tables {
     /// The NAT table.
     pub fn nats(&self) -> &[Nat] {
         &self.nats
+    }
+    /// The answers of NAT that come in fragments.
+    pub fn answers(&self) -> &[Answer] {
+        &self.answers
     }
     /// The trace cell.
     pub fn trace(&self) -> &Trace {

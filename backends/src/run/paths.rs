@@ -21,7 +21,7 @@ pub(super) fn warn_of_narrow_ways(plan: &Plan, interface: &Interface, tables: &T
     let accepted = plan.max_frame - Ethernet::LEN as u32;
     let mut narrow: BTreeMap<(u16, u32), Vec<&Real>> = BTreeMap::new();
     for real in reals().filter(|real| real.hop().is_narrow()) {
-        narrow.entry((real.out().mtu, overhead(real.hop()))).or_default().push(real);
+        narrow.entry((real.out().mtu, overhead(real.hop(), true))).or_default().push(real);
     }
     for ((mtu, headers), reals) in narrow {
         let Some(first) = reals.first() else { continue };

@@ -34,9 +34,9 @@ pub enum Role {
 }
 
 /// The maps that make up the one memory, and the workers' sockets.
-pub(super) const MAPS: [&str; 16] = [
-    "ROOT", "VIPS", "RINGS", "REALS", "FLOWS", "HASHES", "COUNTS", "IDS", "PREFIXES", "TREES", "NATS", "TRACE", "AGAIN", "XSKS",
-    "DEVICES", "LANES",
+pub(super) const MAPS: [&str; 17] = [
+    "ROOT", "VIPS", "RINGS", "REALS", "FLOWS", "HASHES", "COUNTS", "IDS", "PREFIXES", "TREES", "NATS", "ANSWERS", "TRACE",
+    "AGAIN", "XSKS", "DEVICES", "LANES",
 ];
 
 /// Creates (or takes over) the maps, and maps them.

@@ -96,6 +96,9 @@ impl Twins {
         for (i, (a, b)) in ours.nats().iter().zip(theirs.nats()).enumerate() {
             assert_eq!(a.snapshot(), b.snapshot(), "place {i} of NAT");
         }
+        for (i, (a, b)) in ours.answers().iter().zip(theirs.answers()).enumerate() {
+            assert_eq!(a.snapshot(), b.snapshot(), "place {i} of NAT's answers in fragments");
+        }
         let counters = Counters::read(ours, 0..1);
         assert_eq!(counters, Counters::read(theirs, 0..1));
         counters

@@ -34,6 +34,8 @@ pub fn plan(rng: &mut Rng, sources: usize) -> Plan {
 #[derive(Default)]
 pub struct Talk {
     last: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Later fragments that were translated: clients', and answers.
+    later: [u32; 2],
 }
 
 impl Talk {
@@ -44,13 +46,16 @@ impl Talk {
         let mut frame = match rng.below(8) {
             0 => error(rng, &out),
             1 => error(rng, &turned(&sent)),
-            2 => sent,
+            2 | 3 => sent,
             _ => turned(&out),
         };
         let l4 = frames::l4(&frame);
         if frame.len() > l4 + 14 && rng.one_in(4) {
             // Flags of TCP; the checksum is wrong then, which nobody here looks at.
             frame[l4 + 13] = *rng.pick(&[0x02, 0x10, 0x11, 0x12, 0x14, 0x04, 0x01]);
+        }
+        if rng.one_in(5) {
+            frame = fragment(rng, frame);
         }
         if rng.one_in(30) {
             let at = 14 + rng.below(frame.len() as u64 - 14) as usize;
@@ -61,6 +66,10 @@ impl Talk {
 
     /// Remembers what came of it.
     pub fn note(&mut self, frame: &[u8], out: &[u8], decision: &Decision) {
+        if is_later(frame) {
+            self.later[0] += u32::from(decision.reason == Some(Reason::Forwarded));
+            self.later[1] += u32::from(decision.reason == Some(Reason::NatReply));
+        }
         let plain = |frame: &[u8]| matches!(frame[12..14], [8, 0] | [0x86, 0xdd]);
         if decision.reason == Some(Reason::Forwarded) && frame.len() < 300 && plain(frame) && plain(out) {
             if self.last.len() > 200 {
@@ -86,6 +95,30 @@ fn turned(frame: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// A fragment of it, of one of few packets, so that first and later ones of the same packet come by.
+fn fragment(rng: &mut Rng, mut frame: Vec<u8>) -> Vec<u8> {
+    let (id, at) = (rng.below(3) as u8, *rng.pick(&[1_u16, 8 << 3 | 1, 24 << 3]));
+    if frames::l4(&frame) == 34 {
+        let [high, low] = (at >> 3 | (at & 1) << 13).to_be_bytes();
+        frame[18..22].copy_from_slice(&[0, id, high, low]);
+    } else {
+        let [high, low] = at.to_be_bytes();
+        let len = u16::from_be_bytes([frame[18], frame[19]]).wrapping_add(8);
+        frame[18..20].copy_from_slice(&len.to_be_bytes());
+        let protocol = std::mem::replace(&mut frame[20], 44);
+        frame.splice(54..54, [protocol, 0, high, low, 0, 0, 0, id]);
+    }
+    frame
+}
+
+/// Whether it is a later fragment.
+fn is_later(frame: &[u8]) -> bool {
+    match frame.get(12..14) {
+        Some([8, 0]) => frame.len() > 21 && (frame[20] & 0x1f != 0 || frame[21] != 0),
+        _ => frame.len() > 57 && frame[20] == 44 && (frame[56] != 0 || frame[57] & 0xf8 != 0),
+    }
+}
+
 /// An ICMP error about `frame`, from a router to who sent it.
 fn error(rng: &mut Rng, frame: &[u8]) -> Vec<u8> {
     let v6 = frames::l4(frame) == 54;
@@ -109,7 +142,7 @@ fn error(rng: &mut Rng, frame: &[u8]) -> Vec<u8> {
 }
 
 /// Sends `count` frames through both seats.
-pub fn talk(rng: &mut Rng, plan: &Plan, twins: &mut Twins, count: u64) {
+pub fn talk(rng: &mut Rng, plan: &Plan, twins: &mut Twins, count: u64) -> Talk {
     let mut talk = Talk::default();
     for n in 0..count {
         if n % 100 == 0 {
@@ -119,6 +152,7 @@ pub fn talk(rng: &mut Rng, plan: &Plan, twins: &mut Twins, count: u64) {
         let (decision, out) = twins.frame_and_bytes(&frame, Headroom::Usual);
         talk.note(&frame, &out, &decision);
     }
+    talk
 }
 
 #[test]
@@ -127,7 +161,9 @@ fn nat() {
         let mut rng = Rng(21 + sources as u64);
         let plan = plan(&mut rng, sources);
         let Some(mut twins) = Twins::new(&plan, 64) else { return };
-        talk(&mut rng, &plan, &mut twins, frames_of_this_run() / 10);
+        let talked = talk(&mut rng, &plan, &mut twins, frames_of_this_run() / 5);
+        eprintln!("later fragments of clients' and of answers: {:?}", talked.later);
+        assert!(talked.later.iter().all(|count| *count > 10));
         let counters = twins.assert_tables_equal();
         eprintln!("NAT, sources {sources}: {:?}", counters.reasons);
         for reason in [Reason::Forwarded, Reason::NatReply, Reason::NatUnknown, Reason::TtlExpired] {

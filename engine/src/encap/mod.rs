@@ -16,7 +16,7 @@ use crate::packet::Packet;
 use crate::parse::{Flow, Part};
 use crate::verdict::{Action, Reason, Stop};
 use crate::vlan;
-use crate::wire::{Ethernet, Header, Ipv4, Ipv6, Udp};
+use crate::wire::{Ethernet, FragmentHeader, Header, Ipv4, Ipv6, Udp};
 
 /// The most bytes that any method puts in front of the client's packet.
 pub const ROOM_MAX: usize = const { Ipv6::LEN + Udp::LEN + tunnel::GENEVE_ETHERNET };
@@ -27,22 +27,23 @@ pub const fn room_for(real_is_v6: bool, method: Method) -> u8 {
         return 0;
     }
     if let Method::Nat = method {
-        // from IPv4 to IPv6
-        return if real_is_v6 { const { (Ipv6::LEN - Ipv4::LEN) as u8 } } else { 0 };
+        // A fragment, from IPv4 to IPv6.
+        return if real_is_v6 { const { (Ipv6::LEN - Ipv4::LEN + FragmentHeader::LEN) as u8 } } else { 0 };
     }
     let ip = if real_is_v6 { Ipv6::LEN } else { Ipv4::LEN };
     // 70 at most
     ip.wrapping_add(tunnel::behind_ip(method)) as u8
 }
 
-/// The same for a real's entry.
+/// The same for a real's entry; `whole`: in front of a packet that is no fragment.
 #[inline(always)]
-pub fn overhead(hop: Hop) -> u32 {
+pub fn overhead(hop: Hop, whole: bool) -> u32 {
     let ip = if hop.is_v6() { Ipv6::LEN } else { Ipv4::LEN };
     let all = if hop.is(Method::L2) {
         0
     } else if hop.is(Method::Nat) {
-        if hop.is_v6() { const { Ipv6::LEN - Ipv4::LEN } } else { 0 }
+        let header = if whole { 0 } else { FragmentHeader::LEN };
+        if hop.is_v6() { const { Ipv6::LEN - Ipv4::LEN }.wrapping_add(header) } else { 0 }
     } else if hop.is(Method::Ipip) {
         ip
     } else {
@@ -56,7 +57,7 @@ pub fn overhead(hop: Hop) -> u32 {
 /// 3.2.2), and never of less than its family always takes.
 #[inline(always)]
 fn fits_the_way<P: Packet>(packet: &mut P, flow: &Flow, hop: Hop, mtu: u16, answers: bool) -> Result<(), Stop> {
-    let headers = if hop.is(Method::Nat) && flow.is_v6 { 0 } else { overhead(hop) };
+    let headers = if hop.is(Method::Nat) && flow.is_v6 { 0 } else { overhead(hop, flow.part == Part::Whole) };
     let fits = (mtu as u32).saturating_sub(headers);
     if mtu == 0 || flow.len <= fits {
         return Ok(());

@@ -20,7 +20,7 @@ pub mod vips;
 pub use counters::{Line, SeatCounter, VipCounter};
 pub use flows::{FlowSet, HashLine, Tag};
 pub use ids::{IdKey, IdLine};
-pub use nats::{Nat, NatRules};
+pub use nats::{Answer, Nat, NatRules};
 pub use prefixes::{PrefixKey, PrefixSlot, Space, Tree};
 pub use reals::Real;
 pub use rings::RingLine;
@@ -62,6 +62,8 @@ pub trait Memory {
     fn tree(&self, index: u32) -> Option<&Tree>;
     /// Place `index` of the NAT table.
     fn nat(&self, index: u32) -> Option<&Nat>;
+    /// Place `index` of the answers that come in fragments.
+    fn answer(&self, index: u32) -> Option<&Answer>;
     /// [`nat::place`].
     #[inline(always)]
     fn nat_place(&self, root: &Root, flow: &Flow, ask: nat::Ask, real: u32) -> u32

@@ -79,6 +79,38 @@ impl NatRules {
     }
 }
 
+/// Places for answers that come in fragments.
+pub const ANSWERS: u32 = 1024;
+
+/// An answer that comes in fragments, by which its later ones find their connection: `print << 40 | tick << 28 | place plus one`,
+/// a single word, so that nobody reads a mixture. Who reads it compares the addresses with the connection's.
+#[repr(transparent)]
+#[cfg_attr(not(target_arch = "bpf"), derive(Default, Debug))]
+pub struct Answer(S64);
+
+impl Answer {
+    const PLACE: u64 = (1 << 28) - 1;
+    const TICK: u32 = (1 << 12) - 1;
+    const TICK_SHIFT: u32 = 28;
+    const PRINT_SHIFT: u32 = 40;
+
+    /// Notes the place (plus one) of its connection.
+    #[inline(always)]
+    pub fn note(&self, print: u64, place: u32, now: u32) {
+        let tick = ((now & Self::TICK) as u64) << Self::TICK_SHIFT;
+        self.0.set(print >> Self::PRINT_SHIFT << Self::PRINT_SHIFT | tick | place as u64 & Self::PLACE);
+    }
+
+    /// The place (plus one), if it was noted within `idle` ticks; 0: another answer's, or none.
+    #[inline(always)]
+    pub fn place(&self, print: u64, now: u32, idle: u32) -> u32 {
+        let word = self.0.get();
+        let age = now.wrapping_sub((word >> Self::TICK_SHIFT) as u32) & Self::TICK;
+        let is_it = (word ^ print) >> Self::PRINT_SHIFT == 0 && age <= idle;
+        if is_it { (word & Self::PLACE) as u32 } else { 0 }
+    }
+}
+
 /// How far a connection is: each has its own idle time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
@@ -388,5 +420,13 @@ impl Nat {
     pub fn snapshot(&self) -> [u64; 11] {
         let ([a, b], [c, d]) = (&self.client, &self.vip);
         [a, b, c, d, &self.ports, &self.who, &self.lock, &self.life, &self.back, &self.home, &self.arrival].map(S64::get)
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl Answer {
+    /// The word as it is.
+    pub fn snapshot(&self) -> u64 {
+        self.0.get()
     }
 }

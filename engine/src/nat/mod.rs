@@ -12,16 +12,17 @@ pub use icmp::error;
 pub use rewrite::translate;
 
 use crate::encap::{done, fits_way, tag};
-use crate::hash;
+use crate::hash::{self, Kind};
 use crate::memory::counters::{Event, VipCounter, count_event, count_vip};
-use crate::memory::nats::{Found, MAX_SOURCES, Nat, NatRules, Opening, PROBES, Side};
+use crate::memory::nats::{ANSWERS, Found, MAX_SOURCES, Nat, NatRules, Opening, PROBES, Side};
 use crate::memory::vips::{NAT_SOURCE, NAT_V4, NAT_V6};
 use crate::memory::{Addr, Memory, Root, VipKey, features, vips};
 use crate::packet::Packet;
 use crate::parse::{Flow, Part};
+use crate::select::FRAGMENT_IDLE;
 use crate::verdict::Reason::{NatFull, NatUnknown, NoHeadroom};
 use crate::verdict::Stop;
-use crate::wire::{IPPROTO_TCP, IPPROTO_UDP};
+use crate::wire::{FragmentHeader, IPPROTO_TCP, IPPROTO_UDP, Ipv4, Ipv6};
 
 /// What is asked of the NAT table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,6 +88,13 @@ pub(crate) fn send<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root
         Some(real) => tag(packet, memory, flow, real),
         None => Ok(()),
     }
+}
+
+/// Bytes that a packet grows by from IPv4 to IPv6: a fragment has a header of its own there.
+#[inline(always)]
+pub(crate) fn grows(flow: &Flow) -> u32 {
+    const HEADER: u32 = const { (Ipv6::LEN - Ipv4::LEN) as u32 };
+    if flow.part == Part::Whole { HEADER } else { const { HEADER + FragmentHeader::LEN as u32 } }
 }
 
 /// The places that a client's connections may be in.
@@ -179,13 +187,29 @@ fn is_clients(found: &Found, flow: &Flow) -> bool {
         && found.is_tcp() == (flow.protocol == IPPROTO_TCP)
 }
 
-/// A packet to no VIP: by the port it is sent to, or by the client it is sent to.
+/// A packet to no VIP. Later fragments have no ports: the first one shows them the way.
 #[inline(always)]
 fn of_real<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> u32 {
-    let rules = &root.nat;
     if flow.protocol != IPPROTO_TCP && flow.protocol != IPPROTO_UDP {
         return 0;
     }
+    let print = if flow.part == Part::Whole { 0 } else { hash::tag(root, flow, Kind::Fragment).print };
+    let Some(answer) = memory.answer(print as u32 & const { ANSWERS - 1 }) else { return 0 };
+    if flow.part == Part::Later {
+        let place = answer.place(print, now, FRAGMENT_IDLE);
+        return if place != 0 && answers(memory, &root.nat, place.wrapping_sub(1), flow, now) { place } else { 0 };
+    }
+    let place = by_ports(memory, root, flow, now);
+    if place != 0 && flow.part == Part::First {
+        answer.note(print, place, now);
+    }
+    place
+}
+
+/// By the port that it is sent to, or by the client that it is sent to.
+#[inline(always)]
+fn by_ports<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> u32 {
+    let rules = &root.nat;
     let about = vips::find(memory, root, &VipKey::address(flow.dst));
     if let Some(about) = about.filter(|about| about.flags & NAT_SOURCE != 0) {
         let port = u16::from_be((flow.ports >> 16) as u16) as u32;
@@ -227,7 +251,7 @@ fn answers<M: Memory>(memory: &M, rules: &NatRules, at: u32, flow: &Flow, now: u
     let found = nat.read();
     let Some(real) = memory.real(found.real()) else { return false };
     let to = if found.source() == 0 { found.client } else { rules.source(found.source().wrapping_sub(1)) };
-    let same = (found.ports >> 32) as u32 == flow.ports
+    let same = (flow.part == Part::Later || (found.ports >> 32) as u32 == flow.ports)
         && real.addr() == flow.src
         && real.hop().is_present()
         && real.hop().is_v6() == flow.is_v6

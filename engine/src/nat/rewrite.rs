@@ -8,11 +8,16 @@ use crate::packet::Packet;
 use crate::parse::{Flow, Part};
 use crate::verdict::Reason::{NatUntranslatable, NoHeadroom, NoNextHop, NoReal};
 use crate::verdict::{Reason, Stop};
-use crate::wire::{DONT_FRAGMENT, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, IPPROTO_TCP, IPPROTO_UDP, Ipv4, Ipv6, Udp};
+use crate::wire::{
+    DONT_FRAGMENT, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, FragmentHeader, Header, IPPROTO_FRAGMENT, IPPROTO_TCP, IPPROTO_UDP,
+    Ipv4, Ipv6, Udp,
+};
 
 /// Where IPv4's transport header is, without options, and IPv6's.
 pub(super) const L4_V4: usize = const { Ethernet::LEN + Ipv4::LEN };
 pub(super) const L4_V6: usize = const { Ethernet::LEN + Ipv6::LEN };
+/// Where a UDP header has its checksum.
+const UDP_CHECKSUM: usize = 6;
 
 /// What a packet becomes.
 #[derive(Clone, Copy)]
@@ -35,16 +40,31 @@ pub fn translate<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, 
     if new.to == 0 {
         return failed(NoNextHop);
     }
-    let failed = if flow.is_v6 == new.is_v6 {
-        done(in_place(packet, flow, &new))
-    } else if flow.part != Part::Whole {
-        FAILED_TRANSLATION
+    let to_v6 = new.is_v6 && !flow.is_v6;
+    let no_checksum = to_v6 && has_no_checksum(packet, flow);
+    if no_checksum && flow.part == Part::First {
+        return FAILED_TRANSLATION;
+    }
+    done(rewrite(packet, flow, &new, no_checksum))
+}
+
+#[inline(always)]
+fn rewrite<P: Packet>(packet: &mut P, flow: &Flow, new: &New, no_checksum: bool) -> Option<()> {
+    let grown = addresses_grown((flow.src, flow.dst), (new.src, new.dst));
+    let l4 = if flow.is_v6 == new.is_v6 {
+        in_place(packet, flow, new, grown)?
     } else if new.is_v6 {
-        done(to_v6(packet, flow, &new))
+        to_v6(packet, flow, new)?
     } else {
-        done(to_v4(packet, flow, &new))
+        to_v4(packet, flow, new)?
     };
-    if failed != 0 { failed } else { done(link(packet, &new)) }
+    if flow.part != Part::Later {
+        transport(packet, l4, flow.protocol, new.ports, grown)?;
+    }
+    if no_checksum {
+        fill_checksum(packet, new, payload(flow))?;
+    }
+    link(packet, new)
 }
 
 /// What the frame becomes.
@@ -141,10 +161,9 @@ pub(super) const fn after(checksum: [u8; 2], grown: u64) -> [u8; 2] {
     checksum::finish((!u16::from_ne_bytes(checksum) as u64).wrapping_add(grown)).to_ne_bytes()
 }
 
-/// The same family: only what differs is written.
+/// The same family: only what differs is written. Gives where the transport header is.
 #[inline(always)]
-fn in_place<P: Packet>(packet: &mut P, flow: &Flow, new: &New) -> Option<()> {
-    let grown = addresses_grown((flow.src, flow.dst), (new.src, new.dst));
+fn in_place<P: Packet>(packet: &mut P, flow: &Flow, new: &New, grown: u64) -> Option<usize> {
     if new.is_v6 {
         let ip = Ipv6::view_mut(packet, Ethernet::LEN)?;
         ip.decrement_hop_limit();
@@ -156,10 +175,7 @@ fn in_place<P: Packet>(packet: &mut P, flow: &Flow, new: &New) -> Option<()> {
         ip.src = (new.src[0] as u32).to_ne_bytes();
         ip.dst = (new.dst[0] as u32).to_ne_bytes();
     }
-    if flow.part == Part::Later {
-        return Some(());
-    }
-    transport(packet, flow.l4(), flow.protocol, new.ports, grown)
+    Some(flow.l4())
 }
 
 /// New ports and checksum for the transport header at `at`; `grown` is what the pseudo header's sum grew by. A header that
@@ -176,8 +192,7 @@ pub(super) fn transport<P: Packet>(packet: &mut P, at: usize, protocol: u8, port
             *checksum = after(*checksum, grown);
         }
     } else {
-        const CHECKSUM: usize = 6;
-        if let Some(checksum) = packet.bytes_anywhere_mut::<2>(at.wrapping_add(CHECKSUM))
+        if let Some(checksum) = packet.bytes_anywhere_mut::<2>(at.wrapping_add(UDP_CHECKSUM))
             && *checksum != [0; 2]
         {
             *checksum = no_zero(after(*checksum, grown));
@@ -219,34 +234,50 @@ fn payload(flow: &Flow) -> u32 {
     flow.len.wrapping_sub(flow.l4.wrapping_sub(Ethernet::LEN as u32))
 }
 
-/// IPv4 to IPv6 (RFC 7915 section 4.1). Options are left out.
+/// A UDP packet without a checksum: IPv6 wants one (RFC 8200 section 8.1).
 #[inline(always)]
-fn to_v6<P: Packet>(packet: &mut P, flow: &Flow, new: &New) -> Option<()> {
-    let payload = payload(flow);
-    place_l4(packet, flow.l4(), L4_V6)?;
-    emit_v6(Ipv6::view_mut(packet, Ethernet::LEN)?, flow, new, payload, flow.protocol);
-    if flow.protocol == IPPROTO_UDP && Udp::view(packet, L4_V6)?.checksum.get() == 0 {
-        // IPv6 wants one (RFC 8200 section 8.1).
-        let udp = Udp::view_mut(packet, L4_V6)?;
-        udp.ports = new.ports.to_ne_bytes();
-        let sum = packet.sum(L4_V6, payload as usize)?.wrapping_add(pseudo_header(new, payload, IPPROTO_UDP));
-        let checksum = no_zero(checksum::finish(sum).to_ne_bytes());
-        Udp::view_mut(packet, L4_V6)?.checksum = u16::from_be_bytes(checksum).into();
-        return Some(());
-    }
-    let grown = addresses_grown((flow.src, flow.dst), (new.src, new.dst));
-    transport(packet, L4_V6, flow.protocol, new.ports, grown)
+fn has_no_checksum<P: Packet>(packet: &P, flow: &Flow) -> bool {
+    flow.protocol == IPPROTO_UDP
+        && flow.part != Part::Later
+        && packet.bytes_anywhere::<2>(flow.l4().wrapping_add(UDP_CHECKSUM)).is_none_or(|sum| *sum == [0; 2])
 }
 
-/// IPv6 to IPv4 (RFC 7915 section 5.1). Extension headers are left out. "Don't fragment" is always set: no identification
-/// has to be made up (RFC 6864), and the sender is one that expects to be told.
+/// Gives it one, in IPv6.
 #[inline(always)]
-fn to_v4<P: Packet>(packet: &mut P, flow: &Flow, new: &New) -> Option<()> {
-    let payload = payload(flow);
+fn fill_checksum<P: Packet>(packet: &mut P, new: &New, len: u32) -> Option<()> {
+    let sum = packet.sum(L4_V6, len as usize)?.wrapping_add(pseudo_header(new, len, IPPROTO_UDP));
+    let checksum = no_zero(checksum::finish(sum).to_ne_bytes());
+    Udp::view_mut(packet, L4_V6)?.checksum = u16::from_be_bytes(checksum).into();
+    Some(())
+}
+
+/// IPv4 to IPv6 (RFC 7915 section 4.1). Options are left out; a fragment gets a fragment header, of the same offset and
+/// identification. Gives where the transport header is.
+#[inline(always)]
+fn to_v6<P: Packet>(packet: &mut P, flow: &Flow, new: &New) -> Option<usize> {
+    let whole = flow.part == Part::Whole;
+    let (between, next) = if whole { (0, flow.protocol) } else { (FragmentHeader::LEN, IPPROTO_FRAGMENT) };
+    let (payload, l4) = (payload(flow).wrapping_add(between as u32), L4_V6.wrapping_add(between));
+    place_l4(packet, flow.l4(), l4)?;
+    emit_v6(Ipv6::view_mut(packet, Ethernet::LEN)?, flow, new, payload, next);
+    if !whole {
+        FragmentHeader::view_mut(packet, L4_V6)?.emit(flow.protocol, flow.fragment_at, flow.fragment);
+    }
+    Some(l4)
+}
+
+/// IPv6 to IPv4 (RFC 7915 section 5.1). Extension headers are left out. "Don't fragment" is set in what is no fragment: no
+/// identification has to be made up (RFC 6864), and the sender is one that expects to be told. Gives where the transport header
+/// is.
+#[inline(always)]
+fn to_v4<P: Packet>(packet: &mut P, flow: &Flow, new: &New) -> Option<usize> {
     place_l4(packet, flow.l4(), L4_V4)?;
-    emit_v4(Ipv4::view_mut(packet, Ethernet::LEN)?, flow, new, payload, flow.protocol);
-    let grown = addresses_grown((flow.src, flow.dst), (new.src, new.dst));
-    transport(packet, L4_V4, flow.protocol, new.ports, grown)
+    let ip = Ipv4::view_mut(packet, Ethernet::LEN)?;
+    emit_v4(ip, flow, new, payload(flow), flow.protocol);
+    if flow.part != Part::Whole {
+        ip.set_fragment(flow.fragment as u16, flow.fragment_at);
+    }
+    Some(L4_V4)
 }
 
 #[inline(always)]

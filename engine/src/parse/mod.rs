@@ -45,6 +45,8 @@ pub struct Flow {
     pub l4: u32,
     /// Identification of a first fragment.
     pub fragment: u32,
+    /// Where a fragment is in its packet, and whether others follow, as in [`FragmentHeader::offset`](crate::wire::FragmentHeader::offset).
+    pub fragment_at: u16,
     /// Bytes of the frame when it came, without the tag that was taken off.
     pub frame: u32,
     /// Bytes of the IP packet, as its header says.

@@ -43,6 +43,7 @@ pub(crate) fn parse_behind<P: Packet>(packet: &P, flow: &mut Flow, ethertype: u1
         _ => return Err(Stop::of(NotIp)),
     };
     if let Part::Later = flow.part {
+        flow.l4 = l4 as u32;
         return Ok(());
     }
     match flow.protocol {
@@ -61,14 +62,17 @@ fn ipv4<P: Packet>(packet: &P, flow: &mut Flow) -> Result<usize, Stop> {
     flow.set_ipv4(ip);
     if ip.is_fragment() {
         let id = ip.id.get() as u32;
-        set_fragment(flow, id, ip.fragment_offset() == 0);
+        set_fragment(flow, id, ip.fragment_offset() << 3 | ip.more_fragments());
     }
     Ok(const { Ethernet::LEN }.wrapping_add(ip.header_len()))
 }
 
+/// `at` as in [`FragmentHeader::offset`].
 #[inline(always)]
-fn set_fragment(flow: &mut Flow, id: u32, first: bool) {
+fn set_fragment(flow: &mut Flow, id: u32, at: u16) {
+    let first = at >> 3 == 0;
     flow.fragment = id;
+    flow.fragment_at = at;
     flow.part = if first { Part::First } else { Part::Later };
     if !first {
         flow.ports = id;
@@ -108,7 +112,7 @@ fn extensions<P: Packet>(packet: &P, flow: &mut Flow, at: usize) -> Result<(), S
             let header = FragmentHeader::view(packet, here).ok_or(Stop::of(TruncatedL4))?;
             // An atomic fragment (RFC 6946) is a whole packet.
             if header.is_fragment() {
-                set_fragment(flow, header.id.get(), header.is_first());
+                set_fragment(flow, header.id.get(), header.offset.get());
             }
             flow.protocol = header.next_header;
             walked = walked.wrapping_add(FragmentHeader::LEN);

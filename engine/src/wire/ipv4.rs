@@ -11,6 +11,8 @@ pub const DONT_FRAGMENT: u16 = 0x4000;
 const IS_FRAGMENT: u16 = 0x3fff;
 /// The fragment offset, in [`Ipv4::fragment`].
 const OFFSET: u16 = 0x1fff;
+/// Where the bit "more fragments" is in it.
+const MORE_SHIFT: u16 = 13;
 
 /// The IPv4 header without options, 20 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -56,6 +58,20 @@ impl Ipv4 {
     #[inline(always)]
     pub fn fragment_offset(&self) -> u16 {
         self.fragment.get() & OFFSET
+    }
+
+    /// 1: others follow it in its packet; else 0.
+    #[inline(always)]
+    pub fn more_fragments(&self) -> u16 {
+        self.fragment.get() >> MORE_SHIFT & 1
+    }
+
+    /// A fragment of packet `id`, `at` as in [`FragmentHeader::offset`](super::FragmentHeader::offset).
+    #[inline(always)]
+    pub fn set_fragment(&mut self, id: u16, at: u16) {
+        self.id = U16::new(id);
+        self.fragment = U16::new(at >> 3 | (at & 1) << MORE_SHIFT);
+        self.renew_checksum();
     }
 
     /// As a router forwards (RFC 1812 section 5.3.1). The TTL must be above 0.

@@ -53,16 +53,17 @@ pub struct FragmentHeader {
 super::header!(FragmentHeader);
 
 impl FragmentHeader {
+    /// Writes it.
+    #[inline(always)]
+    pub fn emit(&mut self, next_header: u8, offset: u16, id: u32) {
+        (self.next_header, self.reserved) = (next_header, 0);
+        (self.offset, self.id) = (U16::new(offset), U32::new(id));
+    }
+
     /// Whether there are other fragments of the packet.
     #[inline(always)]
     pub fn is_fragment(&self) -> bool {
         self.offset.get() & 0xfff9 != 0
-    }
-
-    /// Whether it begins the packet.
-    #[inline(always)]
-    pub fn is_first(&self) -> bool {
-        self.offset.get() >> 3 == 0
     }
 }
 

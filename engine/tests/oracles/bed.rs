@@ -7,13 +7,14 @@ use std::ops::Range;
 use etherparse::{PacketBuilder, TcpHeader};
 use tandem_engine::maglev::{Endpoint, Recipe, Weighting, fill};
 use tandem_engine::memory::counters::BLOCK;
+use tandem_engine::memory::nats::ANSWERS;
 use tandem_engine::memory::prefixes::SPACES;
 use tandem_engine::memory::reals::{Method, Out, Way};
 use tandem_engine::memory::rings::SLOTS_PER_LINE;
 use tandem_engine::memory::root::LAYOUT;
 use tandem_engine::memory::vips::{PROBES, SLOTS};
 use tandem_engine::memory::{
-    FlowSet, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, Vip, VipKey, VipSlot,
+    Answer, FlowSet, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, Vip, VipKey, VipSlot,
 };
 use tandem_engine::wire::mac_word;
 use tandem_engine::{Addr, NO_VIP, Packet, Verdict};
@@ -37,6 +38,7 @@ pub struct Bed {
     prefixes: Vec<PrefixSlot>,
     trees: Vec<Tree>,
     pub nats: Vec<Nat>,
+    answers: Vec<Answer>,
     pub trace: Trace,
     pub now: Cell<u32>,
 }
@@ -59,6 +61,7 @@ impl Bed {
             prefixes: table(4),
             trees: table(2 * SPACES),
             nats: table(1),
+            answers: table(ANSWERS),
             trace: Trace::default(),
             now: Cell::new(30_000),
         };
@@ -159,6 +162,9 @@ impl Memory for Bed {
     }
     fn nat(&self, index: u32) -> Option<&Nat> {
         self.nats.get(index as usize)
+    }
+    fn answer(&self, index: u32) -> Option<&Answer> {
+        self.answers.get(index as usize)
     }
     fn count(&self, index: u32) -> Option<&Line> {
         self.counts.get(index as usize)

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 use tandem_engine::Reason;
-use tandem_engine::memory::features::NAT;
+use tandem_engine::memory::features::{NAT, TOO_BIG};
 use tandem_engine::memory::reals::{Method, Way};
 use tandem_engine::memory::vips::{HAS_VIPS, NAT_SOURCE, NAT_V4, NAT_V6};
 use tandem_engine::memory::{Vip, VipKey};
@@ -143,6 +143,62 @@ fn answer(got: &Seen, tcp: bool, payload: &[u8]) -> Vec<u8> {
     if tcp { tuple.tcp(64, false, false, payload) } else { tuple.udp(64, payload) }
 }
 
+/// Bytes of the first fragment's payload.
+const CUT: usize = 24;
+/// Identification of a packet in fragments.
+const ID: u16 = 0x1234;
+
+/// The frame's packet in two fragments.
+fn split(frame: &[u8]) -> [Vec<u8>; 2] {
+    let is_v4 = frame[12..14] == [8, 0];
+    let l4 = if is_v4 { 34 } else { 54 };
+    [(1, &frame[l4..l4 + CUT]), (CUT as u16, &frame[l4 + CUT..])].map(|(at, payload)| {
+        let mut head = frame[..l4].to_vec();
+        if is_v4 {
+            head[16..18].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
+            head[18..20].copy_from_slice(&ID.to_be_bytes());
+            head[20..22].copy_from_slice(&(at >> 3 | (at & 1) << 13).to_be_bytes());
+            head[24..26].fill(0);
+            let sum = rfc1071(&[&head[14..34]]);
+            head[24..26].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            head[18..20].copy_from_slice(&(8 + payload.len() as u16).to_be_bytes());
+            let protocol = std::mem::replace(&mut head[20], 44);
+            head.extend([&[protocol, 0][..], &at.to_be_bytes(), &u32::from(ID).to_be_bytes()].concat());
+        }
+        [&head, payload].concat()
+    })
+}
+
+/// What the fragments have become, put together.
+fn joined(bed: &Bed, fragments: &[Vec<u8>], reason: Reason) -> Result<Seen, TestCaseError> {
+    let mut all: Option<Seen> = None;
+    for (i, fragment) in fragments.iter().enumerate() {
+        let (found, out) = sent(bed, fragment);
+        prop_assert_eq!(found, reason, "fragment {}", i);
+        let mut seen = Seen::of(&out);
+        let (id, at) = if seen.source.is_ipv4() {
+            let at = u16::from_be_bytes([out[20], out[21]]);
+            (u32::from(u16::from_be_bytes([out[18], out[19]])), at << 3 | at >> 13)
+        } else {
+            let header: Vec<u8> = seen.payload.drain(..8).collect();
+            prop_assert_eq!((seen.protocol, header[1]), (44, 0));
+            seen.protocol = header[0];
+            (u32::from_be_bytes(header[4..8].try_into().unwrap()), u16::from_be_bytes([header[2], header[3]]))
+        };
+        let before = all.as_ref().map_or(0, |all| all.payload.len() as u16);
+        prop_assert_eq!((id, at), (u32::from(ID), before | u16::from(i + 1 < fragments.len())));
+        match &mut all {
+            None => all = Some(seen),
+            Some(all) => {
+                prop_assert_eq!((all.source, all.destination, all.macs), (seen.source, seen.destination, seen.macs));
+                all.payload.extend(seen.payload);
+            }
+        }
+    }
+    Ok(all.unwrap())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -199,34 +255,41 @@ proptest! {
         prop_assert_eq!(home.rest(), Seen::of(&reply).rest());
     }
 
-    /// A later fragment has no ports: its addresses alone change, and the client gets the source that it always gets; also where
-    /// the connection is not new.
+    /// Fragments, of a new connection and of a known one, and of its answers: put together again they are what the whole packet
+    /// becomes, between all families.
     #[test]
-    fn fragments_follow(v6 in Just(false), sources: bool, known: bool, n in 1_u32..200, port in 1_u16..) {
-        let bed = bed(v6, v6, sources, PORTS);
-        let tuple = Tuple { source: client(v6, n), destination: vip(v6), source_port: port, port: VIP_PORT };
+    fn fragments_follow(client_v6: bool, real_v6: bool, sources: bool, known: bool, tcp: bool, n in 1_u32..200, port in 1_u16..,
+                        there in 24_usize..200, back in 24_usize..200) {
+        prop_assume!(sources || client_v6 == real_v6);
+        let bed = bed(client_v6, real_v6, sources, PORTS);
+        let tuple = Tuple { source: client(client_v6, n), destination: vip(client_v6), source_port: port, port: VIP_PORT };
+        let frame = |len| if tcp { tuple.tcp(64, false, false, &vec![7; len]) } else { tuple.udp(64, &vec![7; len]) };
         if known {
-            prop_assert_eq!(sent(&bed, &tuple.udp(64, &[7; 64])).0, Reason::Forwarded);
+            prop_assert_eq!(sent(&bed, &frame(9)).0, Reason::Forwarded);
         }
-        let mut first = tuple.udp(64, &[7; 64]);
-        first[18..20].copy_from_slice(&[0x12, 0x34]);
-        let mut later = first.clone();
-        first[20] = 0x20;
-        later[21] = 9;
-        for frame in [&mut first, &mut later] {
-            frame[24..26].fill(0);
-            let sum = rfc1071(&[&frame[14..34]]);
-            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        let whole = frame(there);
+        let got = joined(&bed, &split(&whole), Reason::Forwarded)?;
+        prop_assert_eq!(&got, &Seen::of(&sent(&bed, &whole).1));
+        prop_assert_eq!((got.destination, got.sum()), (real(real_v6), 0));
+
+        let reply = answer(&got, tcp, &vec![8; back]);
+        let home = joined(&bed, &split(&reply), Reason::NatReply)?;
+        prop_assert_eq!(&home, &Seen::of(&sent(&bed, &reply).1));
+        prop_assert_eq!((home.source, home.destination, home.sum()), (tuple.destination, tuple.source, 0));
+    }
+
+    /// A later fragment of an answer whose first one was not seen, or long ago, is nobody's here.
+    #[test]
+    fn answers_without_a_first_fragment_pass(v6: bool, sources: bool, late: bool, port in 1_u16..) {
+        let bed = bed(v6, v6, sources, PORTS);
+        let tuple = Tuple { source: client(v6, 1), destination: vip(v6), source_port: port, port: VIP_PORT };
+        let (_, there) = sent(&bed, &tuple.udp(64, &[7; 64]));
+        let [first, later] = split(&answer(&Seen::of(&there), false, &[8; 64]));
+        if late {
+            prop_assert_eq!(sent(&bed, &first).0, Reason::NatReply);
+            bed.now.set(bed.now.get() + 60);
         }
-        let (reason, out) = sent(&bed, &first);
-        prop_assert_eq!(reason, Reason::Forwarded);
-        let got = Seen::of(&out);
-        let (reason, out) = sent(&bed, &later);
-        prop_assert_eq!(reason, Reason::Forwarded);
-        let follows = Seen::of(&out);
-        prop_assert_eq!((follows.source, follows.destination), (got.source, got.destination));
-        prop_assert_eq!(&out[18..22], &later[18..22]);
-        prop_assert_eq!(follows.payload, &later[34..]);
+        prop_assert_eq!(sent(&bed, &later), (Reason::Fragment, later));
     }
 
     /// An ICMP error about what the real got reaches the client, about what the client sent; and the other way round.
@@ -250,6 +313,25 @@ proptest! {
         let (reason, out) = sent(&bed, &error);
         prop_assert_eq!(reason, Reason::Forwarded);
         is_about(&out, got.source, real(real_v6), &answer(&got, tcp, &[2; 80]), expected_mtu(client_v6, real_v6, mtu))?;
+    }
+}
+
+/// What is too large for the client's way when it is translated is told to the real; one byte less goes.
+#[test]
+fn an_answer_that_is_too_large_is_told() {
+    for (client_v6, real_v6, mtu) in [(false, false, 1500), (false, true, 1500), (true, false, 1480), (true, true, 1500)] {
+        let bed = bed(client_v6, real_v6, true, PORTS);
+        bed.root.features.set(NAT | TOO_BIG);
+        let tuple = Tuple { source: client(client_v6, 1), destination: vip(client_v6), source_port: 5000, port: VIP_PORT };
+        let got = Seen::of(&sent(&bed, &tuple.udp(64, &[7; 64])).1);
+        let headers = if real_v6 { 48 } else { 28 };
+        let (reason, out) = sent(&bed, &answer(&got, false, &vec![8; mtu - headers]));
+        assert_eq!((reason, out.len() <= 1514), (Reason::NatReply, true));
+        let (reason, out) = sent(&bed, &answer(&got, false, &vec![8; mtu - headers + 1]));
+        assert_eq!(reason, Reason::TooBigReply);
+        let seen = Seen::of(&out);
+        assert_eq!((seen.source, seen.destination), (got.source, got.destination));
+        assert_eq!(u32::from_be_bytes(seen.payload[4..8].try_into().unwrap()), mtu as u32);
     }
 }
 
