@@ -7,13 +7,14 @@ use prost::Message;
 const PROTOS: [&str; 2] = ["proto/tandem/v1/tandem.proto", "proto/katran.proto"];
 
 /// Fields whose listing is another text than the number on the wire.
-const AS_TEXT: [(&str, &str); 6] = [
+const AS_TEXT: [(&str, &str); 7] = [
     ("tandem.v1.Mode.mode", "crate::names::seat"),
     ("tandem.v1.Decision.chosen", "crate::names::seat"),
     ("tandem.v1.Candidate.mode", "crate::names::seat"),
     ("tandem.v1.VipKey.protocol", "crate::names::protocol"),
     ("tandem.v1.Real.state", "crate::names::state"),
     ("tandem.v1.RealStats.state", "crate::names::state"),
+    ("tandem.v1.Ring.digest", "crate::names::hex"),
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

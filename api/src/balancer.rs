@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use tandem_backends::config::{Plan, Real, Vip};
-use tandem_backends::control::Counters;
+use tandem_backends::control::{Counters, Imported};
 use tandem_backends::run::{Decision, ModeName, ModeReport, Refusal};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::document::{Draft, EditError, Pair, texts};
+use crate::flows;
 use crate::health::Board;
 use crate::names::{self, Service};
 use crate::provision::{Applied, Provision, ProvisionError};
@@ -330,6 +331,38 @@ impl wire::balancer_server::Balancer for Balancer {
         let reals = request.reals.iter().map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
         let edit = move |draft: &mut Draft, _: &Plan| reals.into_iter().try_for_each(|real| draft.remove_real(&service, real));
         self.change(request.generation, edit).await
+    }
+
+    async fn list_rings(&self, _: Request<wire::ListRingsRequest>) -> Answer<wire::Rings> {
+        waiting(&self.0, flows::rings).await.map(Response::new)
+    }
+
+    async fn list_flows(&self, _: Request<wire::ListFlowsRequest>) -> Answer<wire::FlowSums> {
+        waiting(&self.0, flows::sums).await.map(Response::new)
+    }
+
+    type ExportFlowsStream = tokio_stream::Iter<std::vec::IntoIter<Result<wire::Flows, Status>>>;
+
+    async fn export_flows(&self, request: Request<wire::ExportFlowsRequest>) -> Answer<Self::ExportFlowsStream> {
+        let only_depending = request.get_ref().only_depending;
+        let parts = waiting(&self.0, move |provision| {
+            let parts = provision.export_flows(only_depending)?.parts(flows::PART);
+            Ok(parts.iter().map(|part| Ok(part.into())).collect::<Vec<_>>())
+        });
+        Ok(Response::new(tokio_stream::iter(parts.await?)))
+    }
+
+    async fn import_flows(&self, request: Request<Streaming<wire::Flows>>) -> Answer<wire::Imported> {
+        let (mut parts, mut sum) = (request.into_inner(), Imported::default());
+        while let Some(part) = parts.message().await.map_err(|error| flows::refused(error, &sum))? {
+            let done = match flows::from_wire(part) {
+                Ok(part) => waiting(&self.0, move |provision| provision.import_flows(part)).await,
+                Err(error) => Err(bad(error)),
+            };
+            let done = done.map_err(|error| flows::refused(error, &sum))?;
+            flows::add(&mut sum, done);
+        }
+        Ok(Response::new(sum.into()))
     }
 
     async fn reload(&self, _: Request<wire::ReloadRequest>) -> Answer<wire::Applied> {

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use tandem_backends::control::FlowExport;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use tonic::Code;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 pub use tonic::{Response, Status};
 
+use crate::flows::{NotFlows, PART, from_wire};
 use crate::wire::{self, balancer_client::BalancerClient};
 
 /// The calls of the API.
@@ -136,6 +138,33 @@ impl Client {
     /// As [`Self::ask`].
     pub fn counters(&mut self) -> Result<wire::Counters, ClientError> {
         self.ask(async |balancer| balancer.get_counters(wire::GetCountersRequest {}).await)
+    }
+
+    /// The flows of the flow table, or only those that depend on state, in parts that can each be imported.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn export_flows(&mut self, only_depending: bool) -> Result<Vec<FlowExport>, ClientError> {
+        let parts = self.ask(async |balancer| {
+            let mut stream = balancer.export_flows(wire::ExportFlowsRequest { only_depending }).await?.into_inner();
+            let mut parts = Vec::new();
+            while let Some(part) = stream.message().await? {
+                parts.push(part);
+            }
+            Ok(Response::new(parts))
+        })?;
+        let not_flows = |error: NotFlows| ClientError::Refused(format!("the balancer's answer makes no sense: {error}"));
+        parts.into_iter().map(|part| from_wire(part).map_err(not_flows)).collect()
+    }
+
+    /// Enters flows of another balancer.
+    ///
+    /// # Errors
+    /// As [`Self::ask`]; the parts before one that is refused were entered.
+    pub fn import_flows(&mut self, parts: Vec<FlowExport>) -> Result<wire::Imported, ClientError> {
+        // Whoever wrote the file may have made larger parts than a message takes.
+        let parts: Vec<wire::Flows> = parts.into_iter().flat_map(|part| part.parts(PART)).map(|part| (&part).into()).collect();
+        self.ask(async |balancer| balancer.import_flows(tokio_stream::iter(parts)).await)
     }
 
     /// One call, to its answer.

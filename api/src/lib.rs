@@ -12,6 +12,7 @@
 mod balancer;
 pub mod client;
 mod document;
+mod flows;
 mod health;
 mod katran;
 mod metrics;

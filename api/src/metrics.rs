@@ -136,7 +136,11 @@ impl Snapshot {
         let mut unsaved = gauge(encoder, "configuration_unsaved", "1 if there are changes that the file has not")?;
         unsaved.one(self.now.unsaved.into())?;
         let mut unreachable = gauge(encoder, "unreachable_reals", "Reals without a next hop: their frames are dropped")?;
-        unreachable.one(self.mode.unreachable.len() as u64)
+        unreachable.one(self.mode.unreachable.len() as u64)?;
+        let Some(known) = self.mode.flows else { return Ok(()) };
+        gauge(encoder, "flows", "Flows in the flow table")?.one(known.flows)?;
+        let help = "Of these flows: those that would go to another real if the flow table were lost now";
+        gauge(encoder, "flows_depending_on_state", help)?.one(known.on_state)
     }
 
     /// Verdicts and events.

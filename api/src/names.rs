@@ -183,6 +183,11 @@ pub(crate) fn protocol<S: Serializer>(protocol: &i32, to: S) -> Result<S::Ok, S:
     })
 }
 
+/// A number that readers of JSON would round.
+pub(crate) fn hex<S: Serializer>(number: &u64, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&format_args!("{number:016x}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tandem_backends::config::{Plan, Profile, RealState};
-use tandem_backends::control::Changes;
+use tandem_backends::control::{Changes, FlowExport, FlowRow, Imported, RingRow};
 use tandem_backends::run::{CoreRow, Handle, ModeName, ModeReport, Refusal, Reply, Request, SeatCounters};
 
 use crate::document::{Document, Draft, EditError};
@@ -259,6 +259,50 @@ impl Provision {
     pub fn cores(&self) -> Result<Vec<CoreRow>, ProvisionError> {
         match self.handle.ask(Request::Cores)? {
             Reply::Cores(cores) => Ok(cores),
+            _ => Err(ProvisionError::Answer),
+        }
+    }
+
+    /// What each VIP's ring says.
+    ///
+    /// # Errors
+    /// The balancer does not answer.
+    pub fn rings(&self) -> Result<Vec<RingRow>, ProvisionError> {
+        match self.handle.ask(Request::Rings)? {
+            Reply::Rings(rings) => Ok(rings),
+            _ => Err(ProvisionError::Answer),
+        }
+    }
+
+    /// How many flows each real has.
+    ///
+    /// # Errors
+    /// The balancer does not answer, or does not know.
+    pub fn flow_rows(&self) -> Result<Vec<FlowRow>, ProvisionError> {
+        match self.handle.ask(Request::FlowRows)? {
+            Reply::FlowRows(rows) => Ok(rows),
+            _ => Err(ProvisionError::Answer),
+        }
+    }
+
+    /// The flows of the flow table.
+    ///
+    /// # Errors
+    /// The balancer does not answer, or does not know which flows depend on state.
+    pub fn export_flows(&self, only_depending: bool) -> Result<FlowExport, ProvisionError> {
+        match self.handle.ask(Request::ExportFlows { only_depending })? {
+            Reply::Flows(flows) => Ok(*flows),
+            _ => Err(ProvisionError::Answer),
+        }
+    }
+
+    /// Enters flows of another balancer.
+    ///
+    /// # Errors
+    /// The balancer does not answer, or the flows fit nothing here.
+    pub fn import_flows(&self, flows: FlowExport) -> Result<Imported, ProvisionError> {
+        match self.handle.ask(Request::ImportFlows(Box::new(flows)))? {
+            Reply::Imported(done) => Ok(done),
             _ => Err(ProvisionError::Answer),
         }
     }

@@ -6,6 +6,7 @@ mod check;
 mod decap;
 mod demo;
 mod doctor;
+mod flow;
 mod lab;
 mod logs;
 mod manual;
@@ -62,6 +63,8 @@ enum Verb {
     Real(service::RealArgs),
     /// Takes a real out of the ring, and lets it keep the flows it has
     Drain(service::DrainArgs),
+    /// The flows of a running balancer: list, export, import
+    Flow(flow::FlowArgs),
     /// What VIPs and reals of a running balancer did, both seats together
     Stats(service::StatsArgs),
     /// A live view of a running balancer
@@ -124,6 +127,7 @@ fn main() -> ExitCode {
         Verb::Vip(args) => service::vip(&args),
         Verb::Real(args) => service::real(&args),
         Verb::Drain(args) => service::drain(&args),
+        Verb::Flow(args) => flow::flow(&args),
         Verb::Stats(args) => service::stats(&args),
         Verb::Top(args) => top::top(&args),
         Verb::Save(args) => mode::save(&args),

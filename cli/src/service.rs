@@ -47,6 +47,8 @@ enum VipVerb {
         /// The VIP
         vip: Service,
     },
+    /// A digest of each VIP's ring: the same in all balancers of a group, or they send new flows to different reals
+    Rings,
 }
 
 /// docs/configuration.md has the accepted values.
@@ -222,6 +224,7 @@ pub fn vip(args: &VipArgs) -> Result<(), Failure> {
             let request = wire::RemoveVipRequest { vip: Some(vip.to_wire()), generation: 0 };
             done(&args.target, args.target.connect()?.ask(async |balancer| balancer.remove_vip(request).await)?)
         }
+        VipVerb::Rings => list_rings(&args.target),
     }
 }
 
@@ -310,6 +313,20 @@ fn list_vips(target: &Target) -> Result<(), Failure> {
     Ok(())
 }
 
+fn list_rings(target: &Target) -> Result<(), Failure> {
+    let rings = target.connect()?.ask(async |balancer| balancer.list_rings(wire::ListRingsRequest {}).await)?;
+    if target.json {
+        println!("{}", serde_json::to_string(&rings)?);
+        return Ok(());
+    }
+    let mut table = table(&["VIP", "slots", "digest"], &[1]);
+    for ring in &rings.rings {
+        table.add_row([&ring.vip, &ring.slots.to_string(), &format!("{:016x}", ring.digest)]);
+    }
+    println!("{table}");
+    Ok(())
+}
+
 fn list_reals(target: &Target, only: Option<&Service>) -> Result<(), Failure> {
     let mut vips = vips(target)?;
     if let Some(only) = only {
@@ -357,7 +374,7 @@ pub fn stats(args: &StatsArgs) -> Result<(), Failure> {
 }
 
 /// A table without lines, numbers to the right.
-fn table(header: &[&str], numbers: &[usize]) -> Table {
+pub fn table(header: &[&str], numbers: &[usize]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(header);

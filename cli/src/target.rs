@@ -45,7 +45,12 @@ pub struct Connection(Client);
 impl Connection {
     /// One call, to its answer.
     pub fn ask<T>(&mut self, call: impl AsyncFnOnce(&mut Calls) -> Result<Response<T>, Status>) -> Result<T, Failure> {
-        self.0.ask(call).map_err(failure)
+        self.done(|client| client.ask(call))
+    }
+
+    /// Whatever else the client does, to its end.
+    pub fn done<T>(&mut self, work: impl FnOnce(&mut Client) -> Result<T, ClientError>) -> Result<T, Failure> {
+        work(&mut self.0).map_err(failure)
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
-use tandem_engine::memory::flows::{SECOND, TIME, Worth};
+use tandem_engine::memory::flows::{SECOND, TIME, Worth, silence};
 use tandem_engine::memory::{HashLine, Tag, Vip};
 
 use super::apply::Control;
@@ -33,6 +33,32 @@ pub struct FlowExport {
     pub reals: Vec<RealName>,
     /// The flows.
     pub flows: Vec<FlowRecord>,
+}
+
+impl FlowExport {
+    /// Parts of at most `most` flows that can each be imported, with the reals that they name; at least one.
+    pub fn parts(self, most: usize) -> Vec<Self> {
+        let empty = Self { reals: Vec::new(), flows: Vec::new(), ..self };
+        if self.flows.is_empty() {
+            return vec![empty];
+        }
+        let part = |flows: &[FlowRecord]| {
+            let (mut part, mut places) = (empty.clone(), HashMap::new());
+            for flow in flows {
+                let real = *places.entry(flow.real).or_insert_with(|| match self.reals.get(flow.real as usize) {
+                    // Whoever imports it says so.
+                    None => u32::MAX,
+                    Some(name) => {
+                        part.reals.push(name.clone());
+                        part.reals.len() as u32 - 1
+                    }
+                });
+                part.flows.push(FlowRecord { real, ..*flow });
+            }
+            part
+        };
+        self.flows.chunks(most).map(part).collect()
+    }
 }
 
 /// A real, by what is the same everywhere.
@@ -131,7 +157,7 @@ impl Control {
                 if only_depending && !self.differs(&vip, hash, real) {
                     continue;
                 }
-                let age = (now as u16).wrapping_sub(stamp) & TIME;
+                let age = silence(now, stamp);
                 flows.push(FlowRecord { real: place, print, set: at as u32, hash, age, again });
             }
         }

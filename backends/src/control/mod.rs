@@ -25,7 +25,7 @@ mod vip_table;
 mod vips;
 
 pub use apply::{Changes, Control};
-pub use depends::Depending;
+pub use depends::{Depending, FlowRow};
 pub use error::ControlError;
 pub use exchange::{FLOWS_VERSION, FlowExport, FlowRecord, ImportError, Imported, RealName};
 pub use features::features;

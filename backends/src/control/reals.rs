@@ -218,7 +218,7 @@ impl Control {
         }
         let mut busy: HashSet<u16> = self.tables.nats().iter().filter_map(|nat| Some(nat.entry()?.0.real() as u16)).collect();
         for (_, _, real, _, stamp) in self.tables.flows().iter().flat_map(FlowSet::entries) {
-            let age = (now as u16).wrapping_sub(stamp) & flows::TIME;
+            let age = flows::silence(now, stamp);
             if self.staying.contains(&real) && u32::from(age) <= idle {
                 busy.insert(real);
             }

@@ -36,6 +36,9 @@ const CALIBRATE: Duration = Duration::from_secs(60);
 
 /// How long the flows of a removed real that keeps them may be silent.
 const REMOVED_IDLE: Duration = Duration::from_secs(15 * 60);
+/// Why nobody can say which flows depend on state.
+const NOT_KNOWN: &str = "the tables do not keep what flows asked their ring by (profile katran, or tables that were made under it): which of them depend \
+     on state is not known";
 
 /// What a run needs beside the plan.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -322,6 +325,13 @@ impl Running {
             Request::Cores => Ok(Reply::Cores(self.cores())),
             Request::Plan => Ok(Reply::Plan(self.plan.clone())),
             Request::Apply(plan) => self.apply(*plan).map(Reply::Applied),
+            Request::FlowRows => {
+                let rows = self.control.flow_rows(self.balancer.clock().tick());
+                rows.map(Reply::FlowRows).ok_or_else(|| Refusal::Failed(NOT_KNOWN.to_owned()))
+            }
+            Request::ExportFlows { only_depending: true } if !self.control.knows_depending() => {
+                Err(Refusal::Failed(format!("{NOT_KNOWN}; export all flows")))
+            }
             Request::ExportFlows { only_depending } => {
                 let clock = self.balancer.clock();
                 Ok(Reply::Flows(Box::new(self.control.export_flows(only_depending, clock.tick(), clock.tick_ms()))))

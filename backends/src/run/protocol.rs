@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decide::Decision;
 use crate::config::{ConfigError, Plan};
-use crate::control::{Changes, Counters, Depending, FlowExport, Imported, RingRow};
+use crate::control::{Changes, Counters, Depending, FlowExport, FlowRow, Imported, RingRow};
 
 /// A seat, as people name it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -40,6 +40,8 @@ pub enum Request {
     Apply(Box<Plan>),
     /// The configuration file, read again and applied: [`Reply::Applied`].
     Reload,
+    /// How many flows each real has: [`Reply::FlowRows`].
+    FlowRows,
     /// The flows that the flow table holds: [`Reply::Flows`].
     ExportFlows {
         /// Only those that the ring would send to another real now: what another balancer cannot know by itself.
@@ -68,6 +70,8 @@ pub enum Reply {
     Plan(Arc<Plan>),
     /// What another plan changed.
     Applied(Changes),
+    /// How many flows each real has.
+    FlowRows(Vec<FlowRow>),
     /// Flows.
     Flows(Box<FlowExport>),
     /// What became of imported flows.

@@ -6,6 +6,7 @@ mod captures;
 mod check;
 mod daemon;
 mod decap;
+mod flows;
 mod katran_service;
 mod lifetime;
 mod metrics;

@@ -51,11 +51,14 @@ fn a_scrape_has_what_dashboard_and_alerts_name() {
         assert_eq!(sample(&page, &format!("tandem_vip_reals_up{{vip=\"{VIP_NAME}\"}}")), 2.0);
         let real = |state: &str| format!("tandem_real_state{{vip=\"{VIP_NAME}\",real=\"10.0.0.1\",state=\"{state}\"}}");
         assert_eq!((sample(&page, &real("up")), sample(&page, &real("drain"))), (1.0, 0.0));
+        assert_eq!((sample(&page, "tandem_flows"), sample(&page, "tandem_flows_depending_on_state")), (10.0, 0.0));
         balancer.ask(&["drain", "10.0.0.1"]);
         let (_, page) = get("/metrics");
         assert_eq!((sample(&page, &real("up")), sample(&page, &real("drain"))), (0.0, 1.0));
         assert_eq!(sample(&page, &format!("tandem_vip_reals_up{{vip=\"{VIP_NAME}\"}}")), 1.0);
         assert_eq!(sample(&page, "tandem_configuration_unsaved"), 1.0);
+        let on_state = balancer.ask(&["mode", "show"])["flows"]["on_state"].as_f64().expect("a number");
+        assert!(on_state > 0.0 && sample(&page, "tandem_flows_depending_on_state") == on_state, "{on_state}: {page}");
         assert!(get("/").0.starts_with("HTTP/1.1 404 "));
         // A worker, for the metric about it.
         balancer.ask(&["mode", "set", "afxdp"]);

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod load;
+mod pair;
 mod stand;
 
 use std::sync::atomic::Ordering;

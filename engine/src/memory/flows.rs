@@ -111,6 +111,12 @@ fn age(now: u32, stamp: u16) -> u16 {
     (now as u16).wrapping_add(AHEAD).wrapping_sub(stamp) & TIME
 }
 
+/// Ticks since a stamp: 0 for one that is a little ahead of `now`, which another clock set, or a packet after `now` was read.
+#[inline(always)]
+pub fn silence(now: u32, stamp: u16) -> u16 {
+    age(now, stamp).saturating_sub(AHEAD)
+}
+
 /// One set, 64 bytes.
 #[repr(C, align(64))]
 #[cfg_attr(not(target_arch = "bpf"), derive(Default, Debug))]
@@ -279,6 +285,13 @@ impl FlowSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stamp_that_is_a_little_ahead_is_of_now() {
+        let of = |now: u32, stamp: u32| silence(now, stamp as u16 & TIME);
+        assert_eq!((of(100, 100), of(100, 93), of(100, 101), of(100, 108)), (0, 7, 0, 0));
+        assert_eq!((of(3, TIME.into()), of(TIME.into(), 0x8000 + 3)), (4, 0), "around the end of the clock");
+    }
 
     /// Two writers of one way, caught between any of their stores: every mixture of their fields.
     #[test]
