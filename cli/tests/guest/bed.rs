@@ -31,7 +31,7 @@ fn own_namespace() -> File {
 }
 
 /// Runs a closure on a thread of its own that has gone into a namespace first.
-fn on_thread<T: Send>(enter: impl FnOnce() + Send, work: impl FnOnce() -> T + Send) -> T {
+pub fn on_thread<T: Send>(enter: impl FnOnce() + Send, work: impl FnOnce() -> T + Send) -> T {
     let both = || {
         enter();
         work()
@@ -40,7 +40,7 @@ fn on_thread<T: Send>(enter: impl FnOnce() + Send, work: impl FnOnce() -> T + Se
 }
 
 /// `ip -batch`, in this thread's namespace.
-fn ip(options: &[&str], lines: &str) -> Result<(), String> {
+pub fn ip(options: &[&str], lines: &str) -> Result<(), String> {
     if lines.trim().is_empty() {
         return Ok(());
     }
@@ -180,7 +180,7 @@ impl Bed {
 }
 
 /// All frames of a link of this thread's namespace, and nothing of others.
-fn on_link(link: &str) -> std::io::Result<Socket> {
+pub fn on_link(link: &str) -> std::io::Result<Socket> {
     const EVERYTHING: u16 = 0x0003_u16.to_be();
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(EVERYTHING))))?;
     socket.set_nonblocking(true)?;
@@ -196,7 +196,7 @@ fn answer(frame: &[u8]) -> Option<u32> {
     }
 }
 
-fn sysctl(key: &str, value: &str) -> Result<(), String> {
+pub fn sysctl(key: &str, value: &str) -> Result<(), String> {
     std::fs::write(format!("/proc/sys/net/{key}"), value).map_err(|error| format!("{key}: {error}"))
 }
 

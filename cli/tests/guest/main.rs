@@ -9,6 +9,8 @@ mod cases;
 mod doctor;
 mod document;
 mod interop;
+mod links;
+mod nat;
 mod report;
 mod setups;
 mod start;
@@ -30,6 +32,7 @@ mod packet;
 #[allow(dead_code, reason = "shared")]
 mod service;
 
+use std::cell::LazyCell;
 use std::time::Instant;
 
 use report::Report;
@@ -54,18 +57,22 @@ fn main() {
     assert!(report.is_clean(), "{report}");
 }
 
-/// Everything, on this kernel.
+/// Everything, on this kernel, or the part that `TANDEM_PART` names.
 fn run() -> Report {
     let (mut report, started) = (Report::default(), Instant::now());
-    let part = |name| println!("note: {name}: done after {} s", started.elapsed().as_secs());
-    doctor::run(&mut report);
-    part("the doctor");
-    let cases = cases::all();
-    part("frames");
-    interop::run(&mut report, &cases);
-    part("stock devices");
-    twins::run(&mut report, &cases);
-    part("our programs");
+    let only = std::env::var("TANDEM_PART").ok();
+    let cases = LazyCell::new(cases::all);
+    let parts: [(&str, &dyn Fn(&mut Report)); 5] = [
+        ("doctor", &doctor::run),
+        ("interop", &|report| interop::run(report, &cases)),
+        ("nat", &nat::run),
+        ("twins", &|report| twins::run(report, &cases)),
+        ("links", &links::run),
+    ];
+    for (name, part) in parts.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name)) {
+        part(&mut report);
+        println!("note: {name}: done after {} s", started.elapsed().as_secs());
+    }
     println!("{report}");
     report
 }
