@@ -141,10 +141,13 @@ fn what_makes_no_sense_changes_nothing() {
         // A file that is no more what was started from is not overwritten.
         run(&balancer, &["reload"]).done();
         let other = text.replace("10.0.0.2", "10.0.0.4");
-        scratch.file("t.toml", &other);
+        // With a mistake, so that who watches the file does not put it in force first.
+        let mistaken = format!("{other}nonsense = 1\n");
+        scratch.file("t.toml", &mistaken);
         run(&balancer, &["drain", "10.0.0.1"]).done();
         refused(&["save"], 1, &["another one than the configuration in force", "tandem reload"]);
-        assert_eq!(std::fs::read_to_string(&file).expect("the file"), other);
+        assert_eq!(std::fs::read_to_string(&file).expect("the file"), mistaken);
+        scratch.file("t.toml", &other);
         run(&balancer, &["reload"]).done();
         run(&balancer, &["drain", "10.0.0.4"]).done();
         assert_eq!(states(&balancer, 0), ["10.0.0.1 1 up", "10.0.0.4 1 drain"]);

@@ -57,12 +57,15 @@ fn main() {
     assert!(report.is_clean(), "{report}");
 }
 
+/// What adds its results to the report.
+type Part<'p> = &'p dyn Fn(&mut Report);
+
 /// Everything, on this kernel, or the part that `TANDEM_PART` names.
 fn run() -> Report {
     let (mut report, started) = (Report::default(), Instant::now());
     let only = std::env::var("TANDEM_PART").ok();
     let cases = LazyCell::new(cases::all);
-    let parts: [(&str, &dyn Fn(&mut Report)); 5] = [
+    let parts: [(&str, Part<'_>); 5] = [
         ("doctor", &doctor::run),
         ("interop", &|report| interop::run(report, &cases)),
         ("nat", &nat::run),

@@ -223,9 +223,13 @@ fn one_of_two_balancers_dies() {
     eprintln!("  dead, flows carried over: of {all} flows {on_state} depended on state, {done}; broken: {broken}");
     assert!(on_state > 0 && broken == 0, "{:?}", load.events.broken);
 
-    // It comes back, and gets its share when nothing depends on state.
+    // It comes back when nothing depends on state, and the other one starts anew, too, which had all flows for a while.
     pair.drain(1, &["--undo"]);
     pair.start(0);
+    pair.route(&[0]);
+    std::thread::sleep(MEND);
+    pair.kill(1);
+    pair.start(1);
     pair.route(&[0, 1]);
     std::thread::sleep(MEND);
     assert_eq!(load.events.broken.lock().expect("no panic").len(), 0, "{:?}", load.events.broken);

@@ -10,6 +10,7 @@ mod maglev;
 mod methods;
 mod mtu;
 mod nat;
+mod nat_fragments;
 mod peers;
 mod relayed;
 mod strip;

@@ -14,19 +14,19 @@ use crate::bed::{Bed, Frame, HOP_MAC, LOCAL_MAC, Tuple, process, words};
 use crate::methods::rfc1071;
 
 const RING: u32 = 7;
-const PORTS: u32 = 1000;
+pub const PORTS: u32 = 1000;
 const FIRST_PORT: u32 = 2000;
 const KEPT: u32 = 512;
-const VIP_PORT: u16 = 80;
+pub const VIP_PORT: u16 = 80;
 const REAL_PORT: u16 = 8080;
 /// Where clients' frames come from.
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
-fn vip(v6: bool) -> IpAddr {
+pub fn vip(v6: bool) -> IpAddr {
     if v6 { "fc00:1::1".parse().unwrap() } else { Ipv4Addr::new(10, 200, 1, 1).into() }
 }
 
-fn real(v6: bool) -> IpAddr {
+pub fn real(v6: bool) -> IpAddr {
     if v6 { "fc00::77".parse().unwrap() } else { Ipv4Addr::new(10, 0, 0, 77).into() }
 }
 
@@ -35,7 +35,7 @@ fn source(v6: bool) -> IpAddr {
 }
 
 /// One VIP of a family for both protocols, one real of a family; with a source of each family, or without any.
-fn bed(client_v6: bool, real_v6: bool, sources: bool, ports: u32) -> Bed {
+pub fn bed(client_v6: bool, real_v6: bool, sources: bool, ports: u32) -> Bed {
     let mut bed = Bed::new(64, RING);
     let flags = if real_v6 { NAT_V6 } else { NAT_V4 } | 20 << 24;
     for (id, protocol) in [(0, 6), (1, 17)] {
@@ -65,19 +65,19 @@ fn bed(client_v6: bool, real_v6: bool, sources: bool, ports: u32) -> Bed {
 
 /// What is in a frame without options; its checksums are right.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Seen {
-    macs: [u8; 12],
-    source: IpAddr,
-    destination: IpAddr,
+pub struct Seen {
+    pub macs: [u8; 12],
+    pub source: IpAddr,
+    pub destination: IpAddr,
     ttl: u8,
     tos: u8,
-    protocol: u8,
+    pub protocol: u8,
     /// From the transport header on.
-    payload: Vec<u8>,
+    pub payload: Vec<u8>,
 }
 
 impl Seen {
-    fn of(frame: &[u8]) -> Self {
+    pub fn of(frame: &[u8]) -> Self {
         let macs = frame[..12].try_into().unwrap();
         let address = |bytes: &[u8]| -> IpAddr {
             match <[u8; 4]>::try_from(bytes) {
@@ -101,7 +101,7 @@ impl Seen {
     }
 
     /// What the checksum of TCP, UDP or ICMPv6 sums up to: 0 if it is right.
-    fn sum(&self) -> u16 {
+    pub fn sum(&self) -> u16 {
         let bytes = |address: IpAddr| match address {
             IpAddr::V4(v4) => v4.octets().to_vec(),
             IpAddr::V6(v6) => v6.octets().to_vec(),
@@ -126,77 +126,21 @@ impl Seen {
     }
 }
 
-fn client(v6: bool, n: u32) -> IpAddr {
+pub fn client(v6: bool, n: u32) -> IpAddr {
     if v6 { Ipv6Addr::from(0xfc00_00cc << 96 | u128::from(n)).into() } else { Ipv4Addr::from(0xc633_6400 + n).into() }
 }
 
-fn sent(bed: &Bed, frame: &[u8]) -> (Reason, Vec<u8>) {
+pub fn sent(bed: &Bed, frame: &[u8]) -> (Reason, Vec<u8>) {
     let mut frame = Frame::new(frame);
     let verdict = process(&mut frame, bed);
     (verdict.reason(), frame.as_slice().to_vec())
 }
 
 /// A frame of the real that answers `got`.
-fn answer(got: &Seen, tcp: bool, payload: &[u8]) -> Vec<u8> {
+pub fn answer(got: &Seen, tcp: bool, payload: &[u8]) -> Vec<u8> {
     let (to, from) = got.ports();
     let tuple = Tuple { source: got.destination, destination: got.source, source_port: from, port: to };
     if tcp { tuple.tcp(64, false, false, payload) } else { tuple.udp(64, payload) }
-}
-
-/// Bytes of the first fragment's payload.
-const CUT: usize = 24;
-/// Identification of a packet in fragments.
-const ID: u16 = 0x1234;
-
-/// The frame's packet in two fragments.
-fn split(frame: &[u8]) -> [Vec<u8>; 2] {
-    let is_v4 = frame[12..14] == [8, 0];
-    let l4 = if is_v4 { 34 } else { 54 };
-    [(1, &frame[l4..l4 + CUT]), (CUT as u16, &frame[l4 + CUT..])].map(|(at, payload)| {
-        let mut head = frame[..l4].to_vec();
-        if is_v4 {
-            head[16..18].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
-            head[18..20].copy_from_slice(&ID.to_be_bytes());
-            head[20..22].copy_from_slice(&(at >> 3 | (at & 1) << 13).to_be_bytes());
-            head[24..26].fill(0);
-            let sum = rfc1071(&[&head[14..34]]);
-            head[24..26].copy_from_slice(&sum.to_be_bytes());
-        } else {
-            head[18..20].copy_from_slice(&(8 + payload.len() as u16).to_be_bytes());
-            let protocol = std::mem::replace(&mut head[20], 44);
-            head.extend([&[protocol, 0][..], &at.to_be_bytes(), &u32::from(ID).to_be_bytes()].concat());
-        }
-        [&head, payload].concat()
-    })
-}
-
-/// What the fragments have become, put together.
-fn joined(bed: &Bed, fragments: &[Vec<u8>], reason: Reason) -> Result<Seen, TestCaseError> {
-    let mut all: Option<Seen> = None;
-    for (i, fragment) in fragments.iter().enumerate() {
-        let (found, out) = sent(bed, fragment);
-        prop_assert_eq!(found, reason, "fragment {}", i);
-        let mut seen = Seen::of(&out);
-        let (id, at) = if seen.source.is_ipv4() {
-            let at = u16::from_be_bytes([out[20], out[21]]);
-            (u32::from(u16::from_be_bytes([out[18], out[19]])), at << 3 | at >> 13)
-        } else {
-            let header: Vec<u8> = seen.payload.drain(..8).collect();
-            prop_assert_eq!((seen.protocol, header[1]), (44, 0));
-            seen.protocol = header[0];
-            (u32::from_be_bytes(header[4..8].try_into().unwrap()), u16::from_be_bytes([header[2], header[3]]))
-        };
-        let before = all.as_ref().map_or(0, |all| all.payload.len() as u16);
-        prop_assert_eq!((id, at), (u32::from(ID), before | u16::from(i + 1 < fragments.len())));
-        match &mut all {
-            None => all = Some(seen),
-            Some(all) => {
-                prop_assert_eq!((all.source, all.destination, all.macs), (seen.source, seen.destination, seen.macs));
-                all.payload.extend(seen.payload);
-            }
-        }
-    }
-    Ok(all.unwrap())
 }
 
 proptest! {
@@ -253,43 +197,6 @@ proptest! {
         prop_assert_eq!((home.source, home.destination, home.ports()), (tuple.destination, tuple.source, (VIP_PORT, port)));
         prop_assert_eq!((home.sum(), home.ttl), (0, 63));
         prop_assert_eq!(home.rest(), Seen::of(&reply).rest());
-    }
-
-    /// Fragments, of a new connection and of a known one, and of its answers: put together again they are what the whole packet
-    /// becomes, between all families.
-    #[test]
-    fn fragments_follow(client_v6: bool, real_v6: bool, sources: bool, known: bool, tcp: bool, n in 1_u32..200, port in 1_u16..,
-                        there in 24_usize..200, back in 24_usize..200) {
-        prop_assume!(sources || client_v6 == real_v6);
-        let bed = bed(client_v6, real_v6, sources, PORTS);
-        let tuple = Tuple { source: client(client_v6, n), destination: vip(client_v6), source_port: port, port: VIP_PORT };
-        let frame = |len| if tcp { tuple.tcp(64, false, false, &vec![7; len]) } else { tuple.udp(64, &vec![7; len]) };
-        if known {
-            prop_assert_eq!(sent(&bed, &frame(9)).0, Reason::Forwarded);
-        }
-        let whole = frame(there);
-        let got = joined(&bed, &split(&whole), Reason::Forwarded)?;
-        prop_assert_eq!(&got, &Seen::of(&sent(&bed, &whole).1));
-        prop_assert_eq!((got.destination, got.sum()), (real(real_v6), 0));
-
-        let reply = answer(&got, tcp, &vec![8; back]);
-        let home = joined(&bed, &split(&reply), Reason::NatReply)?;
-        prop_assert_eq!(&home, &Seen::of(&sent(&bed, &reply).1));
-        prop_assert_eq!((home.source, home.destination, home.sum()), (tuple.destination, tuple.source, 0));
-    }
-
-    /// A later fragment of an answer whose first one was not seen, or long ago, is nobody's here.
-    #[test]
-    fn answers_without_a_first_fragment_pass(v6: bool, sources: bool, late: bool, port in 1_u16..) {
-        let bed = bed(v6, v6, sources, PORTS);
-        let tuple = Tuple { source: client(v6, 1), destination: vip(v6), source_port: port, port: VIP_PORT };
-        let (_, there) = sent(&bed, &tuple.udp(64, &[7; 64]));
-        let [first, later] = split(&answer(&Seen::of(&there), false, &[8; 64]));
-        if late {
-            prop_assert_eq!(sent(&bed, &first).0, Reason::NatReply);
-            bed.now.set(bed.now.get() + 60);
-        }
-        prop_assert_eq!(sent(&bed, &later), (Reason::Fragment, later));
     }
 
     /// An ICMP error about what the real got reaches the client, about what the client sent; and the other way round.
