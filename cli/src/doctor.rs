@@ -95,7 +95,7 @@ impl From<RoleName> for Role {
 /// This host's part, where there is no configuration: what `--for-host` prints.
 #[derive(Args)]
 struct Part {
-    /// PROTOCOL,VIP:PORT,METHOD[,vni=N][,ethernet][,real=ADDRESS]…
+    /// `PROTOCOL,VIP:PORT,METHOD[,vni=N][,ethernet][,real=ADDRESS]…`
     #[arg(long = "service", value_name = "SERVICE")]
     services: Vec<Service>,
     /// Outer source of the tunnels, or the network that it is crafted in

@@ -24,7 +24,7 @@ enum VipVerb {
     List,
     /// A new VIP
     Add {
-        /// ADDRESS:PORT/tcp or /udp; IPv6 as [ADDRESS]:PORT/tcp, a prefix as [fc00:1::/96]:80/tcp, port 0 for every port
+        /// ADDRESS:PORT/tcp or /udp; IPv6 as `[ADDRESS]:PORT/tcp`, a prefix as `[fc00:1::/96]:80/tcp`, port 0 for every port
         vip: Service,
         /// Its reals: ADDRESS, or ADDRESS=WEIGHT
         #[arg(long = "real", value_name = "REAL", value_parser = real_and_weight)]

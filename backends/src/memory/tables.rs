@@ -34,7 +34,7 @@ pub struct Sizes {
     pub prefix_slots: u32,
     /// Places of the NAT table, 128 bytes each.
     pub nat_places: u32,
-    /// The [`features`](tandem_engine::memory::features) that the kernel program is loaded with.
+    /// The [`features`] that the kernel program is loaded with.
     pub features: u32,
 }
 
