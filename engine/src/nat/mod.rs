@@ -193,17 +193,18 @@ fn of_real<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> u32 {
     if flow.protocol != IPPROTO_TCP && flow.protocol != IPPROTO_UDP {
         return 0;
     }
-    let print = if flow.part == Part::Whole { 0 } else { hash::tag(root, flow, Kind::Fragment).print };
-    let Some(answer) = memory.answer(print as u32 & const { ANSWERS - 1 }) else { return 0 };
-    if flow.part == Part::Later {
-        let place = answer.place(print, now, FRAGMENT_IDLE);
-        return if place != 0 && answers(memory, &root.nat, place.wrapping_sub(1), flow, now) { place } else { 0 };
+    let place = if flow.part == Part::Later { 0 } else { by_ports(memory, root, flow, now) };
+    if flow.part == Part::Whole || flow.part == Part::First && place == 0 {
+        return place;
     }
-    let place = by_ports(memory, root, flow, now);
-    if place != 0 && flow.part == Part::First {
+    let print = hash::tag(root, flow, Kind::Fragment).print;
+    let Some(answer) = memory.answer(print as u32 & const { ANSWERS - 1 }) else { return place };
+    if flow.part == Part::First {
         answer.note(print, place, now);
+        return place;
     }
-    place
+    let noted = answer.place(print, now, FRAGMENT_IDLE);
+    if noted != 0 && answers(memory, &root.nat, noted.wrapping_sub(1), flow, now) { noted } else { 0 }
 }
 
 /// By the port that it is sent to, or by the client that it is sent to.
