@@ -46,6 +46,8 @@ pub struct Contents {
 const FREE: u32 = u32::MAX;
 /// Keys moved for one that has no place before giving up; at nine tenths full a few hundred are enough.
 const MOVES: u32 = 10_000;
+/// How often a half that its keys do not fit into is doubled.
+const GROWTH: u32 = 4;
 
 impl Contents {
     /// What the prefixes of each space make: in any order, no two with the same tag, network and length in a space.
@@ -91,8 +93,11 @@ impl Contents {
     /// Slots of a half that holds them with room for more, a power of two.
     pub fn slots(&self) -> u32 {
         // At most four fifths full: with two buckets of two slots, nine tenths is where it stops to work (Erlingsson,
-        // Manasse and McSherry, 2006).
-        u32::try_from((self.len() * 5 / 4).next_power_of_two()).unwrap_or(1 << 31)
+        // Manasse and McSherry, 2006). Of a few dozen keys that is true of most only: three may share both buckets.
+        let least = (self.len() * 5 / 4).next_power_of_two().max(PER_BUCKET as usize);
+        let sizes = (0..=GROWTH).map(|more| u32::try_from(least << more).unwrap_or(1 << 31));
+        // Keys that no size spreads are refused when they are written.
+        sizes.clone().find(|&slots| self.places(slots).is_some()).or(sizes.last()).unwrap_or(PER_BUCKET)
     }
 
     /// The key of each slot; `None`: they do not fit.
