@@ -50,4 +50,5 @@ else
 fi
 
 step "tests${TANDEM_LONG:+ (long)}"
-cargo test --locked --workspace --exclude tandem-bpf
+# All of them, also after a failure: one run says everything that is wrong.
+cargo test --locked --workspace --exclude tandem-bpf --no-fail-fast
