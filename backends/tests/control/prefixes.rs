@@ -141,7 +141,8 @@ fn what_does_not_fit_is_not_written() {
 fn a_small_set_whose_keys_meet_gets_a_larger_half() {
     let mut grown = 0;
     for set in 0..4_000_u32 {
-        let entry = |n: u32| Entry { tag: 0, bits: u128::from((set * 12 + n).wrapping_mul(0x9e37_79b9)) << 96, len: 32, value: n + 1 };
+        let entry =
+            |n: u32| Entry { tag: 0, bits: u128::from((set * 12 + n).wrapping_mul(0x9e37_79b9)) << 96, len: 32, value: n + 1 };
         let contents = Contents::new([(0..12).map(entry).collect(), Vec::new(), Vec::new(), Vec::new()]);
         let slots = contents.slots();
         grown += u32::from(slots > 16);
