@@ -95,9 +95,9 @@ impl Contents {
         // At most four fifths full: with two buckets of two slots, nine tenths is where it stops to work (Erlingsson,
         // Manasse and McSherry, 2006). Of a few dozen keys that is true of most only: three may share both buckets.
         let least = (self.len() * 5 / 4).next_power_of_two().max(PER_BUCKET as usize);
-        let sizes = (0..=GROWTH).map(|more| u32::try_from(least << more).unwrap_or(1 << 31));
+        let size = |doublings: u32| u32::try_from(least << doublings).unwrap_or(1 << 31);
         // Keys that no size spreads are refused when they are written.
-        sizes.clone().find(|&slots| self.places(slots).is_some()).or(sizes.last()).unwrap_or(PER_BUCKET)
+        (0..GROWTH).map(size).find(|&slots| self.places(slots).is_some()).unwrap_or_else(|| size(GROWTH))
     }
 
     /// The key of each slot; `None`: they do not fit.
