@@ -4,6 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# With what a build for users leaves out.
+features=(--features tandem-bench/bytecode,tandem/bytecode)
+
 step() { printf '\n== %s\n' "$*"; }
 
 # Lints and formatting change from one compiler to the next: only the pinned one's verdict counts.
@@ -30,13 +33,13 @@ else
 
     step "lints"
     if cargo clippy --version >/dev/null 2>&1; then
-        cargo clippy --locked --all-targets -- "${deny[@]}"
+        cargo clippy --locked --all-targets "${features[@]}" -- "${deny[@]}"
     else
         echo "skipped: no clippy (Debian: rust-web-clippy; rustup: component clippy)"
     fi
 
     step "documentation"
-    RUSTDOCFLAGS="${deny[*]}" cargo doc --locked --no-deps --document-private-items
+    RUSTDOCFLAGS="${deny[*]}" cargo doc --locked --no-deps --document-private-items "${features[@]}"
 fi
 
 # A test that needs the kernel skips with a reason where it cannot run; whoever can run it must not skip it.
@@ -51,4 +54,4 @@ fi
 
 step "tests${TANDEM_LONG:+ (long)}"
 # All of them, also after a failure: one run says everything that is wrong.
-cargo test --locked --workspace --exclude tandem-bpf --no-fail-fast
+cargo test --locked --workspace --exclude tandem-bpf --no-fail-fast "${features[@]}"

@@ -54,6 +54,8 @@ const UNSAFE: &[&str] = &[
     "bpf/src/bench/sink.rs",
     "bpf/src/bench/wrapper.rs",
     "scripts/bpf-probe.rs",
+    // A program compiled at run time, on memory that it has the addresses of: a feature of the benchmarks.
+    "bench/src/bytecode/mod.rs",
     // Mapped memory, and a prefetch.
     "backends/src/memory/area.rs",
     "backends/src/memory/desk.rs",

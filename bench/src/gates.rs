@@ -37,11 +37,13 @@ pub enum Gate {
     WrongFrames,
     /// Another seat than the one asked for forwarded frames.
     OtherSeat,
+    /// A forwarding core is on another NUMA node than the NIC.
+    OtherNode,
 }
 
 impl Gate {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::DeclaredFlows,
         Self::HitRatio,
         Self::GeneratorSlow,
@@ -52,6 +54,7 @@ impl Gate {
         Self::OutsideDrops,
         Self::WrongFrames,
         Self::OtherSeat,
+        Self::OtherNode,
     ];
 }
 
@@ -105,12 +108,16 @@ pub struct Evidence {
     pub others: u64,
     /// Frames that another seat forwarded.
     pub elsewhere: u64,
+    /// The NUMA node of the NIC, if it has one.
+    pub device_node: Option<u32>,
+    /// Those of the forwarding cores, as far as the kernel says.
+    pub core_nodes: Vec<(usize, u32)>,
 }
 
 /// The closed gates.
 pub fn judge(evidence: &Evidence) -> Vec<Reason> {
-    let checks: [fn(&Evidence) -> Option<Reason>; 10] =
-        [flows, hit_ratio, generator, queue_core, bound, frequency, program, outside, frames, seat];
+    let checks: [fn(&Evidence) -> Option<Reason>; 11] =
+        [flows, hit_ratio, generator, queue_core, bound, frequency, program, outside, frames, seat, node];
     checks.iter().filter_map(|check| check(evidence)).collect()
 }
 
@@ -221,6 +228,12 @@ fn seat(evidence: &Evidence) -> Option<Reason> {
     closed(Gate::OtherSeat, format!("{frames} frames were forwarded in the kernel, for their queue had no worker"))
 }
 
+fn node(evidence: &Evidence) -> Option<Reason> {
+    let device = evidence.device_node?;
+    let (core, node) = evidence.core_nodes.iter().find(|(_, node)| *node != device)?;
+    closed(Gate::OtherNode, format!("core {core} is on NUMA node {node}, the interface on node {device}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,6 +310,12 @@ mod tests {
             (Gate::WrongFrames, "1 of 24 sampled frames are wrong: TTL", Evidence { wrong: vec!["TTL".to_owned()], ..good() }),
             (Gate::WrongFrames, "5000 frames came back that are not", Evidence { others: 5000, ..good() }),
             (Gate::WrongFrames, "no frame was sampled", Evidence { compared: 0, ..good() }),
+            // Recorded: this machine has one node.
+            (
+                Gate::OtherNode,
+                "core 1 is on NUMA node 1, the interface on node 0",
+                Evidence { device_node: Some(0), core_nodes: vec![(0, 0), (1, 1)], ..good() },
+            ),
             (Gate::OtherSeat, "3 frames were forwarded in the kernel", Evidence { elsewhere: 3, ..good() }),
         ];
         for (gate, what, evidence) in cases {

@@ -20,7 +20,7 @@ use crate::oracle::Oracle;
 use crate::progress::Progress;
 use crate::results::{Kind, Latency, Repeat, Results, Run};
 use crate::scenario::Scenario;
-use crate::wire::can_stamp;
+use crate::wire::{Ports, can_stamp};
 
 /// Times that a repeat is measured again, for each row.
 const RERUNS: u32 = 2;
@@ -68,6 +68,8 @@ pub struct Settings {
     pub pinned: Option<(PathBuf, usize)>,
     /// An artificial delay.
     pub delay: Option<(Mode, f64)>,
+    /// Two ports of the host instead of veth pairs: there is one device at a time then.
+    pub ports: Option<Ports>,
 }
 
 /// The devices of a run, and what belongs to each scenario.
@@ -75,6 +77,7 @@ struct Bench<'a> {
     settings: &'a Settings,
     interrupt: &'a Interrupt,
     progress: &'a Progress,
+    setting: Setting,
     devices: BTreeMap<Slot, Device>,
     oracle: Oracle,
     plan: tandem_backends::config::Plan,
@@ -150,33 +153,31 @@ pub fn estimate(settings: &Settings) -> Duration {
 impl<'a> Bench<'a> {
     fn build(settings: &'a Settings, interrupt: &'a Interrupt, progress: &'a Progress) -> Result<Self> {
         let setting = Setting { capacity: settings.capacity, cores: vec![settings.core], generic: settings.generic };
-        let delay = settings.delay.filter(|(mode, _)| *mode == Mode::Xdp).map(|(_, nanos)| Delay { nanos });
-        let parts = Parts {
-            prefix: &settings.prefix,
-            program: &settings.program,
-            scenarios: &settings.scenarios,
-            setting: &setting,
-            delay,
-            interrupt,
-        };
         progress.say("starting the devices under test");
         // Always there: its configuration says what is right.
-        let balancer = Device::balancer(&parts)?;
+        let balancer = build(Slot::Balancer, settings, &setting, interrupt)?;
         let text = balancer::configuration(&settings.scenarios, balancer.wire.lab.link(Place::Lb)?, &setting)?;
         let plan = balancer::plan(&text)?;
         let mut devices = BTreeMap::from([(Slot::Balancer, balancer)]);
-        for mode in settings.modes.iter().filter(|mode| !mode.is_balancer()) {
-            let device = match &settings.pinned {
-                Some((pin, overhead)) if *mode == Mode::Program => {
-                    Device::pinned(pin, &settings.prefix, settings.core, *overhead)?
-                }
-                _ => Device::reference(*mode, &settings.prefix, settings.core)?,
-            };
-            devices.insert(Slot::Reference(*mode), device);
+        let others = settings.modes.iter().filter(|mode| mode.has_device() && !mode.is_balancer());
+        for mode in others.filter(|_| settings.ports.is_none()) {
+            let slot = Slot::Reference(*mode);
+            devices.insert(slot, build(slot, settings, &setting, interrupt)?);
         }
         let oracle = Oracle::new(&plan)?;
         let (generators, expected) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { settings, interrupt, progress, devices, oracle, plan, generators, expected })
+        Ok(Self { settings, interrupt, progress, setting, devices, oracle, plan, generators, expected })
+    }
+
+    /// Makes sure that the device is there: on ports of the host in place of the one before.
+    fn ready(&mut self, slot: Slot) -> Result<()> {
+        if !self.devices.contains_key(&slot) {
+            for before in std::mem::take(&mut self.devices).into_values() {
+                before.tear_down()?;
+            }
+            self.devices.insert(slot, build(slot, self.settings, &self.setting, self.interrupt)?);
+        }
+        Ok(())
     }
 
     fn interface(&self) -> Result<InterfaceFacts> {
@@ -209,6 +210,7 @@ impl<'a> Bench<'a> {
         if mode.is_balancer() && !self.expected.contains_key(&at) {
             self.expected.insert(at, Oracle::expected_hit_ratio(&self.plan, scenario)?);
         }
+        self.ready(Slot::of(mode))?;
         let generator = self.generators.get(&at).context("loaded above")?;
         let device = self.devices.get_mut(&Slot::of(mode)).with_context(|| format!("no device {}", mode.name()))?;
         let bound = match mode {
@@ -399,10 +401,28 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// Starts a device.
+fn build(slot: Slot, settings: &Settings, setting: &Setting, interrupt: &Interrupt) -> Result<Device> {
+    let parts = Parts {
+        prefix: &settings.prefix,
+        program: &settings.program,
+        scenarios: &settings.scenarios,
+        setting,
+        delay: settings.delay.filter(|(mode, _)| *mode == Mode::Xdp).map(|(_, nanos)| Delay { nanos }),
+        ports: settings.ports.as_ref(),
+        interrupt,
+    };
+    match (slot, &settings.pinned) {
+        (Slot::Balancer, _) => Device::balancer(&parts),
+        (Slot::Reference(Mode::Program), Some((pin, overhead))) => Device::pinned(pin, *overhead, &parts),
+        (Slot::Reference(mode), _) => Device::reference(mode, &parts),
+    }
+}
+
 /// The core alone, by number of flows: the seats in turns.
 fn in_memory(settings: &Settings, interrupt: &Interrupt, progress: &Progress) -> Result<Vec<Run>> {
     let mut runs = Vec::new();
-    let seats: Vec<Mode> = settings.modes.iter().copied().filter(|mode| mode.is_balancer()).collect();
+    let seats: Vec<Mode> = settings.modes.iter().copied().filter(|mode| mode.is_core()).collect();
     let work = || -> Result<Vec<Run>> {
         if !core_affinity::set_for_current(core_affinity::CoreId { id: settings.core }) {
             bail!("cannot pin the measurement to core {}", settings.core);

@@ -164,6 +164,17 @@ impl Host {
         options.filter(|(name, _)| OPTIONS.contains(name)).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
+    /// The NUMA node of an interface; `None` for one that is on none, as a veth is.
+    pub fn node_of(&self, interface: &str) -> Option<u32> {
+        self.text(&format!("sys/class/net/{interface}/device/numa_node")).parse().ok()
+    }
+
+    /// The NUMA node of a core; `None` where the kernel does not say.
+    pub fn node_of_core(&self, core: usize) -> Option<u32> {
+        let entries = fs::read_dir(self.path(&format!("sys/devices/system/cpu/cpu{core}"))).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("node")?.parse().ok()).next()
+    }
+
     /// The name of an interface's driver, from the kernel's device tree; a veth has none there.
     pub fn driver(&self, interface: &str) -> Option<String> {
         let link = fs::read_link(self.path(&format!("sys/class/net/{interface}/device/driver"))).ok()?;
@@ -225,6 +236,20 @@ mod tests {
         let state = host.state();
         fs::remove_dir_all(root).unwrap();
         assert_eq!(state, HostState { kilohertz: vec![3_700_000, 3_600_000, 2_900_000], throttled: 4 });
+    }
+
+    #[test]
+    fn nodes_are_those_of_device_and_core() {
+        let (root, host) = recorded(&[
+            ("sys/class/net/eth0/device/numa_node", "1\n"),
+            ("sys/class/net/eth1/device/numa_node", "-1\n"),
+            ("sys/devices/system/cpu/cpu3/node1/cpulist", "2-3\n"),
+            ("sys/devices/system/cpu/cpu3/cpufreq/scaling_cur_freq", "1\n"),
+        ]);
+        let (devices, cores) =
+            (["eth0", "eth1", "veth"].map(|name| host.node_of(name)), [3, 4].map(|core| host.node_of_core(core)));
+        fs::remove_dir_all(root).unwrap();
+        assert_eq!((devices, cores), ([Some(1), None, None], [Some(1), None]));
     }
 
     #[test]

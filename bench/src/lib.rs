@@ -9,13 +9,15 @@
 //! | [`measure`], [`gates`], [`oracle`], [`host`] | a measurement, its evidence, what makes it worthless |
 //! | [`harness`], [`external`] | a whole benchmark, with traffic of its own or from elsewhere; [`progress`]: how far it is |
 //! | [`results`], [`manifest`], [`statistics`], [`report`], [`compare`] | what came of it |
-//! | [`kernel`], [`batches`], [`rival`], [`scene`], [`timing`] | the core alone, and rivals for it: shared with the micro-benchmarks (`benches/`) |
+//! | [`kernel`], [`batches`], `bytecode`, [`rival`], [`scene`], [`timing`] | the core alone, and rivals for it: shared with the micro-benchmarks (`benches/`) |
 //!
 //! Compare numbers of one run only: machines differ, and so do the hours of a shared one; ratios travel better.
 
 pub mod balancer;
 pub mod batches;
 pub mod built_in;
+#[cfg(feature = "bytecode")]
+pub mod bytecode;
 pub mod compare;
 pub mod device;
 pub mod export;

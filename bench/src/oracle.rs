@@ -87,7 +87,7 @@ impl Oracle {
             Mode::Xdp | Mode::Afxdp => self.instance.frame(input)?.1.to_vec(),
             Mode::Bounce | Mode::AfxdpPlain => input.to_vec(),
             Mode::FixedHeader => return Ok(fixed_header(input, sample)),
-            Mode::Drop | Mode::Program => return Ok(None),
+            Mode::Drop | Mode::Program | Mode::Bytecode => return Ok(None),
         };
         if sample.length != expected.len() {
             return Ok(Some(format!("{} bytes, expected {}", sample.length, expected.len())));

@@ -1,4 +1,4 @@
-//! One veth pair with a device under test at its one end, generator and receiver at the other; each in a namespace of a lab.
+//! One veth pair (or two ports of the host) with a device under test at its one end, generator and receiver at the other; each in a namespace of a lab.
 //!
 //! ```text
 //!   router (generator core)                          lb (forwarding core)
@@ -12,9 +12,10 @@
 
 use std::collections::HashSet;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
+use tandem_backends::afxdp::receive_queues;
 use tandem_backends::facts::Netlink;
 use tandem_backends::memory::Area;
 use tandem_backends::xdp::REFERENCES;
@@ -22,6 +23,7 @@ use tandem_engine::memory::Line;
 use tandem_lab::{Host, Lab, Spec};
 
 use crate::frames::{payload_at, transport_at};
+use crate::host::Host as HostFacts;
 use crate::kernel::area;
 use crate::napi;
 use crate::scenario::Scenario;
@@ -55,10 +57,21 @@ pub struct Received {
     pub others: u64,
 }
 
-/// The veth pair.
+/// Two ports of the host, with a cable between them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ports {
+    /// Where the device under test is.
+    pub device: String,
+    /// Where generator and receiver are.
+    pub generator: String,
+}
+
+/// The veth pair, or two ports.
 pub struct Wire {
     /// The namespaces. They go with the value.
     pub lab: Lab,
+    /// The NUMA node of the device's interface.
+    pub node: Option<u32>,
     /// Its program is attached as long as it lives.
     _sink: Ebpf,
     counts: Area<Line>,
@@ -68,18 +81,28 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Builds the namespaces and attaches the receiver.
+    /// Builds the namespaces, on a veth pair or with two ports of the host, and attaches the receiver.
     ///
     /// # Errors
     /// What the lab or the kernel refuses; nothing is left then.
-    pub fn build(prefix: &str) -> Result<Self> {
-        let lab = Lab::up(Spec { reals: 1, lb_queues: 1, ..Spec::routed(prefix, &[]) })?;
+    pub fn build(prefix: &str, ports: Option<&Ports>) -> Result<Self> {
+        let mut lab = Lab::up(Spec { reals: 1, lb_queues: 1, ..Spec::routed(prefix, &[]) })?;
+        let mut node = None;
+        if let Some(Ports { device, generator }) = ports {
+            // From here, as long as it is here.
+            node = HostFacts::default().node_of(device);
+            lab.borrow_link(Host::Lb, device, generator)?;
+            let queues = lab.enter(Host::Lb, || receive_queues(device))?.with_context(|| device.clone())?;
+            if queues != 1 {
+                bail!("{device} has {queues} receive queues, and one core is measured: `ethtool -L {device} combined 1`");
+            }
+        }
         let mut ebpf = EbpfLoader::new().load(REFERENCES).context("the benchmarks' object")?;
         let port = lab.link(Host::Lb)?.router.interface.clone();
         attach(&lab, Host::Router, &mut ebpf, "sink", &port, XdpMode::Driver)?;
         let (counts, seen) = (area(&ebpf, "SINK", 2)?, area(&ebpf, "SEEN", 2048)?);
         let (samples, latencies) = (area(&ebpf, "SAMPLES", 4 * SAMPLES)?, area(&ebpf, "LATENCIES", LATENCIES / 8)?);
-        Ok(Self { lab, _sink: ebpf, counts, seen, samples, latencies })
+        Ok(Self { lab, node, _sink: ebpf, counts, seen, samples, latencies })
     }
 
     /// Has the receive queue of the device under test served by a thread on `core`; the threads, by their numbers.

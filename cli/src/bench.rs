@@ -12,6 +12,7 @@ use tandem_bench::harness::{self, Settings};
 use tandem_bench::progress::Progress;
 use tandem_bench::results::Results;
 use tandem_bench::scenario::Scenario;
+use tandem_bench::wire::Ports;
 use tandem_bench::{built_in, compare, export, external, report};
 use tandem_lab::{Interrupt, check_permitted};
 
@@ -46,7 +47,8 @@ enum BenchVerb {
 struct RunArgs {
     /// Scenarios, by name or as paths of .pkt files [default: the six spreads of UDP source ports]
     scenarios: Vec<String>,
-    /// What forwards: xdp, afxdp, and of the references drop, bounce, fixed-header, afxdp-plain [default: all]
+    /// What forwards: xdp, afxdp, and of the references drop, bounce, fixed-header, afxdp-plain `[default: all]`; bytecode is
+    /// the kernel seat's program in userspace, for the core alone (a build with `--features bytecode`)
     #[arg(long, value_delimiter = ',', value_parser = mode, value_name = "LIST")]
     modes: Vec<Mode>,
     /// Where results.json, results.csv and index.html go [default: bench-results/DATE]
@@ -91,6 +93,13 @@ struct RunArgs {
     /// The generator's core [default: the first]
     #[arg(long, value_name = "CORE")]
     generator_core: Option<usize>,
+    /// A port of this host for the device under test, instead of veth pairs: with a cable to --generator-interface, one receive
+    /// queue, and nobody else on it. While the benchmark runs, both are in namespaces of their own
+    #[arg(long, value_name = "NAME", requires = "generator_interface")]
+    interface: Option<String>,
+    /// The port that sends to it, and gets what comes back
+    #[arg(long, value_name = "NAME", requires = "interface")]
+    generator_interface: Option<String>,
     /// Where scenarios are looked for by name
     #[arg(long, value_name = "DIR", default_value = "pktgen-scenarios")]
     directory: PathBuf,
@@ -99,7 +108,7 @@ struct RunArgs {
     prefix: String,
     /// Traffic comes from elsewhere (a real Pktgen-DPDK on another host): wait for it, and measure the running balancer of
     /// this name, by its own counters
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["scenarios", "full", "generator", "generic", "memory_flows"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["scenarios", "full", "generator", "generic", "memory_flows", "interface"])]
     external: Option<String>,
     /// Seconds to wait for traffic from elsewhere
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds, requires = "external")]
@@ -152,8 +161,12 @@ struct CompareArgs {
 }
 
 fn mode(text: &str) -> Result<Mode, String> {
-    let known = || Mode::ALL.map(Mode::name).join(", ");
-    Mode::ALL.into_iter().find(|mode| mode.name() == text).ok_or_else(|| format!("expected one of {}", known()))
+    if text == Mode::Bytecode.name() && !cfg!(feature = "bytecode") {
+        return Err("this program was built without it; build with `--features bytecode`".to_owned());
+    }
+    let modes = Mode::ALL.into_iter().chain([Mode::Bytecode]);
+    let known = || modes.clone().map(Mode::name).collect::<Vec<_>>().join(", ");
+    modes.clone().find(|mode| mode.name() == text).ok_or_else(|| format!("expected one of {}", known()))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -301,6 +314,11 @@ fn settings(args: &RunArgs) -> Result<Settings, Failure> {
         core,
         pinned: args.program.clone().map(|pin| (pin, args.program_overhead)),
         delay: args.delay,
+        ports: args
+            .interface
+            .clone()
+            .zip(args.generator_interface.clone())
+            .map(|(device, generator)| Ports { device, generator }),
     })
 }
 

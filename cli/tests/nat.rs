@@ -2,6 +2,8 @@
 //! live switches between them; UDP; errors; a table that is full.
 
 mod common;
+#[path = "common/judge.rs"]
+mod judge;
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write as _};
@@ -15,6 +17,7 @@ use socket2::{Domain, Socket, Type};
 use tandem_lab::{Host, Lab, Process};
 
 use common::{output, permitted, tandem};
+use judge::{Capturing, judge};
 
 const VIP_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 200, 1, 1));
 const VIP_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfc00, 0x200, 0, 0, 0, 0, 0, 1));
@@ -27,6 +30,8 @@ const CLOSED_PORT: u16 = 9;
 const CLIENTS: u16 = 4;
 const EACH: u16 = 625;
 const FIRST_PORT: u16 = 20_000;
+/// Clients' ports whose connections tshark looks at.
+const JUDGED: std::ops::Range<u16> = 28_000..28_002;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const THREADS: usize = 8;
 
@@ -357,6 +362,28 @@ fn none(what: &str, failures: &[String]) {
     );
 }
 
+/// UDP and two connections to each VIP, with what leaves the balancer to both sides read by tshark: no wrong checksum, nothing
+/// malformed.
+fn judged(stand: &Stand, seat: &str, ports: std::ops::Range<u16>) {
+    let Some(tshark) = judge::program() else { return };
+    let sides = [Host::Client, REAL].map(|host| (host, Capturing::start(&stand.lab, host, &format!("{seat}-{host}"))));
+    let mut connections = stand.at_client(|| open(&stand.clients, ports)).unwrap_or_else(|error| panic!("mode {seat}: {error}"));
+    none(seat, &stand.at_client(|| all_say(&mut connections, 0)));
+    none(&format!("UDP in mode {seat}"), &stand.at_client(|| datagrams(&stand.clients)));
+    for (host, capturing) in sides {
+        // Errors quote packets that are cut off, whose checksums nobody can judge.
+        let mut frames = judge(&tshark, &capturing.finish());
+        frames.retain(|frame| !frame.layers.contains("icmp"));
+        let wrong = frames.iter().filter(|frame| !frame.complaints.is_empty());
+        let wrong = wrong.map(|frame| format!("frame {} ({}): {}", frame.number, frame.layers, frame.complaints.join("; ")));
+        none(&format!("{seat}, to {host}"), &wrong.collect::<Vec<_>>());
+        for (layer, least) in [("ip", 60), ("tcp", 100), ("udp", 80)] {
+            let good: usize = frames.iter().filter_map(|frame| frame.good.get(layer)).sum();
+            assert!(good >= least, "{seat}, to {host}: only {good} good checksums of {layer} in {} frames", frames.len());
+        }
+    }
+}
+
 #[test]
 fn ten_thousand_connections_none_broken_none_crossed() {
     if !permitted() {
@@ -368,7 +395,7 @@ fn ten_thousand_connections_none_broken_none_crossed() {
     let half = FIRST_PORT + EACH / 2;
     let mut connections = stand.at_client(|| open(clients, FIRST_PORT..half)).expect("mode xdp");
     none("mode xdp", &stand.at_client(|| all_say(&mut connections, 1)));
-    none("UDP in mode xdp", &stand.at_client(|| datagrams(clients)));
+    judged(&stand, "xdp", JUDGED);
     none("refusals in mode xdp", &stand.at_client(refusals));
     stand.switch("afxdp");
     match stand.at_client(|| open(clients, half..FIRST_PORT + EACH)) {
@@ -377,7 +404,7 @@ fn ten_thousand_connections_none_broken_none_crossed() {
     }
     assert_eq!(connections.len(), 10_000);
     none("mode afxdp", &stand.at_client(|| all_say(&mut connections, 2)));
-    none("UDP in mode afxdp", &stand.at_client(|| datagrams(clients)));
+    judged(&stand, "afxdp", JUDGED.end..JUDGED.end + 2);
     none("refusals in mode afxdp", &stand.at_client(refusals));
     stand.switch("xdp");
     none("mode xdp again", &stand.at_client(|| all_say(&mut connections, 3)));

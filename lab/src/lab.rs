@@ -11,7 +11,10 @@ use procfs::process::Process as Proc;
 use serde::Serialize;
 
 use crate::{
-    Bpffs, Host, LabError, Link, Process, ProcessId, ProcessRecord, Removed, Spec, Topology, bpffs, construct, netns,
+    Bpffs, Host, LabError, Link, Process, ProcessId, ProcessRecord, Removed, Spec, Topology, bpffs, construct,
+    netlink::Netlink,
+    netns,
+    ports::Borrowed,
     process::{MARKER, open_log},
     spec::check_prefix,
     state::{Record, State},
@@ -65,7 +68,7 @@ impl Lab {
         let topology = Topology::new(spec)?;
         let owner = ProcessId::of(std::process::id())
             .ok_or_else(|| LabError::file("read", "/proc/self/stat")(io::ErrorKind::NotFound.into()))?;
-        let record = Record { owner, kept: false, bpffs: None, outside: Vec::new(), topology };
+        let record = Record { owner, kept: false, bpffs: None, outside: Vec::new(), borrowed: Vec::new(), topology };
         let state = State::create(&record)?;
         // From here on dropping `lab` removes what there is.
         let mut lab = Self { record, state, keep: false };
@@ -250,6 +253,33 @@ impl Lab {
     /// [`LabError::File`] if that cannot be noted.
     pub fn remove_with_it(&mut self, paths: impl IntoIterator<Item = PathBuf>) -> Result<(), LabError> {
         self.record.outside.extend(paths);
+        self.state.write(&self.record)
+    }
+
+    /// Replaces the link between a host and the router by two devices of this process's namespace, `device` in the host and `far`
+    /// in the router, which a cable joins. They get no addresses; they go back when the lab goes, or with its namespaces.
+    ///
+    /// # Errors
+    /// [`LabError::Spec`] for devices that are not there or in use, before anything is touched; what the kernel refuses, and a
+    /// link that does not come up.
+    pub fn borrow_link(&mut self, host: Host, device: &str, far: &str) -> Result<(), LabError> {
+        let router = self.namespace(Host::Router);
+        let old = self.link(host)?.router.index;
+        let ends = [(device, self.namespace(host)), (far, router.clone())];
+        let [near, far] = ends.map(|(interface, namespace)| Borrowed { interface: interface.to_owned(), namespace });
+        near.check()?;
+        far.check()?;
+        // Noted before, so that `down` finds them whenever this process is killed.
+        self.record.borrowed.extend([near.clone(), far.clone()]);
+        self.state.write(&self.record)?;
+        netns::enter(&router, || Netlink::open(&router)?.delete(old))??;
+        let (here, there) = (near.take()?, far.take()?);
+        near.wait()?;
+        if let Some(link) = self.record.topology.links.iter_mut().find(|link| link.host == host) {
+            (link.interface, link.index, link.mac) = (near.interface, here.index, here.mac);
+            let port = &mut link.router;
+            (port.interface, port.index, port.mac, port.gateway_mac) = (far.interface, there.index, there.mac, there.mac);
+        }
         self.state.write(&self.record)
     }
 

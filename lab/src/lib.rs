@@ -100,6 +100,7 @@ mod lab;
 mod netlink;
 mod netns;
 mod offload;
+mod ports;
 mod process;
 mod program;
 mod servers;

@@ -85,6 +85,16 @@ impl Netlink {
         self.change("add a port to the bridge", LinkUnspec::new_with_index(port).controller(bridge).build())
     }
 
+    /// Moves a link to the namespace behind the descriptor.
+    pub fn move_to(&self, index: u32, namespace: RawFd) -> Result<(), LabError> {
+        self.change("move the link", LinkUnspec::new_with_index(index).setns_by_fd(namespace).build())
+    }
+
+    /// Has a link take every frame, or its own alone.
+    pub fn promiscuous(&self, index: u32, all: bool) -> Result<(), LabError> {
+        self.change("have the link take every frame", LinkUnspec::new_with_index(index).promiscuous(all).build())
+    }
+
     /// Sets a link up.
     pub fn up(&self, index: u32) -> Result<(), LabError> {
         self.change("set the link up", LinkUnspec::new_with_index(index).up().build())

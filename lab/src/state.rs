@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Host, LabError, ProcessId, Topology, netns};
+use crate::{Host, LabError, ProcessId, Topology, netns, ports::Borrowed};
 
 /// Where all labs keep their state.
 pub(crate) const BASE: &str = "/run/tandem-lab";
@@ -29,6 +29,9 @@ pub(crate) struct Record {
     /// Files and directories outside of the lab's own that go with it.
     #[serde(default)]
     pub outside: Vec<PathBuf>,
+    /// Devices of the host that are in the lab.
+    #[serde(default)]
+    pub borrowed: Vec<Borrowed>,
     pub topology: Topology,
 }
 

@@ -27,6 +27,8 @@ pub struct Removed {
     pub stragglers: usize,
     /// What its programs had left outside of it.
     pub outside: Vec<PathBuf>,
+    /// Devices of the host that were in the lab.
+    pub given_back: Vec<String>,
     /// The BPF file system that the lab had mounted, if nothing was pinned in it.
     pub bpffs: Option<PathBuf>,
 }
@@ -48,6 +50,13 @@ pub(crate) fn clear(state: &State, record: &Record) -> Result<Removed, LabError>
     for path in &record.outside {
         match remove_path(path) {
             Ok(true) => removed.outside.push(path.clone()),
+            Ok(false) => {}
+            Err(error) => note(error),
+        }
+    }
+    for device in &record.borrowed {
+        match device.give_back() {
+            Ok(true) => removed.given_back.push(device.interface.clone()),
             Ok(false) => {}
             Err(error) => note(error),
         }

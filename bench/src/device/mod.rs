@@ -20,7 +20,7 @@ use tandem_lab::{Host, Interrupt};
 use crate::balancer::{Running, Setting, configuration};
 use crate::napi;
 use crate::scenario::Scenario;
-use crate::wire::Wire;
+use crate::wire::{Ports, Wire};
 use plain::Plain;
 
 /// What forwards, as results name it.
@@ -41,11 +41,19 @@ pub enum Mode {
     AfxdpPlain,
     /// Another loaded XDP program.
     Program,
+    /// The balancer's bytecode in userspace, on memory alone: behind the feature `bytecode`.
+    Bytecode,
 }
 
 impl Mode {
     /// All that a run has by itself.
     pub const ALL: [Self; 6] = [Self::Xdp, Self::Afxdp, Self::Drop, Self::Bounce, Self::FixedHeader, Self::AfxdpPlain];
+
+    /// All that results may have.
+    pub const KNOWN: [Self; 8] = {
+        let [a, b, c, d, e, f] = Self::ALL;
+        [a, b, c, d, e, f, Self::Program, Self::Bytecode]
+    };
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -57,6 +65,7 @@ impl Mode {
             Self::FixedHeader => "fixed-header",
             Self::AfxdpPlain => "afxdp-plain",
             Self::Program => "program",
+            Self::Bytecode => "bytecode",
         }
     }
 
@@ -75,13 +84,23 @@ impl Mode {
         match self {
             Self::Xdp | Self::Afxdp if v6 => 40,
             Self::Xdp | Self::Afxdp | Self::FixedHeader => 20,
-            Self::Drop | Self::Bounce | Self::AfxdpPlain | Self::Program => 0,
+            Self::Drop | Self::Bounce | Self::AfxdpPlain | Self::Program | Self::Bytecode => 0,
         }
+    }
+
+    /// Whether it is an interface's.
+    pub fn has_device(self) -> bool {
+        self != Self::Bytecode
     }
 
     /// Whether it takes this traffic.
     pub fn takes(self, scenario: &Scenario) -> bool {
-        self != Self::FixedHeader || !scenario.traffic.v6
+        self.has_device() && (self != Self::FixedHeader || !scenario.traffic.v6)
+    }
+
+    /// Whether the core alone is measured in it, on memory.
+    pub fn is_core(self) -> bool {
+        self.is_balancer() || self == Self::Bytecode
     }
 }
 
@@ -155,8 +174,16 @@ pub struct Parts<'a> {
     pub setting: &'a Setting,
     /// A delay in front of the balancer.
     pub delay: Option<Delay>,
+    /// Ports of the host instead of a veth pair.
+    pub ports: Option<&'a Ports>,
     /// Ends the start.
     pub interrupt: &'a Interrupt,
+}
+
+impl Parts<'_> {
+    fn core(&self) -> Result<usize> {
+        self.setting.cores.first().copied().context("no forwarding core")
+    }
 }
 
 impl Device {
@@ -165,8 +192,8 @@ impl Device {
     /// # Errors
     /// Whatever does not start; nothing is left then.
     pub fn balancer(parts: &Parts<'_>) -> Result<Self> {
-        let core = *parts.setting.cores.first().context("no forwarding core")?;
-        let mut wire = Wire::build(&format!("{}-lb", parts.prefix))?;
+        let core = parts.core()?;
+        let mut wire = Wire::build(&format!("{}-lb", parts.prefix), parts.ports)?;
         let link = wire.lab.link(Host::Lb)?.clone();
         let text = configuration(parts.scenarios, &link, parts.setting)?;
         let (mut more, mut root, mut kept) = (Vec::new(), None, None);
@@ -193,8 +220,9 @@ impl Device {
     ///
     /// # Errors
     /// What the kernel refuses; nothing is left then.
-    pub fn reference(mode: Mode, prefix: &str, core: usize) -> Result<Self> {
-        let wire = Wire::build(&format!("{prefix}-{}", mode.name()))?;
+    pub fn reference(mode: Mode, parts: &Parts<'_>) -> Result<Self> {
+        let core = parts.core()?;
+        let wire = Wire::build(&format!("{}-{}", parts.prefix, mode.name()), parts.ports)?;
         let (mut ebpf, reached) = reference::attach(mode, &wire.lab)?;
         let napi = wire.serve_on(core)?;
         let mut bound = "native".to_owned();
@@ -214,8 +242,9 @@ impl Device {
     ///
     /// # Errors
     /// No XDP program is pinned there, or the kernel refuses it.
-    pub fn pinned(pin: &Path, prefix: &str, core: usize, overhead: usize) -> Result<Self> {
-        let wire = Wire::build(&format!("{prefix}-program"))?;
+    pub fn pinned(pin: &Path, overhead: usize, parts: &Parts<'_>) -> Result<Self> {
+        let core = parts.core()?;
+        let wire = Wire::build(&format!("{}-program", parts.prefix), parts.ports)?;
         let interface = wire.lab.link(Host::Lb)?.interface.clone();
         let loaded = Xdp::from_pin(pin, XdpAttachType::Interface);
         let mut loaded = loaded.with_context(|| format!("{}: no XDP program is pinned here", pin.display()))?;

@@ -22,7 +22,7 @@ pub(super) fn attach(mode: Mode, lab: &Lab) -> Result<(Ebpf, Area<Line>)> {
         Mode::Bounce => "bounce",
         Mode::FixedHeader => "limit",
         Mode::AfxdpPlain => "steer",
-        Mode::Xdp | Mode::Afxdp | Mode::Program => anyhow::bail!("{} is no reference", mode.name()),
+        Mode::Xdp | Mode::Afxdp | Mode::Program | Mode::Bytecode => anyhow::bail!("{} is no reference", mode.name()),
     };
     let mut ebpf = EbpfLoader::new().load(REFERENCES).context("the benchmarks' object")?;
     let reached = area(&ebpf, "REACHED", 1)?;

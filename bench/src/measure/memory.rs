@@ -1,7 +1,7 @@
 //! The core alone, in both targets, without an interface: nanoseconds of thread CPU time for a packet whose flow is known, by
 //! number of flows. The kernel seat by the wrapper of [`crate::kernel`], the userspace seat in batches on the same tables.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use aya::Ebpf;
 use tandem_backends::control::{Counters, KernelGrace};
 use tandem_backends::memory::Sizes;
@@ -24,16 +24,87 @@ const USUAL_SETS: u32 = 1 << 18;
 /// One seat with so many flows, on tables of its own: the two know flows by other numbers, and would push each other's out.
 pub struct Cores {
     flows: u32,
-    mode: Mode,
     balancer: Balancer,
-    kernel: Timed,
-    /// The wrapper around nothing, and around a program that makes room: half way between them is what the wrapper costs.
-    floor: [Timed; 2],
-    seat: Seat,
-    umem: Umem,
+    core: Core,
     rng: Rng,
-    _references: References,
-    _delay: Option<Ebpf>,
+}
+
+/// What does the work.
+enum Core {
+    Kernel {
+        kernel: Box<Timed>,
+        /// The wrapper around nothing, and around a program that makes room: half way between them is what the wrapper costs.
+        floor: Box<[Timed; 2]>,
+        _references: References,
+        _delay: Option<Ebpf>,
+    },
+    Worker(Seat, Umem),
+    #[cfg(feature = "bytecode")]
+    Bytecode(crate::bytecode::Bytecode),
+}
+
+impl Core {
+    /// With nanoseconds that each packet takes longer; every flow is known then.
+    fn new(balancer: &Balancer, mode: Mode, flows: u32, delay: Option<f64>) -> Result<Self> {
+        match mode {
+            Mode::Xdp => Self::kernel(balancer, flows, delay),
+            Mode::Afxdp => {
+                let tables = balancer.tables();
+                // The last block is not a core's.
+                let mut seat = Seat::new(tables.clone(), tables.blocks() - 1, turns_for(delay.unwrap_or(0.0)));
+                warm_up(&mut seat, flows);
+                Ok(Self::Worker(seat, Umem::new()))
+            }
+            #[cfg(feature = "bytecode")]
+            Mode::Bytecode => {
+                let mut bytecode = crate::bytecode::Bytecode::new(balancer.tables().clone())?;
+                bytecode.with(|machine| machine.warm_up(&scene::udp_v4(vip::PLAIN), flows))?;
+                Ok(Self::Bytecode(bytecode))
+            }
+            other => bail!("{} has no core to be measured alone", other.name()),
+        }
+    }
+
+    fn kernel(balancer: &Balancer, flows: u32, delay: Option<f64>) -> Result<Self> {
+        let mut references = References::load(balancer.tables(), 1)?;
+        let frame = scene::udp_v4(vip::PLAIN);
+        let (kept, mut kernel) = match delay {
+            Some(nanos) => {
+                let (ebpf, program) = delayed(balancer.fd()?, nanos)?;
+                (Some(ebpf), Timed::new(&program, &frame, Some(flows))?)
+            }
+            None => (None, Timed::new(balancer.fd()?, &frame, Some(flows))?),
+        };
+        let mut floor = |name| Timed::new(references.program(name)?, &frame, Some(flows));
+        let floor = Box::new([floor("null")?, floor("room")?]);
+        // A random flow of n is not seen in 5 n draws once in 148 times.
+        let mut left = (u64::from(flows) * 5).max(20_000);
+        while left > 0 {
+            let rounds = left.min(1_000_000) as u32;
+            kernel.run(rounds)?;
+            left -= u64::from(rounds);
+        }
+        Ok(Self::Kernel { kernel: Box::new(kernel), floor, _references: references, _delay: kept })
+    }
+
+    /// Nanoseconds a packet, and the packets.
+    fn measure(&mut self, flows: u32, rng: &mut Rng) -> Result<(f64, u32)> {
+        let mut series = Series::default();
+        match self {
+            Self::Kernel { kernel, floor, .. } => {
+                let time = |timed: &mut Timed| Ok::<_, anyhow::Error>(timed.run(ROUNDS)?.as_nanos() as f64 / f64::from(ROUNDS));
+                let [null, room] = floor.as_mut();
+                let floor = f64::midpoint(time(null)?, time(room)?);
+                return Ok((time(kernel)? - floor, ROUNDS));
+            }
+            Self::Worker(seat, umem) => measure_once(seat, umem, rng, flows, &mut series)?,
+            #[cfg(feature = "bytecode")]
+            Self::Bytecode(bytecode) => {
+                bytecode.with(|machine| machine.measure(&scene::udp_v4(vip::PLAIN), rng, flows, &mut series))?;
+            }
+        }
+        Ok((series.min(), FRAMES))
+    }
 }
 
 impl Cores {
@@ -48,31 +119,9 @@ impl Cores {
         let sets = USUAL_SETS.max((u64::from(flows) * 4 / 3 / WAYS as u64).next_power_of_two() as u32);
         let balancer = Balancer::load(&Role::Unpinned, Sizes { flow_sets: sets, ..Sizes::for_plan(&plan, cpus + 1) })?;
         scene::apply(&plan, balancer.tables(), &KernelGrace)?;
-        let mut references = References::load(balancer.tables(), 1)?;
-        let frame = scene::udp_v4(vip::PLAIN);
-        let nanos = |mode| delay.filter(|(delayed, _)| *delayed == mode).map(|(_, nanos)| nanos);
-        let (kept, mut kernel) = match nanos(Mode::Xdp) {
-            Some(nanos) => {
-                let (ebpf, program) = delayed(balancer.fd()?, nanos)?;
-                (Some(ebpf), Timed::new(&program, &frame, Some(flows))?)
-            }
-            None => (None, Timed::new(balancer.fd()?, &frame, Some(flows))?),
-        };
-        let mut floor = |name| Timed::new(references.program(name)?, &frame, Some(flows));
-        let floor = [floor("null")?, floor("room")?];
-        // A random flow of n is not seen in 5 n draws once in 148 times.
-        let mut left = if mode == Mode::Xdp { (u64::from(flows) * 5).max(20_000) } else { 0 };
-        while left > 0 {
-            let rounds = left.min(1_000_000) as u32;
-            kernel.run(rounds)?;
-            left -= u64::from(rounds);
-        }
-        let mut seat = Seat::new(balancer.tables().clone(), cpus, turns_for(nanos(Mode::Afxdp).unwrap_or(0.0)));
-        if mode == Mode::Afxdp {
-            warm_up(&mut seat, flows);
-        }
-        let (umem, rng) = (Umem::new(), Rng(u64::from(flows)));
-        Ok(Self { flows, mode, balancer, kernel, floor, seat, umem, rng, _references: references, _delay: kept })
+        let nanos = delay.filter(|(delayed, _)| *delayed == mode).map(|(_, nanos)| nanos);
+        let core = Core::new(&balancer, mode, flows, nanos)?;
+        Ok(Self { flows, balancer, core, rng: Rng(u64::from(flows)) })
     }
 
     /// One measurement: nanoseconds a packet, and the share of packets whose flow was known.
@@ -81,16 +130,7 @@ impl Cores {
     /// Not every packet was forwarded.
     pub fn measure(&mut self) -> Result<(f64, f64)> {
         let before = self.counted();
-        let (nanos, packets) = if self.mode == Mode::Afxdp {
-            let mut series = Series::default();
-            measure_once(&mut self.seat, &mut self.umem, &mut self.rng, self.flows, &mut series)?;
-            (series.min(), FRAMES)
-        } else {
-            let time = |timed: &mut Timed| Ok::<_, anyhow::Error>(timed.run(ROUNDS)?.as_nanos() as f64 / f64::from(ROUNDS));
-            let [null, room] = &mut self.floor;
-            let floor = f64::midpoint(time(null)?, time(room)?);
-            (time(&mut self.kernel)? - floor, ROUNDS)
-        };
+        let (nanos, packets) = self.core.measure(self.flows, &mut self.rng)?;
         let after = self.counted();
         let forwarded = after.0 - before.0;
         ensure!(forwarded == u64::from(packets), "{forwarded} of {packets} packets were forwarded");

@@ -180,6 +180,8 @@ impl Ends {
             wrong: compared.wrong,
             others: received.others,
             elsewhere: end.elsewhere - start.elsewhere,
+            device_node: device.wire.node,
+            core_nodes: Host::default().node_of_core(device.core).map(|node| (device.core, node)).into_iter().collect(),
         };
         let done = if comes_back { last.back - first.back } else { last.tally.received - first.tally.received };
         let busy = last.times.busy_since(&first.times);

@@ -19,6 +19,7 @@ fn colour(mode: Mode) -> RGBColor {
         Mode::FixedHeader => RGBColor(0, 158, 115),
         Mode::AfxdpPlain => RGBColor(230, 159, 0),
         Mode::Program => RGBColor(204, 121, 167),
+        Mode::Bytecode => RGBColor(0, 0, 0),
     }
 }
 
@@ -112,7 +113,7 @@ fn series_of(
             places.push(place);
         }
     }
-    let modes = Mode::ALL.into_iter().chain([Mode::Program]);
+    let modes = Mode::KNOWN.into_iter();
     let series = modes.filter_map(|mode| {
         let points: Vec<_> = results
             .of(kind)

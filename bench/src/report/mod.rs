@@ -36,6 +36,7 @@ pub(crate) fn meaning(mode: Mode) -> &'static str {
         Mode::FixedHeader => "fixed IPIP header, no lookup (limit of the kernel seat)",
         Mode::AfxdpPlain => "AF_XDP forwarder without lookups (limit of the userspace seat)",
         Mode::Program => "another XDP program",
+        Mode::Bytecode => "the kernel seat's bytecode in userspace (rbpf)",
     }
 }
 

@@ -59,8 +59,15 @@ fn provoked_gates_close() {
     // So small that flows push each other out.
     let setting = Setting { capacity: 500, cores: vec![CORE], generic: false };
     let program = Path::new(env!("CARGO_BIN_EXE_tandem"));
-    let parts =
-        Parts { prefix: "bn-gates", program, scenarios: &scenarios, setting: &setting, delay: None, interrupt: &interrupt };
+    let parts = Parts {
+        prefix: "bn-gates",
+        program,
+        scenarios: &scenarios,
+        setting: &setting,
+        delay: None,
+        ports: None,
+        interrupt: &interrupt,
+    };
     let mut device = Device::balancer(&parts).unwrap_or_else(|e| panic!("{e:#}"));
     let link = device.wire.lab.link(Host::Lb).expect("a link").clone();
     let plan = |capacity, source: [u8; 4]| {

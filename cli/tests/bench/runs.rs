@@ -96,6 +96,54 @@ fn searches_and_other_traffic() {
     assert!(syn.expected_hit_ratio.is_some_and(|hit| (0.75..0.85).contains(&hit)), "{syn:?}");
 }
 
+/// The ends of a veth pair that the host has, in place of two ports of NICs.
+struct Pair([&'static str; 2]);
+
+impl Pair {
+    fn new(ends: [&'static str; 2]) -> Self {
+        let [a, b] = ends;
+        let queues = ["numrxqueues", "1", "numtxqueues", "1"];
+        let veth = [&["link", "add", a][..], &queues, &["type", "veth", "peer", "name", b], &queues].concat();
+        assert!(Command::new("ip").args(veth).status().is_ok_and(|status| status.success()), "ip link add");
+        Self(ends)
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "del", self.0[0]]).status();
+    }
+}
+
+/// Two ports of the host: one device after the other on them, and both are back at the end.
+#[test]
+fn ports_of_the_host_come_back() {
+    if !permitted() {
+        return;
+    }
+    let (directory, pair) = (Directory::new("ports"), Pair::new(["bn-port0", "bn-port1"]));
+    let arguments = |device| {
+        ["udp-sport-0-100", "--modes", "xdp,bounce,afxdp", "--memory-flows", "0", "--no-search", "--interface", device]
+            .into_iter()
+            .chain(["--generator-interface", pair.0[1]])
+            .collect::<Vec<_>>()
+    };
+    let (results, said) = bench("bn-ports", &directory, &arguments(pair.0[0]));
+    assert_eq!(results.runs.len(), 3);
+    for run in &results.runs {
+        assert!(run.valid && run.forwarded_pps > 1000.0, "{run:?}\n{said}");
+    }
+    assert_eq!(results.manifest.interface.name, pair.0[0]);
+    for end in pair.0 {
+        assert!(std::path::Path::new("/sys/class/net").join(end).exists(), "{end} did not come back");
+    }
+    // Somebody uses this one.
+    let refused = tandem(&[&["bench", "--prefix", "bn-ports"], &arguments("lo")[..]].concat()).output().expect("tandem starts");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && said.contains("lo, which has the address 127.0.0.1"), "{said}");
+    assert_eq!(left("bn-ports"), Vec::<String>::new());
+}
+
 /// The generators of userspace send the same.
 #[test]
 fn every_generator_sends_the_scenario() {

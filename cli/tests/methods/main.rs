@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/judge.rs"]
 mod judge;
 mod neighbours;
 mod packet;
@@ -21,7 +22,7 @@ use tandem_backends::replay::{Action, Backend, Instance, write_capture};
 use tandem_lab::Host;
 
 use common::permitted;
-use judge::{Capturing, Judged, judge, mistakes};
+use judge::{Capturing, Judged, judge};
 use neighbours::answers_for;
 use service::{REAL, Service, VIP_V4, VIP_V6, text};
 use stand::Stand;
@@ -38,7 +39,7 @@ fn carried_and_judged(kind: char, layout: &str, services: &[Service], ready: imp
     ready(&stand);
     for seat in ["xdp", "afxdp"] {
         stand.seat(seat);
-        let capturing = tshark.as_ref().map(|_| Capturing::start(&stand.lab, seat));
+        let capturing = tshark.as_ref().map(|_| Capturing::start(&stand.lab, REAL, seat));
         let failures = stand.lab.enter(Host::Client, || failures(&stand.lab, services)).expect("the client's namespace");
         assert!(failures.is_empty(), "{seat}: {} failures:\n{}", failures.len(), failures.join("\n"));
         stand.assert_carried(seat, services, LEAST);
@@ -49,6 +50,34 @@ fn carried_and_judged(kind: char, layout: &str, services: &[Service], ready: imp
             eprintln!("{seat}: {} frames judged", frames.len());
         }
     }
+}
+
+/// What is wrong with the frames of these services: complaints, and services that nothing was seen of. `least`: frames of each
+/// protocol.
+fn mistakes(frames: &[Judged], services: &[Service], least: usize) -> Vec<String> {
+    let mut mistakes = Vec::new();
+    for frame in frames.iter().filter(|frame| !frame.complaints.is_empty()) {
+        mistakes.push(format!("frame {} ({} to {}): {}", frame.number, frame.layers, frame.to, frame.complaints.join("; ")));
+    }
+    for service in services {
+        for protocol in ["tcp", "udp"] {
+            let (to, layers) = (format!("{}|{}", service.vip, service.at().port()), service.layers(protocol));
+            let of_it = frames.iter().filter(|frame| frame.to == to && frame.layers.ends_with(protocol));
+            let (right, other): (Vec<_>, Vec<_>) = of_it.partition(|frame| frame.layers == layers);
+            if let Some(frame) = other.first() {
+                mistakes.push(format!("{service}: frame {} is {}, not {layers}", frame.number, frame.layers));
+            }
+            // Each header that has a checksum was judged, and found right.
+            for layer in ["ip", "udp", "tcp"] {
+                let headers = layers.split(':').filter(|found| *found == layer).count();
+                let good: usize = right.iter().filter_map(|frame| frame.good.get(layer)).sum();
+                if good < headers * least {
+                    mistakes.push(format!("{service}, {protocol}: only {good} good checksums of {layer} in {layers}"));
+                }
+            }
+        }
+    }
+    mistakes
 }
 
 #[test]
@@ -152,4 +181,27 @@ fn the_judge_finds_what_is_broken() {
     let mut wrong = services.clone();
     wrong[0].method = services[4].method;
     assert!(!mistakes(&right, &wrong, 1).is_empty(), "another tunnel than is expected");
+}
+
+/// A checksum that is the other zero is as good; a wrong one beside it is not forgiven.
+#[test]
+fn the_judge_takes_either_zero() {
+    let Some(tshark) = judge::program() else { return };
+    let segment = |payload: [u8; 2]| {
+        let ip = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 8]).ipv4([198, 51, 100, 7], [10, 200, 1, 1], 64);
+        let mut frame = Vec::new();
+        ip.tcp(61_001, 7001, 1, 1000).ack(2).write(&mut frame, &payload).unwrap();
+        frame
+    };
+    let sum = |frame: &[u8]| [frame[50], frame[51]];
+    // What the checksum is without it, as payload, makes it 0.
+    let mut zero = segment(sum(&segment([0, 0])));
+    assert_eq!(sum(&zero), [0, 0]);
+    zero[50..52].fill(0xff);
+    let mut wrong = zero.clone();
+    // Of the IP header.
+    wrong[24] ^= 1;
+    let judged = judged(&tshark, "zeros", &[zero, wrong]);
+    assert!(judged[0].complaints.is_empty() && judged[0].good["tcp"] == 1, "{judged:?}");
+    assert!(!judged[1].complaints.is_empty(), "{judged:?}");
 }

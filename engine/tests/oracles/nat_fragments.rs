@@ -102,4 +102,21 @@ proptest! {
         }
         prop_assert_eq!(sent(&bed, &later), (Reason::Fragment, later));
     }
+
+    /// The first fragment of a packet without a checksum cannot get one, which IPv6 wants: it is dropped by name (RFC 7915
+    /// section 4.5).
+    #[test]
+    fn a_first_fragment_without_a_checksum_stays_in_its_family(real_v6: bool, port in 1_u16..) {
+        let bed = bed(false, real_v6, true, PORTS);
+        let tuple = Tuple { source: client(false, 1), destination: vip(false), source_port: port, port: VIP_PORT };
+        let mut whole = tuple.udp(64, &[7; 64]);
+        whole[40..42].fill(0);
+        let [first, later] = split(&whole);
+        if real_v6 {
+            prop_assert_eq!(sent(&bed, &first).0, Reason::NatUntranslatable);
+        } else {
+            let got = joined(&bed, &[first, later], Reason::Forwarded)?;
+            prop_assert_eq!(&got.payload[6..8], &[0, 0]);
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Somebody else's eyes: tshark's dissectors read what is on the real's link, and say which checksums are wrong and what is
+//! Somebody else's eyes: tshark's dissectors read what is on a host's link, and say which checksums are wrong and what is
 //! malformed. Nothing of Tandem's takes part in that.
 
 use std::collections::BTreeMap;
@@ -8,10 +8,8 @@ use std::time::{Duration, Instant};
 
 use tandem_lab::{Host, Lab, Process, find_program};
 
-use super::service::{REAL, Service};
-
 /// Ports of the services: their payload is payload, whatever Wireshark believes of the numbers.
-const SERVICES: &str = "7000-7099";
+const SERVICES: [&str; 2] = ["7000-7099", "8080"];
 /// Columns that are asked of tshark; most of them are lists, a value for each header.
 const FIELDS: [&str; 12] = [
     "frame.number",
@@ -30,6 +28,10 @@ const FIELDS: [&str; 12] = [
 /// Of `*.checksum.status`: the names Wireshark has for 1 and 3.
 const GOOD: &str = "1";
 const NOT_PRESENT: &str = "3";
+
+/// What a sender's kernel does on purpose (`skb_checksum_help` of Linux writes the other zero, for UDP's sake, in TCP, too), and
+/// no receiver minds: both zeros are the same to it (RFC 1071).
+const OTHER_ZERO: &str = "TCP Checksum 0xffff instead of 0x0000 (see RFC 1624)";
 
 /// One frame in tshark's eyes.
 #[derive(Debug)]
@@ -68,8 +70,8 @@ pub fn judge(tshark: &Path, capture: &Path) -> Vec<Judged> {
     }
     // What is in there is a fact to count, not an error to report: with IPv6, too, a tunnel may carry it (RFC 6936).
     command.args(["-o", "udp.ignore_ipv6_zero_checksum:TRUE"]);
-    for protocol in ["udp", "tcp"] {
-        command.args(["-d", &format!("{protocol}.port=={SERVICES},data")]);
+    for (protocol, ports) in ["udp", "tcp"].into_iter().flat_map(|protocol| SERVICES.map(|ports| (protocol, ports))) {
+        command.args(["-d", &format!("{protocol}.port=={ports},data")]);
     }
     command.args(["-T", "fields", "-E", "separator=/t", "-E", "occurrence=a", "-E", "aggregator=,"]);
     for field in FIELDS {
@@ -104,6 +106,7 @@ fn read(line: &str) -> Judged {
             // Only the client's own datagram may have none.
             let inner = layer == "udp" && n + 1 == headers && layers.last() == Some(&"udp");
             match *status {
+                _ if layer == "tcp" && column[11].contains(OTHER_ZERO) => *judged.good.entry(layer).or_default() += 1,
                 GOOD => *judged.good.entry(layer).or_default() += 1,
                 NOT_PRESENT if inner => {}
                 other => judged.complaints.push(format!("checksum of {layer} header {}: status {other}", n + 1)),
@@ -114,14 +117,22 @@ fn read(line: &str) -> Judged {
     let address = list(if inner_v6 { 6 } else { 5 }).last().copied().unwrap_or("");
     let port = list(if layers.last() == Some(&"tcp") { 8 } else { 7 }).last().copied().unwrap_or("");
     judged.to = format!("{address}|{port}");
-    experts(&list(9), &list(10), column[11], &mut judged.complaints);
+    let (mut severities, mut groups) = (list(9), list(10));
+    if column[11].contains(OTHER_ZERO)
+        && let Some(at) = groups.iter().position(|group| group.parse() == Ok(CHECKSUM))
+    {
+        severities.remove(at);
+        groups.remove(at);
+    }
+    experts(&severities, &groups, column[11], &mut judged.complaints);
     judged
 }
 
 /// `PI_ERROR`, and the groups `PI_CHECKSUM`, `PI_MALFORMED`, `PI_REASSEMBLE` and `PI_PROTOCOL` of Wireshark's `proto.h`. (What it
 /// notes about TCP's way of working, a repeated segment for one, is in other groups.)
 const ERROR: u32 = 0x0080_0000;
-const GROUPS: [u32; 4] = [0x0100_0000, 0x0700_0000, 0x0800_0000, 0x0900_0000];
+const CHECKSUM: u32 = 0x0100_0000;
+const GROUPS: [u32; 4] = [CHECKSUM, 0x0700_0000, 0x0800_0000, 0x0900_0000];
 
 fn experts(severities: &[&str], groups: &[&str], messages: &str, complaints: &mut Vec<String>) {
     let number = |text: &&str| text.parse::<u32>().unwrap_or_else(|_| panic!("{text:?} of {messages:?}"));
@@ -132,18 +143,18 @@ fn experts(severities: &[&str], groups: &[&str], messages: &str, complaints: &mu
     }
 }
 
-/// A capture of what the router sends to the real, before the real's XDP program sees it.
+/// A capture of what the router sends to a host, before the host's XDP program sees it.
 pub struct Capturing {
     process: Process,
     file: PathBuf,
 }
 
 impl Capturing {
-    pub fn start(lab: &Lab, name: &str) -> Self {
-        let link = lab.link(REAL).expect("a link");
+    pub fn start(lab: &Lab, host: Host, name: &str) -> Self {
+        let link = lab.link(host).expect("a link");
         let file = lab.directory().join(format!("{name}.pcapng"));
         let mut command = Command::new(find_program("dumpcap", "wireshark-common").expect("it comes with tshark"));
-        // In kilobytes per block of the ring and in all; answers of the real have another destination.
+        // In megabytes of the ring; what the host sends has another destination.
         command.args(["-q", "-B", "32", "-i", &link.router.interface, "-f", &format!("ether dst {}", link.mac), "-w"]).arg(&file);
         let mut process = lab.spawn(Host::Router, command).expect("dumpcap starts");
         let until = Instant::now() + Duration::from_secs(10);
@@ -168,32 +179,4 @@ impl Capturing {
         assert_eq!(lost, Some(Some("0")), "frames were lost, or nothing is said of that: {words}");
         self.file
     }
-}
-
-/// What is wrong with the frames of these services: complaints, and services that nothing was seen of. `least`: frames of each
-/// protocol.
-pub fn mistakes(frames: &[Judged], services: &[Service], least: usize) -> Vec<String> {
-    let mut mistakes = Vec::new();
-    for frame in frames.iter().filter(|frame| !frame.complaints.is_empty()) {
-        mistakes.push(format!("frame {} ({} to {}): {}", frame.number, frame.layers, frame.to, frame.complaints.join("; ")));
-    }
-    for service in services {
-        for protocol in ["tcp", "udp"] {
-            let (to, layers) = (format!("{}|{}", service.vip, service.at().port()), service.layers(protocol));
-            let of_it = frames.iter().filter(|frame| frame.to == to && frame.layers.ends_with(protocol));
-            let (right, other): (Vec<_>, Vec<_>) = of_it.partition(|frame| frame.layers == layers);
-            if let Some(frame) = other.first() {
-                mistakes.push(format!("{service}: frame {} is {}, not {layers}", frame.number, frame.layers));
-            }
-            // Each header that has a checksum was judged, and found right.
-            for layer in ["ip", "udp", "tcp"] {
-                let headers = layers.split(':').filter(|found| *found == layer).count();
-                let good: usize = right.iter().filter_map(|frame| frame.good.get(layer)).sum();
-                if good < headers * least {
-                    mistakes.push(format!("{service}, {protocol}: only {good} good checksums of {layer} in {layers}"));
-                }
-            }
-        }
-    }
-    mistakes
 }
