@@ -16,13 +16,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Moves the NAPI of an interface out of softirqs, into threads; returns their numbers.
 ///
-/// The interface must have its XDP program: a veth has a NAPI only then, and forgets the threads with it.
+/// The interface must have its XDP program: a veth has a NAPI only then, and forgets the threads with it. A NIC may keep those of
+/// an earlier time, which count if they `may_be_old`: other namespaces have interfaces of a lab's names, but not of a NIC's.
 ///
 /// # Errors
 /// A kernel or driver that has no threaded NAPI.
-pub fn into_threads(lab: &Lab, host: Host, interface: &str) -> Result<Vec<i32>> {
+pub fn into_threads(lab: &Lab, host: Host, interface: &str, may_be_old: bool) -> Result<Vec<i32>> {
     let before = threads_of(interface);
-    lab.enter(host, || switch_on(interface))?
+    lab.enter(host, || switch(interface, true))?
         .with_context(|| format!("{}: {interface} has no threaded NAPI (Linux 5.12 or newer has it)", lab.namespace(host)))?;
     let until = Instant::now() + PATIENCE;
     loop {
@@ -31,20 +32,31 @@ pub fn into_threads(lab: &Lab, host: Host, interface: &str) -> Result<Vec<i32>> 
             return Ok(new);
         }
         if Instant::now() > until {
+            if may_be_old && !before.is_empty() {
+                return Ok(before.into_iter().collect());
+            }
             bail!("{}: no thread napi/{interface} has appeared", lab.namespace(host));
         }
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
+/// Moves the NAPI of an interface back into softirqs.
+///
+/// # Errors
+/// What the kernel says.
+pub fn out_of_threads(lab: &Lab, host: Host, interface: &str) -> Result<()> {
+    lab.enter(host, || switch(interface, false))?
+}
+
 /// `/sys/class/net` shows the namespace that mounted it: so it is mounted anew, for this thread alone.
-fn switch_on(interface: &str) -> Result<()> {
+fn switch(interface: &str, on: bool) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("cannot leave the mount namespace")?;
     let nothing = None::<&str>;
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).context("cannot make the mounts private")?;
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), nothing).context("cannot mount sysfs")?;
     let file = format!("/sys/class/net/{interface}/threaded");
-    fs::write(&file, "1").context(file)
+    fs::write(&file, if on { "1" } else { "0" }).context(file)
 }
 
 /// The kernel threads that serve an interface of this name, in whatever namespace.

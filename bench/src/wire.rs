@@ -72,6 +72,7 @@ pub struct Wire {
     pub lab: Lab,
     /// The NUMA node of the device's interface.
     pub node: Option<u32>,
+    is_borrowed: bool,
     /// Its program is attached as long as it lives.
     _sink: Ebpf,
     counts: Area<Line>,
@@ -102,7 +103,7 @@ impl Wire {
         attach(&lab, Host::Router, &mut ebpf, "sink", &port, XdpMode::Driver)?;
         let (counts, seen) = (area(&ebpf, "SINK", 2)?, area(&ebpf, "SEEN", 2048)?);
         let (samples, latencies) = (area(&ebpf, "SAMPLES", 4 * SAMPLES)?, area(&ebpf, "LATENCIES", LATENCIES / 8)?);
-        Ok(Self { lab, node, _sink: ebpf, counts, seen, samples, latencies })
+        Ok(Self { lab, node, is_borrowed: ports.is_some(), _sink: ebpf, counts, seen, samples, latencies })
     }
 
     /// Has the receive queue of the device under test served by a thread on `core`; the threads, by their numbers.
@@ -111,11 +112,19 @@ impl Wire {
     /// The kernel has no threaded NAPI for this interface.
     pub fn serve_on(&self, core: usize) -> Result<Vec<i32>> {
         let link = self.lab.link(Host::Lb)?;
-        let threads = napi::into_threads(&self.lab, Host::Lb, &link.interface)?;
+        let threads = napi::into_threads(&self.lab, Host::Lb, &link.interface, self.is_borrowed)?;
         for thread in &threads {
             napi::pin(*thread, core)?;
         }
         Ok(threads)
+    }
+
+    /// Has the receive queue of a port of the host served as it was, while there is a program on it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn serve_as_before(&self) -> Result<()> {
+        if self.is_borrowed { napi::out_of_threads(&self.lab, Host::Lb, &self.lab.link(Host::Lb)?.interface) } else { Ok(()) }
     }
 
     /// The number of the XDP program on the device's interface.

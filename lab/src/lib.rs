@@ -115,7 +115,7 @@ pub use bpffs::{BPFFS, Bpffs, ensure_bpffs};
 pub use error::LabError;
 pub use interrupt::Interrupt;
 pub use lab::{Lab, ProcessStatus, Status, check_permitted};
-pub use offload::switch_off;
+pub use offload::{switch_gro_on, switch_off};
 pub use process::{MARKER, Process, ProcessId};
 pub use program::{find as find_program, wait_listening};
 pub use servers::{Blob, Digest, Nginx, Servers, Services, digest_of};

@@ -14,8 +14,10 @@ use socket2::{Domain, Socket, Type};
 /// `SIOCETHTOOL` of `linux/sockios.h`.
 const SIOCETHTOOL: c_ulong = 0x8946;
 
+/// `ETHTOOL_SGRO` of `linux/ethtool.h`.
+const GRO: u32 = 0x2c;
 /// The features to switch off and their commands of `linux/ethtool.h`: `ETHTOOL_STXCSUM`, `_STSO`, `_SGSO`, `_SGRO`.
-const FEATURES: [(&str, u32); 4] = [("tx", 0x17), ("tso", 0x1f), ("gso", 0x24), ("gro", 0x2c)];
+const FEATURES: [(&str, u32); 4] = [("tx", 0x17), ("tso", 0x1f), ("gso", 0x24), ("gro", GRO)];
 
 /// `struct ethtool_value` of `linux/ethtool.h`.
 #[repr(C)]
@@ -31,13 +33,22 @@ struct Value {
 pub fn switch_off(interface: &str) -> Result<(), (&'static str, io::Error)> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).map_err(|e| ("all", e))?;
     for (feature, command) in FEATURES {
-        set(&socket, interface, command).map_err(|e| (feature, e))?;
+        set(&socket, interface, command, 0).map_err(|e| (feature, e))?;
     }
     Ok(())
 }
 
-fn set(socket: &Socket, interface: &str, command: u32) -> io::Result<()> {
-    let mut value = Value { command, data: 0 };
+/// Switches GRO of a device of this thread's namespace on. A veth without an XDP program of the driver's has receive queues
+/// (NAPI), and takes frames that its peer redirects to it, only then.
+///
+/// # Errors
+/// What the kernel says.
+pub fn switch_gro_on(interface: &str) -> io::Result<()> {
+    set(&Socket::new(Domain::IPV4, Type::DGRAM, None)?, interface, GRO, 1)
+}
+
+fn set(socket: &Socket, interface: &str, command: u32, data: u32) -> io::Result<()> {
+    let mut value = Value { command, data };
     let mut request = libc::ifreq {
         ifr_name: [0; libc::IFNAMSIZ],
         ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut value).cast() },

@@ -208,6 +208,9 @@ impl Device {
             more = vec!["--xdp-root".to_owned(), array.display().to_string(), "--xdp-slot".to_owned(), "1".to_owned()];
             root = Some(array);
         }
+        if parts.setting.generic {
+            wire.lab.enter(Host::Lb, || tandem_lab::switch_gro_on(&link.interface))?.context("the device's receive queue")?;
+        }
         let running = Running::start(&mut wire.lab, parts.program, &text, &more, parts.interrupt)?;
         let napi = wire.serve_on(core)?;
         let bound = if parts.setting.generic { "generic" } else { "native" }.to_owned();
@@ -344,6 +347,7 @@ impl Device {
     /// What could not be removed.
     pub fn tear_down(self) -> Result<()> {
         let Self { what, wire, .. } = self;
+        wire.serve_as_before()?;
         match what {
             What::Balancer { running, root, .. } => {
                 running.stop()?;

@@ -1,12 +1,17 @@
 //! Whole benchmarks, as short as they can be.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tandem_bench::device::Mode;
+use tandem_bench::balancer::Setting;
+use tandem_bench::device::{Device, Mode, Parts};
+use tandem_bench::generate::{self, Generator, Load};
 use tandem_bench::results::{Kind, Results, Run};
+use tandem_bench::scenario::Scenario;
+use tandem_lab::Interrupt;
 
 use crate::common::{output, permitted, tandem};
 use crate::{Directory, left};
@@ -135,7 +140,7 @@ fn ports_of_the_host_come_back() {
     }
     assert_eq!(results.manifest.interface.name, pair.0[0]);
     for end in pair.0 {
-        assert!(std::path::Path::new("/sys/class/net").join(end).exists(), "{end} did not come back");
+        assert!(Path::new("/sys/class/net").join(end).exists(), "{end} did not come back");
     }
     // Somebody uses this one.
     let refused = tandem(&[&["bench", "--prefix", "bn-ports"], &arguments("lo")[..]].concat()).output().expect("tandem starts");
@@ -212,4 +217,62 @@ fn a_delay_is_found_and_noise_is_not() {
     for row in ["\"in-memory\" \"ns\"", "\"throughput\" \"ns\""] {
         assert!(found.iter().any(|(name, ratio)| name == row && *ratio > 1.0), "300 ns in {row}: {found:?}");
     }
+}
+
+/// In the network stack instead of the driver.
+#[test]
+fn generic_attach_is_measured() {
+    if !permitted() {
+        return;
+    }
+    let directory = Directory::new("generic");
+    let arguments = ["udp-sport-0-100", "--modes", "xdp,afxdp", "--memory-flows", "0", "--no-search", "--generic"];
+    let (results, said) = bench("bn-generic", &directory, &arguments);
+    for (mode, bound) in [(Mode::Xdp, "generic"), (Mode::Afxdp, "copy")] {
+        let run = row(&results, Kind::Throughput, mode);
+        assert!(run.valid && run.forwarded_pps > 1000.0, "{run:?}\n{said}");
+        assert_eq!(run.bound, bound);
+    }
+}
+
+/// Traffic from elsewhere, to a balancer that somebody else has started: both modes are measured, and the one before is back.
+#[test]
+fn traffic_from_elsewhere() {
+    if !permitted() {
+        return;
+    }
+    let (directory, interrupt) = (Directory::new("external"), Interrupt::catch().expect("signals"));
+    let scenarios = [Scenario::find("udp-sport-0-100", Path::new("/nowhere")).expect("built in")];
+    let parts = Parts {
+        prefix: "bn-ext",
+        program: Path::new(env!("CARGO_BIN_EXE_tandem")),
+        scenarios: &scenarios,
+        setting: &Setting { capacity: 10_000, cores: vec![1], generic: false },
+        delay: None,
+        ports: None,
+        interrupt: &interrupt,
+    };
+    let device = Device::balancer(&parts).unwrap_or_else(|error| panic!("{error:#}"));
+    let out = directory.path("out");
+    let arguments = ["bench", "--external", "lab-bn-ext-lb", "--repeats", "1", "--time", "0.3", "--out", &out, "--wait"];
+    // Nobody sends.
+    let silent = tandem(&[&arguments[..], &["1"]].concat()).output().expect("tandem starts");
+    let said = String::from_utf8_lossy(&silent.stderr);
+    assert!(silent.status.code() == Some(1) && said.contains("no traffic after 1 s"), "{said}");
+
+    let generator = Generator::load(generate::Kind::Live, &scenarios[0]).unwrap_or_else(|error| panic!("{error:#}"));
+    let load = Load { rate: Some(20_000.0), stamped: false, core: 0 };
+    let traffic = generator.start(&device.wire.lab, &load).unwrap_or_else(|error| panic!("{error:#}"));
+    output(&[&arguments[..], &["20"]].concat());
+    traffic.stop().unwrap_or_else(|error| panic!("{error:#}"));
+    let results = Results::load(Path::new(&out)).expect("results");
+    for (mode, bound) in [(Mode::Xdp, "native"), (Mode::Afxdp, "copy")] {
+        let run = row(&results, Kind::Throughput, mode);
+        assert!(run.received_pps > 1000.0 && run.forwarded_pps > 1000.0 && run.ns_per_packet.is_some(), "{run:?}");
+        assert_eq!(run.bound, bound);
+    }
+    let mode = output(&["mode", "show", "--name", "lab-bn-ext-lb", "--json"]);
+    assert!(mode.contains("\"xdp\""), "the mode before: {mode}");
+    device.tear_down().expect("torn down");
+    assert_eq!(left("bn-ext"), Vec::<String>::new());
 }
