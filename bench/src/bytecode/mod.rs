@@ -192,9 +192,10 @@ const HELPERS: [(bpf_func_id, Helper); 7] = [
 ];
 
 fn lookup(map: u64, key: u64, _: u64, _: u64, _: u64) -> u64 {
-    // SAFETY: `link` put the address of an area there that lives as long as the program, and the verifier has proved that the key
-    // is four readable bytes on the stack.
-    let (area, key) = unsafe { (&*(map as *const link::Area), (key as *const u32).read_unaligned()) };
+    // SAFETY: `link` put the address of an area there that lives as long as the program.
+    let area = unsafe { &*(map as *const link::Area) };
+    // SAFETY: the verifier has proved that the key is four readable bytes on the stack.
+    let key = unsafe { (key as *const u32).read_unaligned() };
     area.entry(key)
 }
 
