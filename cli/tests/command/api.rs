@@ -1,6 +1,6 @@
 //! Changes of a running balancer over its API: what is in force, what is refused, what the file gets, and who may ask at all.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
@@ -11,7 +11,7 @@ use tandem_api::wire;
 use tandem_backends::run::Paths;
 
 use super::shell::{Answer, Balancer, Scratch, tandem};
-use super::wire::{CLIENT, NEAR, VIP, VIP_NAME, config, in_namespace, send};
+use super::wire::{NEAR, VIP, VIP_NAME, client, config, in_namespace, send};
 
 const KERNEL: &str = "mode = \"xdp\" # for now";
 /// A VIP that the file has not.
@@ -20,8 +20,7 @@ const OTHER: &str = "192.0.2.100:81/udp";
 /// Datagrams to the VIP that the file has not, one for each flow.
 fn send_other(ports: std::ops::Range<u16>) {
     for port in ports {
-        let socket = UdpSocket::bind((CLIENT, port)).expect("a client");
-        socket.send_to(b"tandem", (VIP, 81)).expect("sent");
+        client(port).send_to(b"tandem", (VIP, 81)).expect("sent");
     }
 }
 

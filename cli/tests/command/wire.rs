@@ -1,6 +1,6 @@
 //! A private network namespace with links in it, made over netlink, and traffic on them.
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
+use socket2::{Domain, Socket, Type};
 use tandem_lab::{BPFFS, Bpffs, ensure_bpffs};
 use tokio::runtime::{Builder, Runtime};
 
@@ -180,10 +181,18 @@ impl Links {
     }
 }
 
+/// The client's socket with this source port. One before it may still be in a process that another test is just starting.
+pub fn client(port: u16) -> UdpSocket {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("a shared port");
+    socket.bind(&SocketAddrV4::new(CLIENT, port).into()).expect("a client");
+    socket.into()
+}
+
 /// Sends datagrams to the VIP, as many flows as there are ports.
 pub fn send(ports: std::ops::Range<u16>, each: usize) {
     for port in ports {
-        let socket = UdpSocket::bind((CLIENT, port)).expect("a client");
+        let socket = client(port);
         for _ in 0..each {
             socket.send_to(b"tandem", (VIP, 80)).expect("sent");
         }
