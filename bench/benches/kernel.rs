@@ -250,6 +250,9 @@ impl Bench {
 
     /// One measurement of each program, and the check that the balancer and the rival did what they had to.
     fn round(&mut self, seats: &Seats, rounds: u32) -> Result<()> {
+        // Since its last turn a flow may have been idle for so long that it is none any more.
+        self.balancer.call(1000, false)?;
+        self.rival.call(1000, false)?;
         self.before = [seats.balancer_counts(), seats.rival_counts()];
         for run in [&mut self.null, &mut self.balancer, &mut self.rival, &mut self.room] {
             run.call(rounds, true)?;
