@@ -10,8 +10,8 @@ use crate::device::Mode;
 use crate::results::{Kind, Results, Run};
 use crate::statistics::{Ratio, ratio};
 
-/// A change must be at least so large, as a share: a run of minutes ago differs by nearly as much without any reason.
-pub const LEAST: f64 = 0.05;
+/// A change must be at least so large, as a share: a run of an hour ago differs by as much without any reason.
+pub const LEAST: f64 = 0.02;
 
 /// A row of both.
 #[derive(Clone, PartialEq, Debug, Serialize)]

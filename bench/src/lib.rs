@@ -13,6 +13,9 @@
 //!
 //! Compare numbers of one run only: machines differ, and so do the hours of a shared one; ratios travel better.
 
+#[cfg(all(feature = "bytecode", not(target_arch = "x86_64")))]
+compile_error!("the feature bytecode keeps packets below 4 GiB (MAP_32BIT), which only x86-64 has: build without it");
+
 pub mod balancer;
 pub mod batches;
 pub mod built_in;

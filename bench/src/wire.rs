@@ -23,7 +23,7 @@ use tandem_engine::memory::Line;
 use tandem_lab::{Host, Lab, Spec};
 
 use crate::frames::{payload_at, transport_at};
-use crate::host::Host as HostFacts;
+use crate::host;
 use crate::kernel::area;
 use crate::napi;
 use crate::scenario::Scenario;
@@ -91,7 +91,7 @@ impl Wire {
         let mut node = None;
         if let Some(Ports { device, generator }) = ports {
             // From here, as long as it is here.
-            node = HostFacts::default().node_of(device);
+            node = host::Host::default().node_of(device);
             lab.borrow_link(Host::Lb, device, generator)?;
             let queues = lab.enter(Host::Lb, || receive_queues(device))?.with_context(|| device.clone())?;
             if queues != 1 {

@@ -375,14 +375,16 @@ fn none(what: &str, failures: &[String]) {
     );
 }
 
-/// UDP and two connections to each VIP, with what leaves the balancer to both sides read by tshark: no wrong checksum, nothing
-/// malformed.
+/// UDP and two connections to each VIP, with what leaves the balancer to both sides read by tshark, if it is there: no wrong
+/// checksum, nothing malformed.
 fn judged(stand: &Stand, seat: &str, ports: std::ops::Range<u16>) {
-    let Some(tshark) = judge::program() else { return };
-    let sides = [Host::Client, REAL].map(|host| (host, Capturing::start(&stand.lab, host, &format!("{seat}-{host}"))));
+    let tshark = judge::program();
+    let capture = |host: Host| (host, Capturing::start(&stand.lab, host, &format!("{seat}-{host}")));
+    let sides = tshark.as_ref().map(|_| [Host::Client, REAL].map(capture));
     let mut connections = stand.at_client(|| open(&stand.clients, ports)).unwrap_or_else(|error| panic!("mode {seat}: {error}"));
     none(seat, &stand.at_client(|| all_say(&mut connections, 0)));
     none(&format!("UDP in mode {seat}"), &stand.at_client(|| datagrams(&stand.clients)));
+    let (Some(tshark), Some(sides)) = (tshark, sides) else { return };
     for (host, capturing) in sides {
         // Errors quote packets that are cut off, whose checksums nobody can judge.
         let mut frames = judge(&tshark, &capturing.finish());
