@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use tandem_engine::memory::Line;
 use tandem_lab::{Host as Place, Interrupt};
 
 use crate::balancer::{self, Setting};
@@ -21,6 +22,7 @@ use crate::progress::Progress;
 use crate::results::{Kind, Latency, Repeat, Results, Run};
 use crate::scenario::Scenario;
 use crate::wire::{Ports, can_stamp};
+use crate::yardstick::Yardstick;
 
 /// Times that a repeat is measured again, for each row.
 const RERUNS: u32 = 2;
@@ -28,6 +30,8 @@ const RERUNS: u32 = 2;
 const PACED: f64 = 0.6;
 /// The highest rate that the search for the loss-free one tries, as a share of the highest rate forwarded.
 const SEARCH_UP_TO: f64 = 1.1;
+/// Bytes that the yardstick of a repeat works on, and those beside the flow table of the core alone: tables and frames.
+const YARDSTICK: usize = 1 << 20;
 
 /// What to measure, and with what.
 #[derive(Clone, Debug)]
@@ -84,6 +88,7 @@ struct Bench<'a> {
     /// Loaded when first needed, by scenario.
     generators: BTreeMap<usize, Generator>,
     expected: BTreeMap<usize, f64>,
+    yardstick: Yardstick,
 }
 
 /// How fast the generator is to be, in frames per second.
@@ -166,7 +171,8 @@ impl<'a> Bench<'a> {
         }
         let oracle = Oracle::new(&plan)?;
         let (generators, expected) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { settings, interrupt, progress, setting, devices, oracle, plan, generators, expected })
+        let yardstick = Yardstick::new(YARDSTICK);
+        Ok(Self { settings, interrupt, progress, setting, devices, oracle, plan, generators, expected, yardstick })
     }
 
     /// Makes sure that the device is there: on ports of the host in place of the one before.
@@ -273,6 +279,7 @@ impl<'a> Bench<'a> {
         let again = if rerun > 0 { ", again" } else { "" };
         self.progress.say(&format!("{} {} {number}/{}{again}", run.scenario, mode.name(), self.settings.repeats));
         let time = self.settings.time;
+        let before = self.yardstick.nanos_on(self.settings.core)?;
         let most = self.trial(*at, *mode, Pace::Most, time)?;
         let rate = most.forwarded_pps * PACED;
         let paced = if *mode == Mode::Drop || rate < 1000.0 {
@@ -280,7 +287,8 @@ impl<'a> Bench<'a> {
         } else {
             Some(self.trial(*at, *mode, Pace::Below(rate), time / 2)?)
         };
-        let repeat = Repeat::of(number, rerun, &most, paced.as_ref());
+        let mut repeat = Repeat::of(number, rerun, &most, paced.as_ref());
+        repeat.yardstick_ns = Some(f64::midpoint(before, self.yardstick.nanos_on(self.settings.core)?));
         if repeat.is_valid() || run.cpu.is_empty() {
             run.cpu = paced.unwrap_or(most).cpu;
         }
@@ -432,12 +440,14 @@ fn in_memory(settings: &Settings, interrupt: &Interrupt, progress: &Progress) ->
             let cores = seats.iter().map(|mode| Cores::new(*flows, *mode, settings.delay));
             let mut cores: Vec<Cores> = cores.collect::<Result<_>>()?;
             let mut rows: Vec<Run> = seats.iter().map(|mode| Run::new(Kind::InMemory, "in-memory", *flows, *mode)).collect();
+            let mut yardstick = Yardstick::new(YARDSTICK + *flows as usize * size_of::<Line>());
             // Cheap: three times as often as the others.
             for number in 1..=3 * settings.repeats {
                 for (run, cores) in rows.iter_mut().zip(&mut cores) {
                     if interrupt.raised().is_some() {
                         bail!("interrupted; everything that was made has been removed");
                     }
+                    let yardstick_ns = Some(yardstick.nanos());
                     let (nanos, hit) = cores.measure()?;
                     // Rows of other work would be no rows of flows that are known.
                     let evidence =
@@ -447,6 +457,7 @@ fn in_memory(settings: &Settings, interrupt: &Interrupt, progress: &Progress) ->
                         number,
                         ns_per_packet: Some(nanos),
                         flow_hit_ratio: Some(hit),
+                        yardstick_ns,
                         invalid_because: judge(&evidence),
                         ..Repeat::default()
                     };

@@ -45,3 +45,4 @@ pub mod scene;
 pub mod statistics;
 pub mod timing;
 pub mod wire;
+pub mod yardstick;

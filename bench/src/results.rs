@@ -58,6 +58,9 @@ pub struct Repeat {
     pub ns_per_packet: Option<f64>,
     /// Frames per second while that was measured.
     pub paced_pps: Option<f64>,
+    /// Nanoseconds of a turn of the [yardstick](crate::yardstick) beside it, on the same core.
+    #[serde(default)]
+    pub yardstick_ns: Option<f64>,
     /// Why it does not count; empty: it does.
     pub invalid_because: Vec<Reason>,
 }
@@ -82,6 +85,7 @@ impl Repeat {
             flow_hit_ratio: most.hit,
             ns_per_packet: Some(paced.unwrap_or(most).ns_per_packet),
             paced_pps: paced.map(|trial| trial.offered_pps),
+            yardstick_ns: None,
             invalid_because: reasons,
         }
     }
@@ -287,6 +291,7 @@ impl Results {
             "flow_hit_ratio",
             "ns_per_packet",
             "paced_pps",
+            "yardstick_ns",
             "valid",
             "invalid_because",
         ])?;
@@ -295,8 +300,8 @@ impl Results {
                 let because: Vec<&str> = repeat.invalid_because.iter().map(|reason| reason.what.as_str()).collect();
                 let key = (run.kind, &run.scenario, run.spread, run.mode, &run.bound, repeat.number, repeat.rerun);
                 let rates = (repeat.offered_pps, repeat.received_pps, repeat.forwarded_pps, repeat.lost);
-                let rest = (repeat.flow_hit_ratio, repeat.ns_per_packet, repeat.paced_pps, repeat.is_valid(), because.join("; "));
-                writer.serialize((key, rates, rest))?;
+                let times = (repeat.flow_hit_ratio, repeat.ns_per_packet, repeat.paced_pps, repeat.yardstick_ns);
+                writer.serialize((key, rates, times, repeat.is_valid(), because.join("; ")))?;
             }
         }
         writer.into_inner().map_err(|e| e.into_error().into())

@@ -3,9 +3,7 @@
 use crate::scenario::Rng;
 
 /// Resamplings of a bootstrap.
-const RESAMPLES: usize = 2000;
-/// Share of the resamplings inside the interval.
-const CONFIDENCE: f64 = 0.95;
+const RESAMPLES: usize = 10_000;
 
 /// The middle of a series; of an even number, between the two in the middle. `NaN` of an empty one.
 pub fn median(values: &[f64]) -> f64 {
@@ -43,8 +41,9 @@ impl Ratio {
     }
 }
 
-/// `after` over `before`: medians, and the percentile interval of 2,000 resamplings of both. `None` of an empty series.
-pub fn ratio(before: &[f64], after: &[f64]) -> Option<Ratio> {
+/// `after` over `before`: medians, and the percentile interval of 10,000 resamplings of both, which holds `confidence` of them (0.95:
+/// 95 %). `None` of an empty series.
+pub fn ratio(before: &[f64], after: &[f64], confidence: f64) -> Option<Ratio> {
     if before.is_empty() || after.is_empty() {
         return None;
     }
@@ -57,7 +56,7 @@ pub fn ratio(before: &[f64], after: &[f64]) -> Option<Ratio> {
     let mut ratios: Vec<f64> = (0..RESAMPLES).map(|_| resample(after) / resample(before)).collect();
     ratios.sort_by(f64::total_cmp);
     let at = |share: f64| ratios.get(((RESAMPLES - 1) as f64 * share).round() as usize).copied();
-    let tail = (1.0 - CONFIDENCE) / 2.0;
+    let tail = (1.0 - confidence) / 2.0;
     Some(Ratio { ratio: median(after) / median(before), low: at(tail)?, high: at(1.0 - tail)? })
 }
 
@@ -81,13 +80,21 @@ mod tests {
 
     #[test]
     fn a_change_is_told_from_noise() {
-        let same =
-            (0..50).filter(|seed| ratio(&noisy(*seed, 100.0), &noisy(seed + 1000, 100.0)).unwrap().is_change(0.02)).count();
-        assert_eq!(same, 0, "of 50 pairs without a difference");
-        let slower =
-            (0..50).filter(|seed| ratio(&noisy(*seed, 100.0), &noisy(seed + 1000, 110.0)).unwrap().is_change(0.02)).count();
-        assert_eq!(slower, 50, "of 50 pairs with one of 10 %");
-        let ratio = ratio(&[100.0; 5], &[130.0; 5]).unwrap();
+        let changed = |after: f64| {
+            let is_change = |seed: &u64| ratio(&noisy(*seed, 100.0), &noisy(seed + 1000, after), 0.95).unwrap().is_change(0.02);
+            (0..20).filter(is_change).count()
+        };
+        assert_eq!((changed(100.0), changed(110.0)), (0, 20), "of 20 pairs without a difference, and with one of 10 %");
+        let ratio = ratio(&[100.0; 5], &[130.0; 5], 0.95).unwrap();
         assert_eq!((ratio.ratio, ratio.low, ratio.high), (1.3, 1.3, 1.3));
+    }
+
+    #[test]
+    fn more_confidence_is_a_wider_interval() {
+        let width = |confidence| {
+            let found = ratio(&noisy(1, 100.0), &noisy(2, 100.0), confidence).unwrap();
+            found.high - found.low
+        };
+        assert!(width(0.9995) > width(0.95) && width(0.95) > width(0.5), "{} {}", width(0.9995), width(0.95));
     }
 }
