@@ -187,9 +187,9 @@ fetch() {
 # The guest program, as cargo built it.
 build_guest() {
     local line
-    # Its path is in cargo's own report. The packages are those of `make test`: with `-p` alone, dependencies have fewer features
-    # and are all built a second time.
-    line=$(cd "$repo" && "$repo/scripts/with-toolchain.sh" cargo test --locked -q --workspace --exclude tandem-bpf --test guest --no-run --message-format=json |
+    # Its path is in cargo's own report. Packages and features are those of `make test`: with others, dependencies are all built a
+    # second time.
+    line=$(cd "$repo" && "$repo/scripts/with-toolchain.sh" cargo test --locked -q --workspace --exclude tandem-bpf "${features[@]}" --test guest --no-run --message-format=json |
         grep '"executable":"[^"]*/guest-[^"]*"' | tail -n 1) || die "the guest program does not build"
     sed 's/.*"executable":"\([^"]*\)".*/\1/' <<<"$line"
 }

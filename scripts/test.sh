@@ -4,13 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# With what a build for users leaves out, where it can be built.
-features=()
-if [ "$(uname -m)" = x86_64 ]; then
-    features=(--features tandem-bench/bytecode,tandem/bytecode)
-else
-    echo "skipped: the bytecode in userspace, which takes x86-64"
-fi
+# shellcheck source-path=SCRIPTDIR source=toolchain.sh
+. scripts/toolchain.sh
+[ ${#features[@]} -gt 0 ] || echo "skipped: the bytecode in userspace, which takes x86-64"
 
 step() { printf '\n== %s\n' "$*"; }
 

@@ -19,6 +19,10 @@ BPF_LINKER_VERSION=0.10.3
 # The LLVM that this bpf-linker is written for. Its reader refuses bitcode of a newer one.
 LLVM_MAJOR=22
 
+# With what a build for users leaves out, where it can be built: one set of features, so that nothing is built twice.
+features=()
+if [ "$(uname -m)" = x86_64 ]; then features=(--features tandem-bench/bytecode,tandem/bytecode); fi
+
 # Outside the checkout, so that `make clean` and a second clone keep the linker.
 cache=$HOME/.cache/tandem
 linker_wrapper=$cache/bin/bpf-linker
