@@ -50,9 +50,16 @@ pub struct DoctorArgs {
     /// Note every probe that this host sees, a line of JSON each, for --seconds
     #[arg(long, conflicts_with_all = ["watch", "probe"])]
     listen: bool,
-    /// Send probes: from a client to the VIPs, from a real with the VIP as the source to each --client
+    /// Send probes: from a client to the VIPs, from the balancer to each real in its tunnel, from a real with the VIP as the
+    /// source to each --client
     #[arg(long, conflicts_with = "watch")]
     probe: bool,
+    /// With --probe: length of the large ones' IP packets, which are not cut into fragments
+    #[arg(long, value_name = "N", default_value_t = 1400, value_parser = clap::value_parser!(u16).range(100..))]
+    bytes: u16,
+    /// Ask on every link, by ARP and neighbour discovery, who has the VIPs
+    #[arg(long, conflicts_with_all = ["watch", "probe", "listen"])]
+    who_has: bool,
     /// Say how far each probe came, from the notes of all hosts that listened
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["role", "config"])]
     correlate: Vec<PathBuf>,
@@ -159,7 +166,10 @@ pub fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
         return listen(&setting, Duration::from_secs(args.seconds));
     }
     if args.probe {
-        return probe(&setting);
+        return probe(&setting, args.bytes.into());
+    }
+    if args.who_has {
+        return who_has(&setting);
     }
     if let Some(address) = args.for_host {
         return for_host(&setting, address, args.role.map(Role::from));
@@ -285,12 +295,36 @@ fn listen(setting: &Setting, time: Duration) -> Result<(), Failure> {
     Ok(written?)
 }
 
-fn probe(setting: &Setting) -> Result<(), Failure> {
+fn probe(setting: &Setting, largest: usize) -> Result<(), Failure> {
     let nonce = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
-    let (nonce, ways) = tandem_doctor::probe::send(setting, nonce).map_err(|error| Failure::Usage(error.into()))?;
-    println!("{nonce}");
-    eprintln!("{ways} probes sent; `tandem doctor --correlate FILE…` with the notes of all who listen says how far they came");
+    for sent in tandem_doctor::probe::send(setting, nonce, largest).map_err(|error| Failure::Usage(error.into()))? {
+        println!("{}", sent.nonce);
+        eprintln!("{} probes sent, in IP packets of {} bytes", sent.ways, sent.bytes);
+        if let Some(why) = sent.refused {
+            eprintln!("not all of them left this host: {why}");
+        }
+    }
+    eprintln!("`tandem doctor --correlate FILE…` with the notes of all who listen says how far they came");
     Ok(())
+}
+
+/// A line for each answer; somebody who is no balancer is an error.
+fn who_has(setting: &Setting) -> Result<(), Failure> {
+    if setting.services.is_empty() {
+        return Err(Failure::Usage(anyhow!("no VIPs: -c FILE or --service names them")));
+    }
+    let claims = tandem_doctor::probe::claims(setting).map_err(|error| anyhow!("cannot ask: {error}; it needs CAP_NET_RAW"))?;
+    for claim in &claims {
+        let whose = if claim.is_balancers { "a balancer" } else { "no balancer that is known here" };
+        println!("{} on {}: {}, {whose}", claim.vip, claim.interface, claim.mac);
+    }
+    match claims.iter().filter(|claim| !claim.is_balancers).count() {
+        0 => Ok(()),
+        others => Err(anyhow!(
+            "{others} answers from hosts that are no balancers: who asks them sends past the balancer (`tandem doctor explain D-08`)"
+        )
+        .into()),
+    }
 }
 
 fn correlate(files: &[PathBuf]) -> Result<(), Failure> {

@@ -83,8 +83,10 @@ documentation's networks stands for somebody in the Internet.
   in it; no keys, no environment, no files), and `--facts FILE` judges such a bundle on another machine; `--watch` looks again and
   again, and with `--metrics FILE` writes each result for node_exporter's textfile collector.
 * `tandem run` runs the checks of the balancer when it starts, and logs what is not as it should be.
-* `--probe` sends datagrams with a nonce, from a client to the VIPs, or from a real with the VIP as the source to each `--client`; every
-  other host runs `--listen` meanwhile (by the same command line), and writes a line for each way that it saw a nonce come in or go out:
+* `--probe` sends datagrams with a nonce: from a client to the VIPs; from the balancer to each real that a mark of its probes leads to, in
+  the tunnel that data takes; or from a real with the VIP as the source to each `--client`. There is a small one and one that fills a packet
+  of `--bytes` (1400) and may not be cut into fragments, each with a nonce of its own. Every other host runs `--listen` meanwhile (by the
+  same command line), and writes a line for each way that it saw a nonce come in or go out, ICMP errors about it included:
 
   ```sh
   tandem doctor --role router … --listen --seconds 20 > router.notes        # likewise on the real and the client
@@ -92,8 +94,10 @@ documentation's networks stands for somebody in the Internet.
   tandem doctor --correlate router.notes real.notes client.notes             # how far it came, and which checks to look at behind that
   ```
 
-  On the balancer nothing is seen by listening, as its XDP program takes the frames before: the router beside it sees them before and
-  after. A way back is seen if the service answers with the datagram's content (an echo), or with a probe from the real.
+  On the balancer nothing of a client's is seen by listening, as its XDP program takes the frames before: the router beside it sees them
+  before and after. A way back is seen if the service answers with the datagram's content (an echo), or with a probe from the real.
+* `--who-has` asks on every link, by ARP and neighbour discovery, who has the VIPs, and names who answers: on the way of the clients
+  nobody must but a balancer.
 * Facts are read by netlink (links, addresses, routes, rules, neighbours, ethtool, fou, netdev, nf_tables, socket diagnosis), the BPF
   system call, procfs and sysfs; never from the output of a command.
 

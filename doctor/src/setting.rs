@@ -275,8 +275,8 @@ pub struct Balancer {
     pub path_mtu: Option<u32>,
     /// Clients are told of packets that are too big.
     pub tells_too_big: bool,
-    /// Probes of health checks are encapsulated.
-    pub probes: bool,
+    /// Socket marks of probes, with the real that each leads to.
+    pub marks: Vec<(u32, IpAddr)>,
     /// It is about to be started: that it does not run is no fault.
     pub is_starting: bool,
 }
@@ -359,7 +359,7 @@ impl Setting {
             max_frame: plan.max_frame,
             path_mtu: plan.path_mtu.map(u32::from),
             tells_too_big: plan.too_big == TooBig::Icmp,
-            probes: !plan.health_encaps.is_empty(),
+            marks: plan.health_encaps.iter().map(|probe| (probe.mark, probe.real)).collect(),
             is_starting: false,
         };
         let [fou_v4, fou_v6] = plan.fou_ports;

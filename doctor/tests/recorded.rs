@@ -129,7 +129,7 @@ const ROWS: &[(&str, Status, Host, Change, &str)] = &[
         Status::Warn,
         balancer,
         |_, setting| {
-            lb(setting).probes = true;
+            lb(setting).marks = vec![(1, "10.0.0.1".parse().expect("an address"))];
             lb(setting).pools = vec!["172.16.0.0/16".parse().expect("a network")];
         },
         "172.16.0.0/16",

@@ -98,8 +98,18 @@ fn probes_name_the_hop_where_they_vanish() {
         return;
     }
     let stand = Stand::new();
-    let text = stand.probed(Host::Client, None);
-    assert!(text.contains("it arrived") && text.contains("leaves the balancer in its tunnel: 10.90.2.2 > 10.90.11.2"), "{text}");
+    for from in [Host::Client, Host::Lb] {
+        for text in stand.probed(from, None) {
+            let tunnel = "leaves the balancer in its tunnel: 10.90.2.2 > 10.90.11.2";
+            assert!(text.contains("it arrived") && text.contains(tunnel), "{from}: {text}");
+        }
+    }
+    // A link behind the balancer that large packets do not fit through: the hop says so itself.
+    let [small, large] = stand.probed(Host::Lb, Some(("ip link set real1 mtu 1300", "ip link set real1 mtu 1500")));
+    assert!(small.contains("it arrived"), "{small}");
+    let hop = "10.90.2.1 sent it back with an ICMP error";
+    assert!(large.contains("vanished before it leaves the router towards the real") && large.contains(hop), "{large}");
+    assert!(large.contains("D-44") && !small.contains("D-44"), "{large}");
     for (from, breaks, repair, words) in [
         (
             Host::Client,
@@ -118,14 +128,30 @@ fn probes_name_the_hop_where_they_vanish() {
             REAL,
             "nft add table ip fw; nft add chain ip fw across '{ type filter hook forward priority 0; }'; nft add rule ip fw across iifname real1 ip saddr {vip} drop",
             "nft delete table ip fw",
-            "vanished before it leaves the router towards the client",
+            "vanished before it leaves the router towards who sent it",
         ),
     ] {
-        let arrived = stand.probed(from, None);
-        assert!(arrived.contains("it arrived"), "{from}: {arrived}");
-        let text = stand.probed(from, Some((breaks, repair)));
-        assert!(text.contains(words) && !text.contains("it arrived"), "{from}, {breaks}: {text}");
+        for arrived in stand.probed(from, None) {
+            assert!(arrived.contains("it arrived"), "{from}: {arrived}");
+        }
+        for text in stand.probed(from, Some((breaks, repair))) {
+            assert!(text.contains(words) && !text.contains("it arrived"), "{from}, {breaks}: {text}");
+        }
     }
+}
+
+/// A real that answers ARP for the VIP is named to who asks for it.
+#[test]
+fn who_answers_for_a_vip_is_named() {
+    if !permitted() {
+        return;
+    }
+    let stand = Stand::new();
+    assert_eq!(stand.who_has(Host::Router, "router"), (String::new(), true));
+    stand.run(REAL, "sysctl -qw net.ipv4.conf.all.arp_ignore=0 net.ipv4.conf.eth0.arp_ignore=0").expect("settings");
+    let (said, is_well) = stand.who_has(Host::Router, "router");
+    let line = format!("10.200.1.1 on real1: {}, no balancer that is known here", stand.lab.link(REAL).expect("a link").mac);
+    assert!(said.lines().any(|found| found == line) && !is_well, "{line}: {said}");
 }
 
 /// What the documentation says was tried out in the lab is in the table, and the other way round.

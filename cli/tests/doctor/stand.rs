@@ -31,7 +31,7 @@ const SILENCE: Duration = Duration::from_millis(400);
 /// A lab that goes with the test, however it ends.
 pub struct Stand {
     prefix: String,
-    lab: Lab,
+    pub lab: Lab,
     balancer: Option<Process>,
     other: Arc<AtomicBool>,
     options: String,
@@ -78,7 +78,7 @@ impl Stand {
         command
     }
 
-    fn run(&self, host: Host, text: &str) -> Result<String, String> {
+    pub fn run(&self, host: Host, text: &str) -> Result<String, String> {
         let mut command = self.shell(text);
         let output = self.lab.enter(host, || command.output()).expect("a namespace").map_err(|error| error.to_string())?;
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -210,7 +210,7 @@ impl Stand {
             Host::Real(_) => "real",
         };
         let line = match host {
-            Host::Lb => format!("tandem doctor -c {{conf}} --name {}", self.name()),
+            Host::Lb => self.own_line(),
             _ => self.line(role),
         };
         let mut command = self.shell(&format!("{line} --json"));
@@ -228,12 +228,13 @@ impl Stand {
     }
 
     /// Has probes to the IPv4 VIP, or from it, sent while the others listen, with the router broken and repaired by these
-    /// commands; what the notes of all say.
-    pub fn probed(&self, from: Host, broken: Option<(&str, &str)>) -> String {
+    /// commands; what the notes of all say of the small ones, and of the large ones.
+    pub fn probed(&self, from: Host, broken: Option<(&str, &str)>) -> [String; 2] {
         if let Some((breaks, _)) = broken {
             self.run(Host::Router, breaks).expect("broken");
         }
-        let roles = [(Host::Client, "client"), (Host::Router, "router"), (REAL, "real")];
+        let first = if from == Host::Lb { (Host::Lb, "lb") } else { (Host::Client, "client") };
+        let roles = [first, (Host::Router, "router"), (REAL, "real")];
         let listening = roles.map(|(host, role)| {
             let command = self.shell(&format!("exec {} --listen --seconds 2", self.line(role)));
             self.lab.spawn(host, command).expect("started")
@@ -247,9 +248,13 @@ impl Stand {
             }
         }
         std::thread::sleep(Duration::from_millis(200));
-        let role = if from == REAL { "real" } else { "client" };
+        let role = match from {
+            Host::Lb => "lb",
+            REAL => "real",
+            _ => "client",
+        };
         // One service is enough: every other one is noted under the same nonce.
-        let line = format!("{} --probe", self.line(role));
+        let line = format!("{} --probe", if from == Host::Lb { self.own_line() } else { self.line(role) });
         let only =
             line.split(" --service ").enumerate().filter(|(at, part)| *at == 0 || part.contains(&format!("{VIP_V4}:{ECHO}")));
         let only: Vec<&str> = only.map(|(_, part)| part).collect();
@@ -259,7 +264,7 @@ impl Stand {
             if only.last().is_some_and(|last| last.contains("--probe")) { "" } else { "--probe" }
         );
         let clients = self.lab.link(Host::Client).expect("a link").v4;
-        self.run(from, &format!("{line} --client {clients}")).expect("probes are sent");
+        let nonces = self.run(from, &format!("{line} --client {clients}")).expect("probes are sent");
         let files: Vec<String> = listening
             .into_iter()
             .map(|mut process| {
@@ -271,7 +276,25 @@ impl Stand {
             self.run(Host::Router, repair).expect("repaired");
         }
         let output = tandem(&["doctor", "--correlate"]).args(&files).output().expect("tandem starts");
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let nonces: Vec<&str> = nonces.split_whitespace().collect();
+        let [small, large] = nonces[..] else { panic!("two nonces: {nonces:?}") };
+        [small, large].map(|nonce| {
+            let of_it = said.split("\n\n").find(|part| part.starts_with(&format!("probe {nonce}")));
+            of_it.map_or_else(|| format!("nothing of {nonce}: {said}"), |part| format!("{}\n", part.trim_end()))
+        })
+    }
+
+    /// The balancer's own command line.
+    fn own_line(&self) -> String {
+        format!("tandem doctor -c {{conf}} --name {}", self.name())
+    }
+
+    /// Who says on a host's links that he has the VIPs: the answers, and whether none of them was wrong.
+    pub fn who_has(&self, host: Host, role: &str) -> (String, bool) {
+        let mut command = self.shell(&format!("{} --who-has", self.line(role)));
+        let output = self.lab.enter(host, || command.output()).expect("a namespace").expect("tandem starts");
+        (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.success())
     }
 
     /// Whether traffic flows, soon.

@@ -96,7 +96,7 @@ fn with_length(address: IpAddr, length: u8) -> String {
 
 /// D-36.
 pub(super) fn probes_look_like_data(_: &HostFacts, setting: &Setting) -> Vec<Finding> {
-    let Some(balancer) = setting.balancer.as_ref().filter(|balancer| balancer.probes) else {
+    let Some(balancer) = setting.balancer.as_ref().filter(|balancer| !balancer.marks.is_empty()) else {
         return vec![Finding::pass("no probes are encapsulated")];
     };
     let findings = balancer.pools.iter().map(|pool| {

@@ -71,7 +71,7 @@ pub(super) fn next_hop(facts: &HostFacts, setting: &Setting) -> Vec<Finding> {
 
 /// D-34.
 pub(super) fn vip_is_not_local(facts: &HostFacts, setting: &Setting) -> Vec<Finding> {
-    let probes = setting.balancer.as_ref().is_some_and(|balancer| balancer.probes);
+    let probes = setting.balancer.as_ref().is_some_and(|balancer| !balancer.marks.is_empty());
     let mut findings = Vec::new();
     for own in &facts.addresses {
         let Some(vip) = setting.vips().into_iter().find(|vip| vip.is_host() && vip.address == own.address) else { continue };
