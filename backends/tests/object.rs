@@ -30,8 +30,9 @@ const HELPERS: [(u32, &str); 12] = [
 
 /// Bytes of stack, of the 512 that a program and the functions that it calls have together (MAX_BPF_STACK).
 const STACK: i64 = 512;
-/// What a function takes at least, and in steps of (kernel/bpf/verifier.c, round_up_stack_depth, with the JIT).
-const STACK_STEP: i64 = 16;
+/// What a function takes at least, and in steps of: 16 where the kernel knows that it compiles, 32 before Linux 6.9
+/// (kernel/bpf/verifier.c, round_up_stack_depth).
+const STACK_STEP: i64 = 32;
 /// Functions that are not inlined: each is off the way of usual frames, or asked for by the configuration.
 const FUNCTIONS: usize = 30;
 /// Instructions of the program in the kernel (of a million).

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use aya::maps::{Map, MapData};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_DEVMAP_HASH;
+use tandem_engine::handover::INTERFACES;
 use tandem_engine::memory::Root;
 use tandem_engine::memory::counters::MAX_CPUS;
 use tandem_engine::memory::reals::MAX_REALS;
@@ -59,6 +61,7 @@ pub(super) fn load(role: &Role, sizes: Sizes) -> Result<(Ebpf, Arc<Tables>), Xdp
         for name in MAPS {
             loader.map_pin_path(name, directory.join(name));
         }
+        make_devices(&directory.join("DEVICES"))?;
     }
     loader
         .map_max_entries("RINGS", sizes.ring_lines)
@@ -79,6 +82,24 @@ pub(super) fn load_object(loader: &mut EbpfLoader<'_>, object: &[u8]) -> Result<
         let cure = load_cure(errno(&source));
         XdpError::Load { source: Box::new(source), cure }
     })
+}
+
+/// Makes the device map that the loader then finds pinned: with values that are indices alone. The loader's own have room for a
+/// program beside them, and before Linux 5.13 no program with such a map could be attached generically (2ea5eabaf04a).
+fn make_devices(path: &Path) -> Result<(), XdpError> {
+    if path.exists() {
+        return Ok(());
+    }
+    let word = size_of::<u32>() as u32;
+    let map = aya_obj::Map::new_from_params(BPF_MAP_TYPE_DEVMAP_HASH as u32, word, word, INTERFACES, 0);
+    let pin = |cause| XdpError::Pin {
+        path: path.to_owned(),
+        what: "cannot make the device map",
+        cause,
+        cure: "it takes root and a mounted bpffs",
+    };
+    let map = MapData::create(map, "DEVICES", None).map_err(|e| pin(chain(&e)))?;
+    map.pin(path).map_err(|e| pin(chain(&e)))
 }
 
 /// Sizes of the maps that are pinned in `directory`; `None` if there are none.

@@ -9,9 +9,11 @@ mod cases;
 mod doctor;
 mod document;
 mod interop;
+mod life;
 mod links;
 mod nat;
 mod report;
+mod running;
 mod setups;
 mod start;
 mod twins;
@@ -65,11 +67,12 @@ fn run() -> Report {
     let (mut report, started) = (Report::default(), Instant::now());
     let only = std::env::var("TANDEM_PART").ok();
     let cases = LazyCell::new(cases::all);
-    let parts: [(&str, Part<'_>); 5] = [
+    let parts: [(&str, Part<'_>); 6] = [
         ("doctor", &doctor::run),
         ("interop", &|report| interop::run(report, &cases)),
         ("nat", &nat::run),
         ("twins", &|report| twins::run(report, &cases)),
+        ("life", &life::run),
         ("links", &links::run),
     ];
     for (name, part) in parts.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name)) {

@@ -3,6 +3,7 @@
 mod katran;
 
 use crate::memory::features::KATRAN;
+use crate::memory::shared::settled;
 use crate::memory::vips::MAX_VIPS;
 use crate::memory::{Addr, Root, Tag};
 use crate::parse::Flow;
@@ -76,7 +77,7 @@ pub(crate) fn tag(root: &Root, flow: &Flow, kind: Kind) -> Tag {
                 .wrapping_add(halves(root, shift.wrapping_add(6), d0))
                 .wrapping_add(halves(root, shift.wrapping_add(8), d1))
         };
-        (nh(0), nh(2))
+        (settled(nh(0)), nh(2))
     } else {
         let nh =
             |shift: usize| pair(root, shift, ports, last).wrapping_add(pair(root, shift.wrapping_add(2), s0 as u32, d0 as u32));

@@ -51,7 +51,17 @@ pub(in crate::afxdp) fn wake_sender(socket: RawFd) -> io::Result<()> {
 pub(in crate::afxdp) fn wake_receiver(socket: RawFd) -> io::Result<()> {
     // SAFETY: no buffer and no address are passed, which is how `xsk_recvmsg` is called.
     let received = unsafe { libc::recvfrom(socket, null_mut(), 0, libc::MSG_DONTWAIT, null_mut(), null_mut()) };
-    if received < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if received >= 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        // Before v5.11 (45a86681844e) there was no such call: poll wakes the driver, and sending asks the same question.
+        error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            poll(&mut [awaited(socket)], Duration::ZERO).map_err(|(_, error)| error)?;
+            wake_sender(socket)
+        }
+        error => Err(error),
+    }
 }
 
 /// Zero-copy or copy (`XDP_OPTIONS`, v5.3).
