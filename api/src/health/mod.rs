@@ -10,6 +10,7 @@
 mod announce;
 mod probe;
 mod standing;
+mod tls;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use tandem_backends::config::Check;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+
+use super::tls::handshake;
 
 /// What is read of an answer.
 const MOST: usize = 64 << 10;
@@ -39,9 +41,14 @@ impl Probe {
         let system = |error: io::Error| error.to_string();
         match &self.check {
             Check::Tcp => self.connect().await.map(drop).map_err(system),
-            Check::Http { path, host, status, body } => {
+            Check::Http { path, host, status, body, tls } => {
                 let host = host.clone().unwrap_or_else(|| self.at.to_string());
-                self.http(path, &host, |answer| good_answer(answer, status, body.as_deref())).await
+                let judge = |answer: &[u8]| good_answer(answer, status, body.as_deref());
+                let stream = self.connect().await.map_err(system)?;
+                match tls {
+                    None => http(stream, path, &host, judge).await,
+                    Some(tls) => http(handshake(stream, &host, tls.ca.as_deref()).await?, path, &host, judge).await,
+                }
             }
             Check::Dns { name } => {
                 let id = self.mark.to_be_bytes();
@@ -66,25 +73,6 @@ impl Probe {
         socket.connect(self.at).await
     }
 
-    /// Reads until what has come is good, or nothing more comes: how a server closes after its answer is its own affair.
-    async fn http(&self, path: &str, host: &str, judge: impl Fn(&[u8]) -> Result<(), String>) -> Result<(), String> {
-        let system = |error: io::Error| error.to_string();
-        let mut stream = self.connect().await.map_err(system)?;
-        let version = env!("CARGO_PKG_VERSION");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tandem/{version}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.map_err(system)?;
-        let mut answer = Vec::new();
-        loop {
-            let more = (&mut stream).take((MOST - answer.len()) as u64).read_buf(&mut answer).await;
-            match (judge(&answer), more) {
-                (Ok(()), _) => return Ok(()),
-                (Err(_), Ok(1..)) => {}
-                (Err(_), Err(error)) if answer.is_empty() => return Err(system(error)),
-                (Err(why), _) => return Err(why),
-            }
-        }
-    }
-
     async fn datagram(&self, payload: &[u8]) -> io::Result<Vec<u8>> {
         let any: IpAddr = if self.at.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let socket = UdpSocket::bind((any, 0)).await?;
@@ -107,6 +95,29 @@ impl Probe {
         let (program, timeout) = (program.clone(), self.timeout);
         let ended = tokio::task::spawn_blocking(move || run(&mut command, timeout)).await;
         ended.map_err(|error| error.to_string()).and_then(|ended| ended.map_err(|why| format!("{program}: {why}")))
+    }
+}
+
+/// Reads until what has come is good, or nothing more comes: how a server closes after its answer is its own affair.
+pub(super) async fn http(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    path: &str,
+    host: &str,
+    judge: impl Fn(&[u8]) -> Result<(), String>,
+) -> Result<(), String> {
+    let system = |error: io::Error| error.to_string();
+    let version = env!("CARGO_PKG_VERSION");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tandem/{version}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.map_err(system)?;
+    let mut answer = Vec::new();
+    loop {
+        let more = (&mut stream).take((MOST - answer.len()) as u64).read_buf(&mut answer).await;
+        match (judge(&answer), more) {
+            (Ok(()), _) => return Ok(()),
+            (Err(_), Ok(1..)) => {}
+            (Err(_), Err(error)) if answer.is_empty() => return Err(system(error)),
+            (Err(why), _) => return Err(why),
+        }
     }
 }
 

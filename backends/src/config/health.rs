@@ -1,6 +1,7 @@
 //! `[vip.health]` and `[announce]`.
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::finding::Kind;
@@ -49,6 +50,8 @@ pub enum Check {
         status: RangeInclusive<u16>,
         /// What its body contains.
         body: Option<String>,
+        /// By HTTPS.
+        tls: Option<HealthTls>,
     },
     /// A DNS query for addresses is answered without an error.
     Dns {
@@ -69,6 +72,13 @@ pub enum Check {
     },
 }
 
+/// How a server's certificate is looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthTls {
+    /// The certificates (PEM) that it has to come from; `None`: any will do.
+    pub ca: Option<PathBuf>,
+}
+
 /// `[announce]`: routes for VIPs with enough healthy reals, for a routing daemon to export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announce {
@@ -82,13 +92,20 @@ pub struct Announce {
 enum What {
     Tcp,
     Http,
+    Https,
     Dns,
     Udp,
     Exec,
 }
 
-const WHATS: &[(&str, What)] =
-    &[("tcp", What::Tcp), ("http", What::Http), ("dns", What::Dns), ("udp", What::Udp), ("exec", What::Exec)];
+const WHATS: &[(&str, What)] = &[
+    ("tcp", What::Tcp),
+    ("http", What::Http),
+    ("https", What::Https),
+    ("dns", What::Dns),
+    ("udp", What::Udp),
+    ("exec", What::Exec),
+];
 
 /// The checks of a VIP with this port; `None`: something about them was not understood.
 pub(super) fn read(reader: &mut Reader<'_>, table: &Table<'_>, vip_port: Option<u16>, reals: &[Real]) -> Option<Health> {
@@ -128,12 +145,14 @@ fn check(reader: &mut Reader<'_>, table: &Table<'_>, what: What) -> Option<Check
     let host = reader.text(table, "host", line);
     let status = reader.text(table, "status", status).unwrap_or(200..=299);
     let body = text(reader, "body");
+    let ca = reader.text(table, "ca", file);
     let name = reader.text(table, "query", name).unwrap_or_else(|| ".".to_owned());
     let (send, expect) = (text(reader, "send").unwrap_or_default(), text(reader, "expect"));
     let command = command(reader, table);
     Some(match what {
         What::Tcp => Check::Tcp,
-        What::Http => Check::Http { path, host, status, body },
+        What::Http => Check::Http { path, host, status, body, tls: None },
+        What::Https => Check::Http { path, host, status, body, tls: Some(HealthTls { ca }) },
         What::Dns => Check::Dns { name },
         What::Udp => Check::Udp { send, expect },
         What::Exec if command.is_empty() => {
@@ -147,19 +166,20 @@ fn check(reader: &mut Reader<'_>, table: &Table<'_>, what: What) -> Option<Check
 
 /// Warns of keys of other checks.
 fn note_foreign(reader: &mut Reader<'_>, table: &Table<'_>, what: What) {
-    let of = [
-        ("path", What::Http),
-        ("host", What::Http),
-        ("status", What::Http),
-        ("body", What::Http),
-        ("query", What::Dns),
-        ("send", What::Udp),
-        ("expect", What::Udp),
-        ("command", What::Exec),
+    let of: [(&str, &[What]); 9] = [
+        ("path", &[What::Http, What::Https]),
+        ("host", &[What::Http, What::Https]),
+        ("status", &[What::Http, What::Https]),
+        ("body", &[What::Http, What::Https]),
+        ("ca", &[What::Https]),
+        ("query", &[What::Dns]),
+        ("send", &[What::Udp]),
+        ("expect", &[What::Udp]),
+        ("command", &[What::Exec]),
     ];
-    for (name, _) in of.iter().filter(|(_, of)| *of != what) {
+    for (name, of) in of.iter().filter(|(_, of)| !of.contains(&what)) {
         if let Some(item) = reader.any(table, name) {
-            let wanted = WHATS.iter().find(|(_, what)| of.contains(&(name, *what))).map_or("", |(wanted, _)| wanted);
+            let wanted = WHATS.iter().find(|(_, what)| of.contains(what)).map_or("", |(wanted, _)| wanted);
             let problem = "a key of another check: it does nothing here".to_owned();
             reader.warn(&item.place, problem, format!("remove it, or set check = \"{wanted}\""));
         }
@@ -196,6 +216,10 @@ fn line(text: &str) -> Result<String, Wrong> {
     } else {
         Ok(text.to_owned())
     }
+}
+
+fn file(text: &str) -> Result<PathBuf, Wrong> {
+    if text.is_empty() { Err("no path".into()) } else { Ok(text.into()) }
 }
 
 fn path(text: &str) -> Result<String, Wrong> {

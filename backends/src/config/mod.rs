@@ -33,7 +33,7 @@ use std::path::Path;
 use toml::de::DeTable;
 
 pub use finding::{Finding, Kind};
-pub use health::{Announce, Check, FIRST_MARK, Health};
+pub use health::{Announce, Check, FIRST_MARK, Health, HealthTls};
 pub use mac::{Mac, MacError};
 pub use nat::NatPlan;
 pub use plan::{
