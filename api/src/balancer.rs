@@ -172,6 +172,7 @@ fn counters_to_wire(counters: &Counters) -> wire::SeatCounters {
         packets: row.packets,
         bytes: row.bytes,
         ring: row.ring,
+        refused: row.refused,
     });
     wire::SeatCounters {
         reasons: owned(&counters.reasons),

@@ -195,10 +195,11 @@ impl Snapshot {
 
     fn reals(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         type Row = fn(&tandem_backends::control::RealRow) -> u64;
-        let metrics: [(&str, Row, &str); 3] = [
+        let metrics: [(&str, Row, &str); 4] = [
             ("real_packets", |row| row.packets, "Packets that were forwarded to a real of a VIP"),
             ("real_bytes", |row| row.bytes, "Bytes of these IP packets, before encapsulation"),
             ("real_ring_packets", |row| row.ring, "Of these packets: those that the ring sent there"),
+            ("real_refused_packets", |row| row.refused, "Of these packets: TCP resets, and ICMP errors about what the real sent"),
         ];
         for (name, of, help) in metrics {
             let mut family = counter(encoder, name, help)?;

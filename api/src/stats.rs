@@ -49,17 +49,17 @@ fn drops(counters: &SeatCounters) -> BTreeMap<String, u64> {
 struct Sums<'c> {
     counters: &'c SeatCounters,
     board: &'c Board,
-    /// Packets, bytes and choices by the ring, by VIP and real.
-    reals: HashMap<(&'c str, &'c str), [u64; 3]>,
+    /// Packets, bytes, choices by the ring and refusals, by VIP and real.
+    reals: HashMap<(&'c str, &'c str), [u64; 4]>,
 }
 
 impl<'c> Sums<'c> {
     fn of(counters: &'c SeatCounters, board: &'c Board) -> Self {
-        let mut reals: HashMap<(&str, &str), [u64; 3]> = HashMap::new();
+        let mut reals: HashMap<(&str, &str), [u64; 4]> = HashMap::new();
         for row in counters.xdp.reals.iter().chain(&counters.afxdp.reals) {
             let Some(vip) = &row.vip else { continue };
             let sum = reals.entry((vip, &row.real)).or_default();
-            for (sum, count) in sum.iter_mut().zip([row.packets, row.bytes, row.ring]) {
+            for (sum, count) in sum.iter_mut().zip([row.packets, row.bytes, row.ring, row.refused]) {
                 *sum = sum.wrapping_add(count);
             }
         }
@@ -74,10 +74,10 @@ impl<'c> Sums<'c> {
         };
         let reals = vip.reals.iter().map(|real| {
             let address = real.address.to_string();
-            let [packets, bytes, ring] = self.reals.get(&(name.as_str(), address.as_str())).copied().unwrap_or_default();
+            let [packets, bytes, ring, refused] = self.reals.get(&(name.as_str(), address.as_str())).copied().unwrap_or_default();
             let (weight, state) = (real.weight, names::state_to_wire(real.state).into());
             let health = self.board.of(&name, real.address).unwrap_or_default().to_owned();
-            wire::RealStats { real: address, weight, state, packets, bytes, ring, health }
+            wire::RealStats { real: address, weight, state, packets, bytes, ring, health, refused }
         });
         wire::VipStats {
             packets: sum("packets"),

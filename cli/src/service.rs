@@ -357,13 +357,14 @@ pub fn stats(args: &StatsArgs) -> Result<(), Failure> {
         println!("{}", serde_json::to_string(&stats)?);
         return Ok(());
     }
-    let mut table = table(&["VIP", "real", "weight", "state", "packets", "bytes", "by the ring"], &[2, 4, 5, 6]);
+    let mut table = table(&["VIP", "real", "weight", "state", "packets", "bytes", "by the ring", "refused"], &[2, 4, 5, 6, 7]);
     for vip in &stats.vips {
         let [packets, bytes, ring] = [vip.packets, vip.bytes, vip.ring].map(|n| n.to_string());
-        table.add_row([vip.vip.as_str(), "", "", "", &packets, &bytes, &ring]);
+        table.add_row([vip.vip.as_str(), "", "", "", &packets, &bytes, &ring, ""]);
         for real in &vip.reals {
-            let [packets, bytes, ring] = [real.packets, real.bytes, real.ring].map(|n| n.to_string());
-            table.add_row(["", &real.real, &real.weight.to_string(), state_name(real.state()), &packets, &bytes, &ring]);
+            let [packets, bytes, ring, refused] = [real.packets, real.bytes, real.ring, real.refused].map(|n| n.to_string());
+            let (weight, state) = (real.weight.to_string(), state_name(real.state()));
+            table.add_row(["", &real.real, &weight, state, &packets, &bytes, &ring, &refused]);
         }
     }
     println!("{table}");

@@ -199,7 +199,7 @@ pub fn account<M: Memory>(verdict: &Verdict, flow: &Flow, memory: &M) {
         }
     }
     if verdict.real != 0 {
-        account_chosen(memory, verdict);
+        account_chosen(memory, verdict, flow);
     }
     if let Some(trace) = memory.trace() {
         trace.reason.set(verdict.index().wrapping_add(1));
@@ -212,7 +212,7 @@ pub fn account<M: Memory>(verdict: &Verdict, flow: &Flow, memory: &M) {
 }
 
 #[inline(always)]
-fn account_chosen<M: Memory>(memory: &M, &Verdict { vip, real, bytes, from, .. }: &Verdict) {
+fn account_chosen<M: Memory>(memory: &M, &Verdict { vip, real, bytes, from, .. }: &Verdict, flow: &Flow) {
     let by_ring = matches!(from, From::Ring | From::SourceRoute);
     if vip != NO_VIP
         && let Some(line) = memory.count(vip_at(vip))
@@ -230,6 +230,9 @@ fn account_chosen<M: Memory>(memory: &M, &Verdict { vip, real, bytes, from, .. }
         line.add(at(RealCounter::Bytes), bytes as u64);
         if by_ring {
             line.add(at(RealCounter::Ring), 1);
+        }
+        if flow.quoted || flow.is_rst() {
+            line.add(at(RealCounter::Refused), 1);
         }
     }
 }

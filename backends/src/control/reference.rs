@@ -187,6 +187,10 @@ fn of_real(counter: RealCounter) -> (&'static str, &'static str) {
         RealCounter::Packets => ("Packets that were forwarded to it.", "reals_stats v1 (there over all VIPs)"),
         RealCounter::Bytes => ("Bytes of these IP packets, before encapsulation.", "reals_stats v2 (there over all VIPs)"),
         RealCounter::Ring => ("Of these packets: those that the ring sent here.", "lru_miss_stats"),
+        RealCounter::Refused => (
+            "Of these packets: TCP resets, and ICMP errors about what the real sent. A larger share than the others' is a hint.",
+            "",
+        ),
     }
 }
 

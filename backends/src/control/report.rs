@@ -28,6 +28,8 @@ pub struct RealRow {
     pub bytes: u64,
     /// Of these frames: those whose real was chosen anew, by the ring or by the client's network.
     pub ring: u64,
+    /// Of these frames: TCP resets, and ICMP errors about what the real sent.
+    pub refused: u64,
 }
 
 /// All counters of some blocks, summed over them.
@@ -120,6 +122,7 @@ impl Counters {
                     packets: of(RealCounter::Packets),
                     bytes: of(RealCounter::Bytes),
                     ring: of(RealCounter::Ring),
+                    refused: of(RealCounter::Refused),
                 })
             })
             .collect();

@@ -132,11 +132,14 @@ pub enum RealCounter {
     Bytes = 1,
     /// Of these frames: those whose real was chosen anew, by the ring or by the client's network.
     Ring = 2,
+    /// Of these frames: TCP resets, and ICMP errors about what the real sent. A real with a larger share than the others is in trouble.
+    Refused = 3,
 }
 
 impl RealCounter {
     /// All, with the names that listings use.
-    pub const ALL: [(Self, &'static str); 3] = [(Self::Packets, "packets"), (Self::Bytes, "bytes"), (Self::Ring, "ring")];
+    pub const ALL: [(Self, &'static str); PER_REAL] =
+        [(Self::Packets, "packets"), (Self::Bytes, "bytes"), (Self::Ring, "ring"), (Self::Refused, "refused")];
 }
 
 macro_rules! events {

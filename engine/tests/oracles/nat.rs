@@ -251,7 +251,7 @@ fn expected_mtu(from_v6: bool, to_v6: bool, mtu: u16) -> u32 {
 }
 
 /// "Too big", sent to `to` about `frame`, of which the last `cut` bytes are not quoted.
-fn too_big(frame: &[u8], to: IpAddr, mtu: u16, cut: usize) -> Vec<u8> {
+pub fn too_big(frame: &[u8], to: IpAddr, mtu: u16, cut: usize) -> Vec<u8> {
     let quote = &frame[14..frame.len() - cut];
     let mut icmp = match to {
         IpAddr::V4(_) => vec![3, 4, 0, 0, 0, 0],

@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use tandem_engine::memory::Memory as _;
+use tandem_engine::memory::counters::{RealCounter, real_at};
 use tandem_engine::memory::features::TOO_BIG;
 use tandem_engine::memory::reals::{Method, Way};
 use tandem_engine::strip::{Outcome, Tunnels, decapsulate};
@@ -11,6 +13,7 @@ use tandem_engine::{From, Reason, Verdict, probe};
 
 use crate::bed::{Bed, Frame, Tuple, process};
 use crate::methods::{self, METHODS, rfc1071};
+use crate::nat::too_big;
 use crate::tunnels::{Case, bed, forwarded_inner};
 
 const RING: u32 = 31;
@@ -203,6 +206,25 @@ fn x9_a_reset_is_looked_up_and_never_entered() {
     }
     let _ = sent(&bed, &tuple(V4).tcp(64, false, false, b""));
     assert_eq!(sent(&bed, &reset).0.from, From::Flow);
+}
+
+/// A hint about a real: resets and ICMP errors are counted for it, what else is forwarded is not.
+#[test]
+fn what_refuses_a_reals_packets_is_counted_for_it() {
+    let bed = plain_bed(V4);
+    let refused = || {
+        let (line, first) = real_at(1);
+        bed.count(line).expect("a line").get(first + RealCounter::Refused as usize)
+    };
+    let answered = tuple(V4).tcp(64, false, false, b"x");
+    assert_eq!((sent(&bed, &answered).0.reason(), refused()), (Reason::Forwarded, 0));
+    let _ = sent(&bed, &tuple(V4).tcp(64, false, true, b""));
+    assert_eq!(refused(), 1);
+    // A client's port unreachable quotes what came from the VIP.
+    let to_client = Tuple { source: address(V4[1]), destination: address(V4[0]), source_port: 80, port: 40_000 };
+    let error = too_big(&to_client.tcp(64, false, false, b"x"), address(V4[1]), 1400, 0);
+    assert_eq!((sent(&bed, &error).0.reason(), refused()), (Reason::Forwarded, 2));
+    assert_eq!((sent(&bed, &answered).0.reason(), refused()), (Reason::Forwarded, 2));
 }
 
 /// Lengths of extension headers: words of 8 bytes without the first, of AH words of 4 without the first two.
