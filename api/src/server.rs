@@ -22,9 +22,9 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
 use crate::balancer::Balancer;
 use crate::katran::Katran;
-use crate::katran_wire::katran_service_server::KatranServiceServer;
+use crate::katran_wire::{self, katran_service_server::KatranServiceServer};
 use crate::provision::Provision;
-use crate::wire::balancer_server::BalancerServer;
+use crate::wire::{self, balancer_server::BalancerServer};
 
 /// Requests of one connection at a time.
 const AT_ONCE: usize = 32;
@@ -108,7 +108,8 @@ pub fn serve(handle: Handle, socket: UnixListener, config: &Path, plan: &Plan) -
         Builder::new_multi_thread().worker_threads(1).thread_name("api").enable_all().build().map_err(ServeError::Runtime)?;
     let (stop, stopped) = watch::channel(false);
     let mut serving = Serving { files: Vec::new(), stop, runtime: None };
-    let routes = Routes::new(BalancerServer::new(Balancer(provision.clone()))).add_service(reflection()?);
+    let own = BalancerServer::new(Balancer(provision.clone()));
+    let routes = Routes::new(own).add_service(reflection(wire::balancer_server::SERVICE_NAME)?);
     let listen = Listen { api: &plan.api, tls: plan.api.tls.as_ref().map(identity).transpose()?, stopped };
     {
         let _inside = runtime.enter();
@@ -122,7 +123,8 @@ pub fn serve(handle: Handle, socket: UnixListener, config: &Path, plan: &Plan) -
             listen.metrics(address, provision.clone())?;
         }
         if plan.api.katran {
-            let routes = Routes::new(KatranServiceServer::new(Katran(provision))).add_service(reflection()?);
+            let katran = KatranServiceServer::new(Katran(provision));
+            let routes = Routes::new(katran).add_service(reflection(katran_wire::katran_service_server::SERVICE_NAME)?);
             let path = path.with_extension(KATRAN);
             let socket = bind(&path)?;
             serving.files.push(path.clone());
@@ -211,9 +213,11 @@ async fn ended(listen: String, server: impl Future<Output = Result<(), tonic::tr
 }
 
 /// Describes both services to whoever asks.
-fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>, ServeError> {
+/// Of what is served beside it: the descriptors are those of both services.
+fn reflection(service: &str) -> Result<ServerReflectionServer<impl ServerReflection>, ServeError> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(crate::DESCRIPTORS)
+        .with_service_name(service)
         .build_v1()
         .map_err(|error| ServeError::Reflection(error.to_string()))
 }

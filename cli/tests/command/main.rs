@@ -11,6 +11,7 @@ mod katran_service;
 mod lifetime;
 mod metrics;
 mod modes;
+mod noise;
 mod probes;
 mod python;
 mod refusals;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-/// From PyPI: gRPC with its compiler of proto files, and the reference parser of OpenMetrics.
-const LIBRARIES: [&str; 2] = ["grpcio-tools==1.85.1", "prometheus-client==0.26.0"];
+/// From PyPI: gRPC with its compiler of proto files and its reflection, and the reference parser of OpenMetrics.
+const LIBRARIES: [&str; 3] = ["grpcio-tools==1.85.1", "grpcio-reflection==1.85.1", "prometheus-client==0.26.0"];
 
 /// It, or why there is none; says so past the harness. Made once, in the target directory.
 pub fn python() -> Option<&'static Path> {

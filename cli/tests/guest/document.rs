@@ -16,7 +16,7 @@ pub fn document(results: &[String]) -> String {
          `make test-kernels` boots stock kernels of Debian under QEMU, without acceleration, and runs the same program in each: our own \
          programs against the engine, and frames of every forwarding method into Linux's own tunnel devices. A frame counts as \
          delivered when its payload is read from a socket bound to the VIP, or its SYN is answered.\n\n## What ran\n\n\
-         | kernel | results | the balancer without any feature, with every method, with everything |\n|---|---|---|\n",
+         | kernel | results | the balancer without any feature, with every method, with everything in profile standard and in profile katran |\n|---|---|---|\n",
     );
     let mut notes = Vec::new();
     for text in &texts {
