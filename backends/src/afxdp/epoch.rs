@@ -4,14 +4,15 @@
 //! holds nothing of the tables. A reader that was parked, or whose number changed, has passed: what it reads from now on
 //! it looks up anew. This is the quiescent-state scheme of user-space RCU, for readers that never block a writer.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
+use tandem_engine::memory::shared::{S64, in_order};
 
 /// A worker's number, alone in its cache lines.
 #[derive(Debug)]
-pub struct Epoch(CachePadded<AtomicU64>);
+pub struct Epoch(CachePadded<S64>);
 
 impl Default for Epoch {
     fn default() -> Self {
@@ -21,15 +22,17 @@ impl Default for Epoch {
 
 impl Epoch {
     /// Of a worker that has not started: parked.
-    pub const fn new() -> Self {
-        Self(CachePadded::new(AtomicU64::new(1)))
+    pub fn new() -> Self {
+        let number = S64::default();
+        number.set(1);
+        Self(CachePadded::new(number))
     }
 
     /// The worker forgets all it read and starts another batch. Only the worker itself may call it.
     #[inline]
     pub fn begin(&self) {
-        // Release: what the last batch read came before.
-        self.0.store((self.0.load(Ordering::Relaxed) | 1) + 1, Ordering::Release);
+        // What the last batch read came before.
+        self.0.publish((self.0.get() | 1) + 1);
         // A writer that still saw the old number has its stores seen by this batch: pairs with the fence of `grace`.
         fence(Ordering::SeqCst);
     }
@@ -37,11 +40,13 @@ impl Epoch {
     /// The worker forgets all it read and rests. Only the worker itself may call it.
     #[inline]
     pub fn park(&self) {
-        self.0.store(self.0.load(Ordering::Relaxed) | 1, Ordering::Release);
+        self.0.publish(self.0.get() | 1);
     }
 
     fn now(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+        let number = self.0.get();
+        in_order();
+        number
     }
 
     fn passed(&self, since: u64) -> bool {
@@ -49,23 +54,38 @@ impl Epoch {
     }
 }
 
+/// Readers that have not passed yet.
+#[derive(Debug)]
+pub struct Waiting<'a>(Vec<(&'a Epoch, u64)>);
+
+impl<'a> Waiting<'a> {
+    /// Waits from here on for these.
+    pub fn on(readers: impl IntoIterator<Item = &'a Epoch>) -> Self {
+        // What was stored before is seen by every batch that starts from here on.
+        fence(Ordering::SeqCst);
+        Self(readers.into_iter().map(|reader| (reader, reader.now())).collect())
+    }
+
+    /// Whether all of them have let go of what they saw before.
+    #[must_use = "memory may be used again only if all readers have passed"]
+    pub fn is_over(&mut self) -> bool {
+        self.0.retain(|(reader, since)| !reader.passed(*since));
+        self.0.is_empty()
+    }
+}
+
 /// Waits until every reader has let go of what it saw before this call; `false` if that took longer than `patience`.
 #[must_use = "memory may be used again only if all readers have passed"]
 pub fn grace<'a>(readers: impl IntoIterator<Item = &'a Epoch>, patience: Duration) -> bool {
-    // What was stored before is seen by every batch that starts from here on.
-    fence(Ordering::SeqCst);
-    let mut waiting: Vec<(&Epoch, u64)> = readers.into_iter().map(|reader| (reader, reader.now())).collect();
+    let mut waiting = Waiting::on(readers);
     let start = Instant::now();
-    loop {
-        waiting.retain(|(reader, since)| !reader.passed(*since));
-        if waiting.is_empty() {
-            return true;
-        }
+    while !waiting.is_over() {
         if start.elapsed() > patience {
             return false;
         }
         std::thread::sleep(Duration::from_micros(20));
     }
+    true
 }
 
 #[cfg(test)]

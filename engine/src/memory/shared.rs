@@ -3,7 +3,28 @@
 //! On the host they are `Relaxed` atomics, which compile to plain loads and stores. rustc's BPF target
 //! has no atomics narrower than 64 bits, so there one volatile access does the same: the verifier accepts
 //! aligned accesses only, and BPF performs each of them in one instruction.
+//!
+//! With the feature `interleave`, which the models in `interleave/` alone ask for, each access says that it is about to happen.
 #![allow(unsafe_code, reason = "the one file of shared integers")]
+
+/// Where a model of concurrent use lets another thread go on: in the middle of what it runs.
+#[cfg(feature = "interleave")]
+pub mod point {
+    extern crate std;
+
+    /// Called before every access with the integer's address, and whether it is written.
+    pub static POINT: std::sync::OnceLock<fn(usize, bool)> = std::sync::OnceLock::new();
+}
+
+/// This integer is about to be read, or written.
+#[cfg(not(target_arch = "bpf"))]
+#[inline(always)]
+fn point<T>(_integer: &T, _writes: bool) {
+    #[cfg(feature = "interleave")]
+    if let Some(point) = point::POINT.get() {
+        point(core::ptr::from_ref(_integer) as usize, _writes);
+    }
+}
 
 macro_rules! shared {
     ($(#[$doc:meta])* $name:ident, $int:ty, $atomic:ident) => {
@@ -18,16 +39,19 @@ macro_rules! shared {
             /// What it holds now.
             #[inline(always)]
             pub fn get(&self) -> $int {
+                point(self, false);
                 self.0.load(core::sync::atomic::Ordering::Relaxed)
             }
             /// Stores `value`; in no order with other stores.
             #[inline(always)]
             pub fn set(&self, value: $int) {
+                point(self, true);
                 self.0.store(value, core::sync::atomic::Ordering::Relaxed);
             }
             /// Stores `value` after everything that was stored before.
             #[inline(always)]
             pub fn publish(&self, value: $int) {
+                point(self, true);
                 self.0.store(value, core::sync::atomic::Ordering::Release);
             }
         }
@@ -107,7 +131,10 @@ impl S64 {
     #[inline(always)]
     pub fn add(&self, n: u64) {
         #[cfg(not(target_arch = "bpf"))]
-        self.0.fetch_add(n, core::sync::atomic::Ordering::SeqCst);
+        {
+            point(self, true);
+            self.0.fetch_add(n, core::sync::atomic::Ordering::SeqCst);
+        }
         #[cfg(target_arch = "bpf")]
         // SAFETY: the pointer comes from a reference, so it is valid and aligned for as long as that lives; rustc has no
         // such operation for BPF, and the instruction does nothing else.
