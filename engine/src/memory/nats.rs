@@ -9,7 +9,7 @@
 //! places that a keyed hash of the client names. Where the client's address stays, both look there.
 //!
 //! *Who writes.* A place is taken by [`Nat::claim`], which one core at a time wins. `life` is 0 while its fields change, and
-//! `lock` counts on when they have: who reads ([`Nat::seen`] before and [`Nat::is_as`] after) does not believe a mixture.
+//! `lock` is claimed until they have: who reads ([`Nat::generation`] before and [`Nat::is_as`] after) does not believe a mixture.
 //! An entry is taken over only some time after it stopped being found ([`SLACK`]), so that nobody works on it any more. A core that
 //! dies between claim and fill leaves its claim behind, which the control plane takes off ([`Nat::release`]).
 
@@ -265,19 +265,19 @@ impl Nat {
         self.who.get() as u16 as u32
     }
 
-    /// Changes with every connection that is here.
+    /// Changes with every connection that is here, and is different while one is being written.
     #[inline(always)]
     pub fn generation(&self) -> u64 {
-        let generation = self.lock.get() & (CLAIM.wrapping_sub(1));
+        let lock = self.lock.get();
         in_order();
-        generation
+        lock
     }
 
-    /// What was read since `generation` belongs together.
+    /// What was read since `generation` belongs together: nobody had the place meanwhile, or has it now.
     #[inline(always)]
     pub fn is_as(&self, generation: u64) -> bool {
         in_order();
-        self.life.get() & LIVE != 0 && self.generation() == generation
+        generation < CLAIM && self.lock.get() == generation
     }
 
     /// The connection is over: a SYN opens another one in its place.
