@@ -183,7 +183,11 @@ impl Control {
         if removed {
             self.wait(grace)?;
         }
-        if ids::put(table, &wanted) { Ok(()) } else { Err(ControlError::IdsFull { found: wanted.len(), lines: table.len() }) }
+        match ids::put(table, &wanted, grace) {
+            ids::Put::Done => Ok(()),
+            ids::Put::Full => Err(ControlError::IdsFull { found: wanted.len(), lines: table.len() }),
+            ids::Put::NoGrace => Err(ControlError::NoGrace),
+        }
     }
 
     /// Source routes, and the way to VIPs that are prefixes.

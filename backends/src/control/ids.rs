@@ -3,6 +3,7 @@
 use hashbrown::HashMap;
 use tandem_engine::memory::{IdKey, IdLine};
 
+use super::grace::Grace;
 use crate::config::{Plan, Profile, RealState, VipFlags};
 
 /// Fewest lines: room for eight thousand keys at a load where no key has to be moved.
@@ -42,19 +43,42 @@ pub(super) fn wanted(
     wanted
 }
 
-/// Puts in what is not there yet, or has another value; `false`: a key has no place.
-pub(super) fn put(table: &[IdLine], wanted: &HashMap<IdKey, u32>) -> bool {
-    wanted.iter().all(|(key, value)| put_one(table, *key, *value))
+/// What became of keys that were to be put in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Put {
+    /// They are there.
+    Done,
+    /// One of them has no place.
+    Full,
+    /// Not all readers passed in time.
+    NoGrace,
 }
 
-fn put_one(table: &[IdLine], key: IdKey, value: u32) -> bool {
-    let [Some(one), Some(two)] = pair(table, key) else { return false };
+/// Puts in what is not there yet, or has another value.
+pub(super) fn put<G: Grace>(table: &[IdLine], wanted: &HashMap<IdKey, u32>, grace: &G) -> Put {
+    let failed = wanted.iter().map(|(key, value)| put_one(table, *key, *value, grace)).find(|put| *put != Put::Done);
+    failed.unwrap_or(Put::Done)
+}
+
+fn put_one<G: Grace>(table: &[IdLine], key: IdKey, value: u32, grace: &G) -> Put {
+    let [Some(one), Some(two)] = pair(table, key) else { return Put::Full };
     let known = [one, two].into_iter().find(|line| line.get(key).is_some());
     if let Some(line) = known {
-        return line.get(key) == Some(value) || line.put(key, value);
+        let there = line.get(key) == Some(value) || line.put(key, value);
+        return if there { Put::Done } else { Put::Full };
     }
     let emptier = if two.used() < one.used() { two } else { one };
-    emptier.put(key, value) || make_room(table, one) && one.put(key, value)
+    if emptier.put(key, value) {
+        return Put::Done;
+    }
+    if !make_room(table, one) {
+        return Put::Full;
+    }
+    // Who found the key that has moved may still read its value where it was.
+    if !grace.wait() {
+        return Put::NoGrace;
+    }
+    if one.put(key, value) { Put::Done } else { Put::Full }
 }
 
 fn pair(table: &[IdLine], key: IdKey) -> [Option<&IdLine>; 2] {
@@ -83,7 +107,12 @@ pub(super) fn keep_only(table: &[IdLine], wanted: &HashMap<IdKey, u32>) -> bool 
 
 #[cfg(test)]
 mod tests {
+    use super::super::grace::NoGrace;
     use super::*;
+
+    fn put_all(table: &[IdLine], wanted: &HashMap<IdKey, u32>) -> bool {
+        put(table, wanted, &NoGrace) == Put::Done
+    }
 
     fn table(lines: usize) -> Vec<IdLine> {
         (0..lines).map(|_| IdLine::default()).collect()
@@ -100,12 +129,12 @@ mod tests {
         let keys: HashMap<IdKey, u32> = (1..3000).map(|id| (IdKey::server(id), id)).collect();
         let down: HashMap<IdKey, u32> = (0..584).map(|n| (IdKey::down(n % 512, n), 1)).collect();
         let both: HashMap<IdKey, u32> = keys.iter().chain(&down).map(|(key, value)| (*key, *value)).collect();
-        assert!(put(&table, &both));
+        assert!(put_all(&table, &both));
         assert!(both.iter().all(|(key, value)| get(&table, *key) == Some(*value)));
         assert_eq!(table.iter().map(IdLine::used).sum::<usize>(), both.len());
         // Other values for the same keys.
         let others: HashMap<IdKey, u32> = keys.iter().map(|(key, value)| (*key, value + 7)).collect();
-        assert!(put(&table, &others));
+        assert!(put_all(&table, &others));
         assert!(keep_only(&table, &others) && !keep_only(&table, &others));
         assert!(others.iter().all(|(key, value)| get(&table, *key) == Some(*value)));
         assert!(down.keys().all(|key| get(&table, *key).is_none()));
@@ -117,6 +146,6 @@ mod tests {
     fn a_full_table_says_so() {
         let table = table(2);
         let keys = |count: u32| (1..=count).map(|id| (IdKey::server(id), id)).collect::<HashMap<_, _>>();
-        assert!(!put(&table, &keys(11)));
+        assert!(!put_all(&table, &keys(11)));
     }
 }
