@@ -122,9 +122,9 @@ pub fn seed() -> u64 {
     number("TANDEM_SEED").unwrap_or(1)
 }
 
-/// Interleavings to try: `TANDEM_LONG` tries a hundred times as many.
+/// Interleavings to try: `TANDEM_LONG` tries twenty times as many.
 pub fn many(few: usize) -> usize {
-    if std::env::var_os("TANDEM_LONG").is_some() { 100 * few } else { few }
+    if std::env::var_os("TANDEM_LONG").is_some() { 20 * few } else { few }
 }
 
 fn run(scheduler: impl Scheduler + 'static, persist: FailurePersistence, model: impl Fn() + Send + Sync + 'static) -> usize {
@@ -140,7 +140,7 @@ fn run(scheduler: impl Scheduler + 'static, persist: FailurePersistence, model: 
     Runner::new(scheduler, config).run(started)
 }
 
-/// Tries `few` interleavings (a hundred times as many with `TANDEM_LONG`) with few preemptions at any places (PCT), and as many with preemptions
+/// Tries `few` interleavings (twenty times as many with `TANDEM_LONG`) with few preemptions at any places (PCT), and as many with preemptions
 /// everywhere. A failure prints its schedule, for [`shuttle::replay`].
 pub fn explore(name: &str, few: usize, model: impl Fn() + Send + Sync + Clone + 'static) {
     let (seed, count) = (seed(), many(few));

@@ -17,6 +17,8 @@ use tandem_interleave::epoch::Epoch;
 use tandem_interleave::memory::{Plain, Sizes, Tables};
 use tandem_interleave::{Readers, Watch, explore, fails};
 
+use Sent::{First, Later, Whole};
+
 /// VIPs 10.200.0.1, ports 80 and up, udp.
 const VIPS: usize = 3;
 /// Numbers of a VIP's reals, which are at 10.(1 + VIP).0.NUMBER.
@@ -104,35 +106,55 @@ impl World {
     }
 }
 
-fn frame(vip: usize, client: u16) -> Vec<u8> {
+/// What is sent of a client's datagram.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Whole,
+    /// Its first fragment, which enters where the later ones are to go.
+    First,
+    Later,
+}
+
+fn frame(vip: usize, client: u16, sent: Sent) -> Vec<u8> {
     let packet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], [0, 0xff, 0xde, 0xad, 0xbe, 0xaf])
         .ipv4([192, 0, 2, 1], [10, 200, 0, 1], 64)
         .udp(1024 + client, 80 + vip as u16);
     let mut frame = Vec::new();
-    packet.write(&mut frame, b"model").unwrap();
+    packet.write(&mut frame, b"sixteen bytes...").unwrap();
+    // Identification, flags and offset of the IPv4 header (RFC 791 section 3.1); nobody looks at its checksum here.
+    frame[18..20].copy_from_slice(&client.to_be_bytes());
+    let (flags, offset) = match sent {
+        Whole => (0, 0),
+        First => (0x20, 0),
+        Later => (0, 3),
+    };
+    frame[20..22].copy_from_slice(&[flags, offset]);
     frame
 }
 
 /// One batch: VIPs and clients.
-type Batch<'a> = &'a [(usize, u16)];
+type Batch<'a> = &'a [(usize, u16, Sent)];
 
 /// Classifies a batch, then finishes all of it, and holds nothing before and after.
 fn batch(world: &World, desk: &Plain, reader: usize, batch: Batch<'_>) {
     world.epochs[reader].begin();
     let done = world.done.load(Ordering::Relaxed);
     let root = desk.root().unwrap();
-    let classified = batch.iter().map(|(vip, client)| {
+    let classified = batch.iter().map(|(vip, client, of)| {
         let (mut buffer, mut flow) = (Buffer::default(), Flow::default());
-        buffer.load(&frame(*vip, *client));
+        buffer.load(&frame(*vip, *client, *of));
         let ready = classify(&mut buffer, desk, root, &mut flow).is_ok();
-        (*vip, buffer, flow, ready)
+        (*vip, *of, buffer, flow, ready)
     });
     let classified: Vec<_> = classified.collect();
-    for (vip, mut buffer, mut flow, ready) in classified {
+    for (vip, of, mut buffer, mut flow, ready) in classified {
         let verdict = ready.then(|| finish(&mut buffer, desk, root, &mut flow));
         verdict.iter().for_each(|verdict| account(verdict, &flow, desk));
         let sent = verdict.is_some_and(|verdict| verdict.is_forwarded());
-        world.judge(vip, done, sent.then(|| buffer.frame()));
+        // A later fragment is dropped where nobody knows the first one.
+        if sent || of != Later {
+            world.judge(vip, done, sent.then(|| buffer.frame()));
+        }
     }
     world.epochs[reader].park();
 }
@@ -166,19 +188,28 @@ fn begin(tables: &Tables) {
     watch.begin();
 }
 
-const WORKER: &[Batch<'static>] = &[&[(0, 1), (1, 1)], &[(0, 2), (0, 1)]];
-const KERNEL: &[Batch<'static>] = &[&[(0, 1)], &[(1, 1)], &[(0, 3)], &[(2, 1)]];
+/// What each reader sees.
+type Traffic = [&'static [Batch<'static>]; READERS as usize];
+const TRAFFIC: Traffic = [
+    &[&[(0, 1, Whole), (1, 1, Whole)], &[(0, 2, Whole), (0, 1, Whole)]],
+    &[&[(0, 1, Whole)], &[(1, 1, Whole)], &[(0, 3, Whole)], &[(2, 1, Whole)]],
+];
+/// The same with datagrams in fragments, of a flow that the table knows.
+const FRAGMENTS: Traffic = [
+    &[&[(0, 1, First), (0, 1, Later)], &[(0, 1, Later)], &[(0, 1, Later)]],
+    &[&[(0, 1, Later)], &[(0, 1, First)], &[(0, 1, Later)], &[(0, 1, Later)]],
+];
 
 /// The steps one after the other, while frames are under way.
-fn change<G: Grace>(steps: &[Step], plans: &Planned, ring_lines: u32, grace: impl Fn(&World) -> G) {
+fn change<G: Grace>(steps: &[Step], plans: &Planned, ring_lines: u32, traffic: &Traffic, grace: impl Fn(&World) -> G) {
     let (tables, mut control) = tables(plans, ring_lines);
     let world = Arc::new(World::new(steps, tables.clone()));
     // Flows that the table knows: those of the first client.
     let desk = Plain::new(tables.clone(), 0);
     desk.set_now(1000);
-    batch(&world, &desk, 0, &[(0, 1), (1, 1)]);
+    batch(&world, &desk, 0, &[(0, 1, Whole), (1, 1, Whole)]);
     begin(&tables);
-    let readers = [reader(&world, 0, WORKER), reader(&world, 1, KERNEL)];
+    let readers = [reader(&world, 0, traffic[0]), reader(&world, 1, traffic[1])];
     let grace = grace(&world);
     for (n, (plan, facts)) in (1..).zip(plans.iter().skip(1)) {
         world.begun.store(n, Ordering::Relaxed);
@@ -198,7 +229,7 @@ const EXCHANGE: [Step; 4] = [[&[1, 2], &[], &[]], [&[3, 4], &[], &[]], [&[5], &[
 #[test]
 fn a_ring_is_exchanged_under_frames() {
     let plans = planned(&EXCHANGE);
-    explore("a ring is exchanged", 200, move || change(&EXCHANGE, &plans, 3, readers));
+    explore("a ring is exchanged", 200, move || change(&EXCHANGE, &plans, 3, &TRAFFIC, readers));
 }
 
 /// The id of VIP 0's first real becomes that of VIP 1's second.
@@ -207,7 +238,14 @@ const REUSE: [Step; 5] = [[&[1], &[1], &[]], [&[2], &[1], &[]], [&[2], &[1, 2], 
 #[test]
 fn a_reals_id_is_used_again_under_frames() {
     let plans = planned(&REUSE);
-    explore("a real's id is used again", 200, move || change(&REUSE, &plans, 4, readers));
+    explore("a real's id is used again", 200, move || change(&REUSE, &plans, 4, &TRAFFIC, readers));
+}
+
+/// What a first fragment enters is found by the later ones for a while, whoever has the id by then.
+#[test]
+fn a_reals_id_is_used_again_under_fragments() {
+    let plans = planned(&REUSE);
+    explore("a real's id is used again, with fragments", 400, move || change(&REUSE, &plans, 4, &FRAGMENTS, readers));
 }
 
 /// The place of a VIP's ring becomes another VIP's, and its id another's, too.
@@ -216,7 +254,7 @@ const REPLACED: [Step; 4] = [[&[1], &[1], &[]], [&[1], &[], &[]], [&[1], &[], &[
 #[test]
 fn a_vip_goes_and_another_comes_under_frames() {
     let plans = planned(&REPLACED);
-    explore("a VIP goes and another comes", 200, move || change(&REPLACED, &plans, 4, readers));
+    explore("a VIP goes and another comes", 200, move || change(&REPLACED, &plans, 4, &TRAFFIC, readers));
 }
 
 /// The last VIP 0 need not be there: what becomes of frames without a VIP is not asked.
@@ -227,7 +265,7 @@ const LENIENT: [Step; 5] = [REUSE[0], REUSE[1], REUSE[2], REUSE[3], [&[], &[3], 
 fn without_a_grace_period_a_frame_goes_to_the_next_bearer_of_the_id() {
     let plans = planned(&LENIENT);
     fails("an id without a grace period", 20_000, "a frame for VIP 0 went to 10.2.0.", move || {
-        change(&LENIENT, &plans, 4, |_| NoGrace);
+        change(&LENIENT, &plans, 4, &TRAFFIC, |_| NoGrace);
     });
 }
 
@@ -249,7 +287,7 @@ fn both_grace_periods_of_a_removal_are_needed() {
         let plans = plans.clone();
         let name = format!("a removal without its grace period number {}", left_out + 1);
         fails(&name, 50_000, "a frame for VIP 0 went to 10.2.0.", move || {
-            change(&LENIENT, &plans, 4, |world| AllBut(left_out, AtomicUsize::new(0), readers(world)));
+            change(&LENIENT, &plans, 4, &TRAFFIC, |world| AllBut(left_out, AtomicUsize::new(0), readers(world)));
         });
     }
 }
@@ -262,7 +300,7 @@ fn a_ring_that_is_published_too_early_is_found_out() {
         let (tables, _control) = tables(&plans, 3);
         let world = Arc::new(World::new(&EXCHANGE, tables.clone()));
         begin(&tables);
-        let reader = reader(&world, 0, WORKER);
+        let reader = reader(&world, 0, TRAFFIC[0]);
         world.begun.store(1, Ordering::Relaxed);
         let slot = tables.vips().iter().find(|slot| slot.entry().is_some_and(|(key, _)| key.protocol() != 0)).unwrap();
         let (_, before) = slot.entry().unwrap();

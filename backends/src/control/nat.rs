@@ -88,11 +88,8 @@ impl Control {
     }
 }
 
-/// Forgets the connections of every real that `gone` names.
-pub(super) fn forget(tables: &Tables, gone: impl Fn(u32) -> bool) {
-    for nat in tables.nats() {
-        if nat.entry().is_some_and(|(found, _)| gone(found.real())) {
-            nat.forget();
-        }
-    }
+/// Forgets the connections of every real that `gone` names; gives their number.
+pub(super) fn forget(tables: &Tables, gone: impl Fn(u32) -> bool) -> u64 {
+    let of_gone = tables.nats().iter().filter(|nat| nat.entry().is_some_and(|(found, _)| gone(found.real())));
+    of_gone.map(|nat| nat.forget()).count() as u64
 }

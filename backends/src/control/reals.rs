@@ -145,7 +145,8 @@ impl Control {
     /// 1. wait: no frame is under way that read an old ring, so no new flow will name a real that is gone;
     /// 2. forget the flows that do;
     /// 3. wait: no frame is under way that found such a flow before;
-    /// 4. free the ids.
+    /// 4. look again: such a frame may have entered its packet's fragments, or a connection of NAT; if so, from 2 on once more;
+    /// 5. free the ids.
     pub(super) fn reclaim<G: Grace>(
         &mut self,
         wanted: &HashSet<Owned>,
@@ -171,9 +172,16 @@ impl Control {
 
     /// Forgets the flows of reals that no new flow will name, and frees their ids; gives the number of flows.
     fn free<G: Grace>(&mut self, gone: &HashMap<u16, (Option<u32>, IpAddr)>, grace: &G) -> Result<u64, ControlError> {
-        let forgotten = self.forget(|id| gone.contains_key(&id));
-        nat::forget(&self.tables, |id| gone.contains_key(&(id as u16)));
-        self.wait(grace)?;
+        let (mut forgotten, mut rounds) = (0, 0);
+        loop {
+            let flows = self.forget(|id| gone.contains_key(&id));
+            let connections = nat::forget(&self.tables, |id| gone.contains_key(&(id as u16)));
+            if rounds > 0 && flows + connections == 0 {
+                break;
+            }
+            (forgotten, rounds) = (forgotten + flows, rounds + 1);
+            self.wait(grace)?;
+        }
         for (id, pair) in gone {
             if let Some(real) = self.tables.reals().get(usize::from(*id)) {
                 real.clear();
