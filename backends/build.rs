@@ -45,19 +45,29 @@ fn build() -> Result<(), String> {
             cargo.env_remove(&name);
         }
     }
+    // No path of this machine is in the object: the same source is the same object everywhere.
+    let remap = |from: PathBuf, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo"))).unwrap_or_default();
+    let absolute = root.canonicalize().map_err(|e| format!("{}: {e}", root.display()))?;
+    let sysroot = sysroot(&rustc).ok_or_else(|| format!("{} does not tell its sysroot", rustc.display()))?;
     let flags = [
+        remap(home, "cargo"),
+        remap(sysroot, "rust"),
+        remap(absolute, "tandem"),
         "-Cdebuginfo=2".to_owned(),
         // 32-bit arithmetic and jumps (Linux 5.1), and headers read by the word where they lie: together a fifth fewer
         // instructions. The kernel allows it on machines that read misaligned words as fast as others.
         "-Ctarget-cpu=v3".to_owned(),
         "-Ctarget-feature=+allows-misaligned-mem-access".to_owned(),
         "-Clink-arg=--btf".to_owned(),
-        format!("-Clinker={}", linker.display()),
         format!("--cfg=bpf_target_arch=\"{}\"", var("CARGO_CFG_TARGET_ARCH")?),
     ];
     cargo
         .current_dir(&root)
         .env("RUSTC", &rustc)
+        // Not among the flags: those are part of the names of symbols.
+        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &linker)
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         .args(["build", "--locked", "-Z", "build-std=core", "--target", TARGET, "--profile", "bpf", "-p", "tandem-bpf"])
@@ -93,9 +103,12 @@ fn rustc() -> Result<PathBuf, String> {
 }
 
 fn has_core_source(rustc: &Path) -> bool {
-    let Ok(output) = Command::new(rustc).args(["--print", "sysroot"]).output() else { return false };
-    let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    output.status.success() && sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").exists()
+    sysroot(rustc).is_some_and(|sysroot| sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").exists())
+}
+
+fn sysroot(rustc: &Path) -> Option<PathBuf> {
+    let output = Command::new(rustc).args(["--print", "sysroot"]).output().ok()?;
+    output.status.success().then(|| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
 }
 
 fn linker() -> Result<PathBuf, String> {
