@@ -164,7 +164,7 @@ fn sources() -> BTreeMap<String, String> {
         }
     }
     let (root, mut found) = (root(), BTreeMap::new());
-    for part in ["api", "engine", "bpf", "backends", "bench", "cli", "doctor", "lab", "scripts"] {
+    for part in ["api", "engine", "bpf", "backends", "bench", "cli", "doctor", "interleave", "lab", "scripts"] {
         walk(&root.join(part), &root, &mut found);
     }
     found
@@ -218,5 +218,27 @@ fn licences_are_permissive() {
             .unwrap_or_else(|error| panic!("{}: licence {licence:?}: {error}", name(package)));
         let is_permissive = expression.evaluate(|wanted| wanted.license.id().is_some_and(|id| LICENCES.contains(&id.name)));
         assert!(is_permissive, "{}: licence {licence:?} is not among {LICENCES:?}", name(package));
+    }
+}
+
+/// Everything that is built here comes from this repository or from crates.io, with its checksum.
+#[test]
+fn crates_come_from_one_registry() {
+    const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
+    for file in ["Cargo.lock", "fuzz/Cargo.lock", "interleave/Cargo.lock"] {
+        let text = fs::read_to_string(root().join(file)).expect(file);
+        let lock: toml::Table = text.parse().unwrap_or_else(|error| panic!("{file}: {error}"));
+        let packages = lock["package"].as_array().expect("packages");
+        let (foreign, ours): (Vec<_>, Vec<_>) = packages.iter().partition(|package| package.get("source").is_some());
+        assert!(foreign.len() > 30, "{file}: only {} crates of others found", foreign.len());
+        for package in foreign {
+            let name = &package["name"];
+            assert_eq!(package["source"].as_str(), Some(REGISTRY), "{file}: where {name} comes from");
+            assert!(package.get("checksum").is_some(), "{file}: {name} has no checksum");
+        }
+        for package in ours {
+            let name = package["name"].as_str().expect("a name");
+            assert!(name == "tandem" || name.starts_with("tandem-"), "{file}: {name} comes from nowhere");
+        }
     }
 }

@@ -118,18 +118,35 @@ impl Wish {
     }
 }
 
-/// A frame of one of the VIP's clients.
-fn frame(vip: u32, client: u16) -> Vec<u8> {
-    let (from, to, port) = endpoints(vip, client);
-    let packet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], [0, 0xff, 0xde, 0xad, 0xbe, 0xaf]).ipv4(from, to, 64).udp(port, 80);
-    let mut frame = Vec::new();
-    packet.write(&mut frame, b"churn").unwrap();
-    frame
+/// What is sent next: of whom, to whom, and whether it is a whole datagram, its first fragment or a later one.
+struct Next {
+    vip: u32,
+    client: u16,
+    /// Flags and offset, as in the IPv4 header (RFC 791 section 3.1).
+    part: [u8; 2],
 }
 
-/// The next flow to send a frame of.
-fn any(rng: &mut Rng) -> (u32, u16) {
-    (rng.below(VIPS as usize) as u32, rng.below(CLIENTS.into()) as u16)
+impl Next {
+    fn any(rng: &mut Rng) -> Self {
+        let part = match rng.below(8) {
+            0 => [0x20, 0],
+            1 => [0, 3],
+            _ => [0, 0],
+        };
+        Self { vip: rng.below(VIPS as usize) as u32, client: rng.below(CLIENTS.into()) as u16, part }
+    }
+
+    /// The fragments of a client have one identification always: what the tables know of them is looked up again and again.
+    fn frame(&self) -> Vec<u8> {
+        let (from, to, port) = endpoints(self.vip, self.client);
+        let packet =
+            PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], [0, 0xff, 0xde, 0xad, 0xbe, 0xaf]).ipv4(from, to, 64).udp(port, 80);
+        let mut frame = Vec::new();
+        packet.write(&mut frame, b"sixteen bytes...").unwrap();
+        frame[18..20].copy_from_slice(&self.client.to_be_bytes());
+        frame[20..22].copy_from_slice(&self.part);
+        frame
+    }
 }
 
 /// The userspace seat, as a worker does it: it classifies a batch, then finishes all of it, and holds nothing in between
@@ -137,26 +154,26 @@ fn any(rng: &mut Rng) -> (u32, u16) {
 fn userspace(world: &World, tables: Arc<Tables>, block: u32, clock: &KernelClock, seed: u64) {
     const SEAT: usize = 0;
     let (desk, mut rng) = (Plain::new(tables, block), Rng(seed));
-    let mut batch: Vec<_> = (0..BATCH).map(|_| ((0, 0), Buffer::default(), Flow::default(), true)).collect();
+    let mut batch: Vec<_> = (0..BATCH).map(|_| (Next::any(&mut rng), Buffer::default(), Flow::default(), true)).collect();
     let root = desk.root().unwrap();
     while !world.stop.load(Ordering::Relaxed) {
         world.epoch.begin();
         desk.set_now(clock.tick());
         let done = world.look(SEAT);
         for (of, buffer, flow, ready) in &mut batch {
-            *of = any(&mut rng);
-            buffer.load(&frame(of.0, of.1));
+            *of = Next::any(&mut rng);
+            buffer.load(&of.frame());
             *flow = Flow::default();
             *ready = classify(buffer, &desk, root, flow).is_ok();
         }
         if rng.below(RESTS) == 0 {
             std::thread::sleep(Duration::from_millis(30));
         }
-        for ((vip, client), buffer, flow, ready) in &mut batch {
+        for (of, buffer, flow, ready) in &mut batch {
             let verdict = ready.then(|| finish(buffer, &desk, root, flow));
             verdict.iter().for_each(|verdict| account(verdict, flow, &desk));
             let sent = verdict.is_some_and(|verdict| verdict.is_forwarded());
-            world.judge(SEAT, *vip, *client, done, sent.then(|| buffer.frame()));
+            world.judge(SEAT, of.vip, of.client, done, sent.then(|| buffer.frame()));
         }
         if rng.below(4) == 0 {
             world.rest(SEAT);
@@ -173,10 +190,10 @@ fn kernel(world: &World, balancer: &Balancer, seed: u64) {
     const SEAT: usize = 1;
     let (mut rng, mut out) = (Rng(seed), Vec::new());
     while !world.stop.load(Ordering::Relaxed) {
-        let (vip, client) = any(&mut rng);
+        let next = Next::any(&mut rng);
         let done = world.look(SEAT);
-        let action = balancer.run_frame(&frame(vip, client), Headroom::Usual, &mut out).unwrap();
-        world.judge(SEAT, vip, client, done, (action == TX).then_some(out.as_slice()));
+        let action = balancer.run_frame(&next.frame(), Headroom::Usual, &mut out).unwrap();
+        world.judge(SEAT, next.vip, next.client, done, (action == TX).then_some(out.as_slice()));
     }
     world.rest(SEAT);
 }
