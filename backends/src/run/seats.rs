@@ -124,8 +124,16 @@ impl Running {
             self.balancer.unset_socket(place_of(&self.interfaces, &at), at.queue)?;
         }
         let report = seat.stop();
-        for (number, worker) in report.workers.iter().enumerate().filter(|(_, worker)| worker.refused > 0) {
-            log::warn!("worker {number}: {} frames were dropped because a TX ring stayed full", worker.refused);
+        for (number, worker) in report.workers.iter().enumerate() {
+            if worker.refused > 0 {
+                log::warn!("worker {number}: {} frames were dropped because a TX ring stayed full", worker.refused);
+            }
+            if !worker.census.is_whole() {
+                log::error!("worker {number}: frames of its UMEM were lost: {:?}; this is a defect, report it", worker.census);
+            }
+        }
+        for worker in report.panicked {
+            log::error!("worker {worker} panicked; this is a defect, report it");
         }
         Ok(())
     }

@@ -71,7 +71,7 @@ pub struct Load {
 }
 
 /// Runs asynchronous work on a thread in a host of the lab.
-fn thread_in<F: Future<Output = ()> + 'static>(
+pub fn thread_in<F: Future<Output = ()> + 'static>(
     lab: &Lab,
     host: Host,
     work: impl FnOnce() -> F + Send + 'static,

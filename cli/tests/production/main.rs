@@ -4,8 +4,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod datagrams;
 mod load;
 mod pair;
+mod soak;
 mod stand;
 
 use std::sync::atomic::Ordering;
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant};
 use common::permitted;
 use load::{Fault, Load};
 use nix::sys::signal::Signal;
-use stand::{REALS, Stand, VIPS, Wish};
+use stand::{REALS, SERVED, Stand, VIPS, Wish};
 
 /// Longer than the time between two messages of a connection.
 const SETTLE: Duration = Duration::from_millis(900);
@@ -104,8 +106,9 @@ fn reload(stand: &Stand, wish: &Wish, n: usize) {
         1 => stand.signal(Signal::SIGHUP),
         _ => {}
     }
-    let counted =
-        |wish: &Wish| stand.tell(&["counters"])["xdp"]["vips"].as_object().expect("VIPs").len() == 2 + usize::from(wish.others);
+    let counted = |wish: &Wish| {
+        stand.tell(&["counters"])["xdp"]["vips"].as_object().expect("VIPs").len() == SERVED + usize::from(wish.others)
+    };
     until("the configuration comes into force", Duration::from_secs(20), || counted(wish));
 }
 
@@ -137,7 +140,7 @@ fn drain(stand: &Stand, load: &Load, mode: &'static str) {
 /// Everything that may be done to a balancer while it carries traffic, in one mode.
 fn operate(mode: &'static str) {
     let Extent { long, reloads: times, switches } = extent();
-    let stand = Stand::new(&Wish::new(mode));
+    let stand = Stand::new("op", &Wish::new(mode));
     assert_eq!(stand.tell(&["mode", "show"])["mode"], mode);
     for real in 1..=REALS {
         load::serve(&stand.lab, real, &VIPS);

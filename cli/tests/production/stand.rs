@@ -20,6 +20,8 @@ pub const VIPS: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 200, 1, 1)), 8000),
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfc00, 0x200, 0, 0, 0, 0, 0, 1)), 8000),
 ];
+/// VIPs that are always there: each of these for TCP and for UDP.
+pub const SERVED: usize = 2 * VIPS.len();
 
 /// What the configuration says.
 #[derive(Clone, Debug)]
@@ -44,18 +46,21 @@ pub struct Stand {
     balancer: Option<Process>,
     file: PathBuf,
     program: PathBuf,
+    /// What those that ended said of errors.
+    errors: Vec<String>,
 }
 
 impl Stand {
-    pub fn new(wish: &Wish) -> Self {
-        let prefix = format!("op{}", std::process::id() % 10_000);
+    /// The lab's name begins with `kind`.
+    pub fn new(kind: &str, wish: &Wish) -> Self {
+        let prefix = format!("{kind}{}", std::process::id() % 10_000);
         let reals = REALS.to_string();
         let vips = VIPS.map(|vip| vip.ip().to_string());
         output(&["lab", "up", "--prefix", &prefix, "--reals", &reals, "--vip", &vips[0], &vips[1]]);
         let lab = Lab::open(&prefix).expect("the lab just made");
         let file = lab.directory().join("tandem.toml");
         let program = PathBuf::from(env!("CARGO_BIN_EXE_tandem"));
-        let mut stand = Self { prefix, lab, balancer: None, file, program };
+        let mut stand = Self { prefix, lab, balancer: None, file, program, errors: Vec::new() };
         stand.queues(1);
         stand.write(wish);
         stand.start(&[]);
@@ -89,8 +94,7 @@ impl Stand {
             "[node]\ninterface = \"{}\"\nmode = \"{}\"\n[tunnel]\nsource_v4 = \"{}\"\nsource_v6 = \"{}\"\n[flows]\ncapacity = 100_000\n",
             lb.interface, wish.mode, lb.v4, lb.v6
         );
-        let mut vip = |at: SocketAddr, size: u32, encap: &str, wish: &Wish| {
-            let protocol = "tcp";
+        let mut vip = |at: SocketAddr, protocol: &str, size: u32, encap: &str, wish: &Wish| {
             let address = at.ip();
             let port = at.port();
             writeln!(text, "[[vip]]\naddress = \"{address}\"\nport = {port}\nprotocol = \"{protocol}\"\nring_size = {size}")
@@ -104,11 +108,12 @@ impl Stand {
             }
         };
         for at in VIPS {
-            vip(at, 4099, "ipip", wish);
+            vip(at, "tcp", 4099, "ipip", wish);
+            vip(at, "udp", 1009, "ipip", wish);
         }
         for other in 0..wish.others {
             let plain = Wish { reals: [Some((1, "up")), None, None], ..wish.clone() };
-            vip(SocketAddr::new(VIPS[0].ip(), 9000 + other), 1009, if other % 2 == 0 { "ipip" } else { "gre" }, &plain);
+            vip(SocketAddr::new(VIPS[0].ip(), 9000 + other), "tcp", 1009, if other % 2 == 0 { "ipip" } else { "gre" }, &plain);
         }
         let new = self.file.with_extension("new");
         std::fs::write(&new, text).expect("a file");
@@ -131,6 +136,7 @@ impl Stand {
             let status = old.wait().expect("a child");
             let was_killed = std::os::unix::process::ExitStatusExt::signal(&status) == Some(Signal::SIGKILL as i32);
             assert!(status.success() || was_killed, "{status}: {}", old.last_words());
+            self.note(&old);
         }
     }
 
@@ -142,8 +148,7 @@ impl Stand {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = self.balancer.as_ref().expect("it runs").pid();
-        kill(Pid::from_raw(i32::try_from(pid).expect("a process id")), signal).expect("it runs");
+        kill(Pid::from_raw(i32::try_from(self.pid()).expect("a process id")), signal).expect("it runs");
     }
 
     /// Waits until it has ended.
@@ -151,6 +156,25 @@ impl Stand {
         let mut old = self.balancer.take().expect("it runs");
         let status = old.wait().expect("a child");
         assert!(status.success(), "{status}: {}", old.last_words());
+        self.note(&old);
+    }
+
+    fn note(&mut self, ended: &Process) {
+        let log = std::fs::read_to_string(ended.log()).unwrap_or_default();
+        self.errors.extend(log.lines().filter(|line| line.contains("ERROR")).map(str::to_owned));
+    }
+
+    /// What the processes that ended said of errors.
+    pub fn errors(&self) -> &[String] {
+        &self.errors
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.balancer.as_ref().expect("it runs").pid()
+    }
+
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     pub fn tell(&self, words: &[&str]) -> Value {
