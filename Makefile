@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-long test-kernels kernels bench bench-full bench-micro fuzz clean
+.PHONY: help setup build demo test test-long test-kernels kernels bench bench-full bench-micro fuzz interleave soak clean
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # Runs a command with the compilers that setup found, TANDEM_BPF_RUSTC and TANDEM_BPF_LINKER in its environment.
@@ -20,6 +20,8 @@ help:
 	@echo 'make bench-full the same with all scenarios and ten million flows (hours)'
 	@echo 'make bench-micro  the core alone, against rivals, in detail'
 	@echo 'make fuzz       coverage-guided fuzzing, TIME=60 seconds for each TARGET (default: all)'
+	@echo 'make interleave  readers and writers of the tables, interleaved at random and exhaustively (TANDEM_LONG=1: for minutes)'
+	@echo 'make soak       traffic, reloads, switches, kills and floods at random, for TIME=600 seconds, by SEED=1 (root)'
 	@echo 'make clean      remove $(TARGET_DIR)/; the linker and the kernels in ~/.cache/tandem stay'
 
 setup:
@@ -56,6 +58,14 @@ bench-micro: setup
 
 fuzz: setup
 	@$(WITH) scripts/fuzz.sh
+
+interleave: setup
+	@$(WITH) scripts/interleave.sh
+
+soak:
+	@[ "$$(id -u)" = 0 ] || { echo 'make soak: needs root, for network namespaces and XDP; run it as root' >&2; exit 1; }
+	@$(MAKE) --no-print-directory setup
+	@TANDEM_SOAK_SECONDS=$(or $(TIME),600) TANDEM_SEED=$(or $(SEED),1) $(WITH) scripts/test.sh --soak
 
 clean:
 	@rm -rf -- '$(TARGET_DIR)'

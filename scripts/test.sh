@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make test` runs, in the order in which a mistake is cheapest to find. `--long`: full-length tests.
+# What `make test` runs, in the order in which a mistake is cheapest to find. `--long`: full-length tests. `--soak`: that one alone.
 # Everything is built in one profile (dev), so that the dependencies are compiled once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -7,6 +7,12 @@ cd "$(dirname "$0")/.."
 # shellcheck source-path=SCRIPTDIR source=toolchain.sh
 . scripts/toolchain.sh
 [ ${#features[@]} -gt 0 ] || echo "skipped: the bytecode in userspace, which takes x86-64"
+
+if [ "${1:-}" = --soak ]; then
+    export TANDEM_REQUIRE_KERNEL=1
+    # Selected as below, so that nothing is built twice.
+    exec cargo test --locked --workspace --exclude tandem-bpf "${features[@]}" --test production -- --exact soak::soak --nocapture
+fi
 
 step() { printf '\n== %s\n' "$*"; }
 
@@ -28,6 +34,7 @@ else
     step "format"
     if cargo fmt --version >/dev/null 2>&1; then
         enforced cargo fmt --all --check
+        enforced cargo fmt --manifest-path interleave/Cargo.toml --check
     else
         echo "skipped: no rustfmt (Debian: rustfmt-web; rustup: component rustfmt)"
     fi
@@ -41,7 +48,19 @@ else
 
     step "documentation"
     RUSTDOCFLAGS="${deny[*]}" cargo doc --locked --no-deps --document-private-items "${features[@]}"
+
+    step "advisories"
+    if ! cargo deny --version >/dev/null 2>&1; then
+        echo "skipped: no cargo-deny (\`cargo install --locked cargo-deny\`, then \`cargo deny fetch db\`)"
+    elif [ ! -d "${CARGO_HOME:-$HOME/.cargo}/advisory-dbs" ]; then
+        echo "skipped: cargo-deny has no database of advisories (\`cargo deny fetch db\`)"
+    else
+        cargo deny --locked --offline check advisories
+    fi
 fi
+
+step "interleavings${TANDEM_LONG:+ (long)}"
+scripts/interleave.sh
 
 # A test that needs the kernel skips with a reason where it cannot run; whoever can run it must not skip it.
 # CapEff bits: 12 CAP_NET_ADMIN, 21 CAP_SYS_ADMIN, 39 CAP_BPF (linux/capability.h).
