@@ -57,22 +57,24 @@ fuzz_target!(|input: &[u8]| {
             let (decision, out) = instance.frame(frame).unwrap_or_else(|e| panic!("{e}"));
             sent += 1;
             if decision.action == Action::Tx && decision.reason == Some(Reason::Forwarded) {
-                assert_header(out);
+                // Without a tunnel the packet's own header goes on, and a checksum that was wrong stays wrong (RFC 1624).
+                let own = out.len() == frame.len();
+                assert!(sum(out) == 0xffff || own && sum(frame) != 0xffff, "{frame:02x?} -> {out:02x?}");
             }
         }
         assert_eq!(counted(instance) - before, sent, "each frame moves one reason");
     });
 });
 
-/// An IPv4 header that leaves has a right checksum (RFC 1071: all its words add up to ones).
-fn assert_header(frame: &[u8]) {
+/// The sum of an IPv4 header's words: all ones if its checksum is right (RFC 1071), and for what has no such header.
+fn sum(frame: &[u8]) -> u32 {
     let at = if frame.get(12..14) == Some(&[0x81, 0]) { 18 } else { 14 };
     if frame.get(at - 2..at) != Some(&[8, 0]) {
-        return;
+        return 0xffff;
     }
-    let length = usize::from(frame[at] & 0xf) * 4;
+    let length = usize::from(frame.get(at).copied().unwrap_or(0) & 0xf) * 4;
     let header = frame.get(at..at + length).unwrap_or_default();
     let sum: u32 = header.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
-    assert_eq!((folded & 0xffff) + (folded >> 16), 0xffff, "{frame:02x?}");
+    (folded & 0xffff) + (folded >> 16)
 }

@@ -80,7 +80,8 @@ fn plan(settings: &Settings) -> Plan {
 }
 
 /// The counters' JSON as rows: `reason.NAME`, `event.NAME`, `vip.VIP.NAME` and, over all VIPs, `real.ADDRESS.NAME`.
-/// Without those that never moved, and without `evicted`: the model's table is endless.
+/// Without those that never moved, without `evicted`, as the model's table is endless, and without a real's `refused`, which Katran
+/// does not count: the twins hold the seats against each other there.
 pub fn rows(counters: &Value) -> BTreeMap<String, u64> {
     let mut rows = BTreeMap::new();
     let mut add = |row: String, n: &Value| *rows.entry(row).or_default() += n.as_u64().unwrap_or(0);
@@ -98,7 +99,7 @@ pub fn rows(counters: &Value) -> BTreeMap<String, u64> {
     }
     for real in counters["reals"].as_array().into_iter().flatten() {
         let address = real["real"].as_str().unwrap_or("?");
-        for (name, n) in real.as_object().into_iter().flatten().filter(|(_, n)| n.is_u64()) {
+        for (name, n) in real.as_object().into_iter().flatten().filter(|(name, n)| n.is_u64() && *name != "refused") {
             add(format!("real.{address}.{name}"), n);
         }
     }

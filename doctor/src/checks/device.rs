@@ -148,9 +148,11 @@ pub(super) fn busy_polling(facts: &HostFacts, setting: &Setting) -> Vec<Finding>
 pub(super) fn privileges_and_power(facts: &HostFacts, setting: &Setting) -> Vec<Finding> {
     let Some(balancer) = &setting.balancer else { return unconfigured() };
     let (machine, mut findings) = (&facts.machine, Vec::new());
-    if !machine.missing_capabilities.is_empty() {
-        let observed =
-            format!("this process has not {}: as this user the balancer does not start", machine.missing_capabilities.join(", "));
+    // Only sockets of AF_XDP need that one.
+    let is_needed = |name: &&str| balancer.userspace || *name != "CAP_NET_RAW";
+    let missing: Vec<&str> = machine.missing_capabilities.iter().map(String::as_str).filter(is_needed).collect();
+    if !missing.is_empty() {
+        let observed = format!("this process has not {}: as this user the balancer does not start", missing.join(", "));
         findings.push(
             Finding::fail(observed).cure("setcap cap_bpf,cap_net_admin,cap_net_raw,cap_sys_admin+ep \"$(command -v tandem)\""),
         );
