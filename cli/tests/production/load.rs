@@ -18,6 +18,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 const MESSAGE: usize = 64;
 /// How often a long-lived connection says something.
 const PERIOD: Duration = Duration::from_millis(500);
+/// A server's connection that is silent for longer was reset by another server. If its client comes back with the same port, to a
+/// third one, and that goes, too, then this one must not know the connection any more: it would not reset it.
+const FORGOTTEN: Duration = Duration::from_secs(15);
 /// Longer than any gap that TCP mends by itself here.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -105,9 +108,15 @@ async fn echo(mut stream: TcpStream, real: u8) {
         return;
     }
     let mut buffer = [0; 4096];
-    while let Ok(len @ 1..) = stream.read(&mut buffer).await {
-        if stream.write_all(&buffer[..len]).await.is_err() {
-            return;
+    loop {
+        match timeout(FORGOTTEN, stream.read(&mut buffer)).await {
+            Ok(Ok(len @ 1..)) if stream.write_all(&buffer[..len]).await.is_ok() => {}
+            Ok(_) => return,
+            Err(_) => {
+                // Nothing is sent to the client, and nothing is left here.
+                let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+                return;
+            }
         }
     }
 }

@@ -226,11 +226,18 @@ impl Soak {
             Event::Reload | Event::Switch | Event::Flood | Event::Restart | Event::Upgrade | Event::Kill => self.another(),
         }
         let (wish, rng, datagrams) = (&self.wish, &mut self.rng, &self.datagrams);
+        let events = self.trial.load.events.clone();
+        let served = || events.served.load(Ordering::Relaxed);
         self.trial.phase(event.name(), |stand, load| match event {
             Event::Reload | Event::Drain => reload(stand, wish, how),
             Event::Remove => {
                 reload(stand, wish, how);
-                until("its connections break", Duration::from_secs(25), || load.events.with(real as u8 + 1) == 0);
+                let end = Instant::now() + Duration::from_secs(45);
+                while load.events.with(real as u8 + 1) > 0 {
+                    let left = || (load.events.with(real as u8 + 1), stand.tell(&["flow", "list"]), stand.tell(&["counters"]));
+                    assert!(Instant::now() < end, "connections stay with real {}, which is gone: {:?}", real + 1, left());
+                    std::thread::sleep(Duration::from_millis(10));
+                }
             }
             Event::Switch => {
                 let to = if stand.tell(&["mode", "show"])["mode"] == "xdp" { "afxdp" } else { "xdp" };
@@ -250,14 +257,15 @@ impl Soak {
                 stand.start(&[]);
             }
         });
-        let Outcome { broken, failed, served, .. } = self.trial.outcomes.last().expect("just pushed");
+        let before = served();
+        until("somebody is served after it", Duration::from_secs(30), || served() > before);
+        let Outcome { broken, failed, .. } = self.trial.outcomes.last().expect("just pushed");
         let may_break = |of: u8| event == Event::Remove && usize::from(of) == real + 1;
         let broken: Vec<_> = broken.iter().filter(|fault| !may_break(fault.real)).collect();
         let failed: Vec<_> = failed.iter().filter(|fault| !may_break(fault.real)).collect();
         let name = event.name();
         assert!(broken.is_empty(), "{name} broke what state could have kept: {broken:?}\n{}", self.trial.stand.log());
         assert!(failed.is_empty(), "{name}: new connections failed: {failed:?}\n{}", self.trial.stand.log());
-        assert!(*served > 0, "{name}: nobody was served");
         let moved = datagrams.echoes.moved.lock().expect("no panic").clone();
         assert!(moved.is_empty(), "{name} moved UDP flows whose real is there: {moved:?}\n{}", self.trial.stand.log());
         if event == Event::Remove {
