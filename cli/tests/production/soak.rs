@@ -386,5 +386,5 @@ fn soak() {
     let prefix = soak.trial.stand.prefix().to_owned();
     drop(soak);
     nothing_is_left(&prefix);
-    eprintln!("verdict: passed; nothing broke that state could have kept, nothing grew, nothing is left");
+    eprintln!("verdict, seed {seed}: passed; nothing broke that state could have kept, nothing grew, nothing is left");
 }
