@@ -367,6 +367,13 @@ fn soak() {
     // The workers end, and say where their frames are.
     soak.trial.stand.signal(Signal::SIGTERM);
     soak.trial.stand.ended();
+    // What is attached goes on forwarding until everybody is done.
+    soak.trial.load.end();
+    soak.datagrams.end();
+    let failed = soak.trial.load.events.failed.lock().expect("no panic");
+    let last: Vec<_> = failed.iter().filter(|fault| fault.real == 0).collect();
+    assert!(last.is_empty(), "new connections failed, seed {seed}: {last:?}");
+    drop(failed);
     let (events, echoes) = (&soak.trial.load.events, &soak.datagrams.echoes);
     let [echoed, served, late] = [&events.echoed, &events.served, &events.late].map(|n| n.load(Ordering::Relaxed));
     let [sent, lost] = [&echoes.sent, &echoes.lost].map(|n| n.load(Ordering::Relaxed));
