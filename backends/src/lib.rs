@@ -3,12 +3,14 @@
 //! ```text
 //! config: text > Plan        control: Plan > tables        memory: the tables, mapped or plain
 //! xdp: the kernel seat       afxdp: the userspace seat      replay: frame by frame, without an interface
+//! capture: frames for who looks
 //! run: the balancer process  facts: what this host is
 //! ```
 //!
 //! The engine decides about frames; nothing here does.
 
 pub mod afxdp;
+pub mod capture;
 pub mod config;
 pub mod control;
 pub mod facts;

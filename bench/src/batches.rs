@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use tandem_backends::afxdp::Tap;
 use tandem_backends::afxdp::frame::FrameBuf;
 use tandem_backends::afxdp::frames::BATCH;
 use tandem_backends::afxdp::work::{Flows, Outcome, handle};
@@ -69,13 +70,14 @@ pub trait Worker {
 pub struct Seat {
     memory: Plain,
     flows: Box<Flows>,
+    tap: Tap,
     delay: u32,
 }
 
 impl Seat {
     /// A worker that counts in `block`; `delay` turns of nothing for each frame, to see whether a comparison finds them.
     pub fn new(tables: Arc<Tables>, block: u32, delay: u32) -> Self {
-        Self { memory: Plain::new(tables, block), flows: Box::new([Flow::default(); BATCH]), delay }
+        Self { memory: Plain::new(tables, block), flows: Box::new([Flow::default(); BATCH]), tap: Tap::default(), delay }
     }
 }
 
@@ -83,7 +85,7 @@ impl Worker for Seat {
     #[inline]
     fn batch(&mut self, umem: &mut Umem, from: usize) -> u32 {
         let mut outcomes = [Outcome::Release; BATCH];
-        handle(&mut umem.received(from), &self.memory, &mut self.flows, &mut outcomes);
+        handle(&mut umem.received(from), &self.memory, &mut self.flows, &mut outcomes, &self.tap);
         if self.delay > 0 {
             turn(self.delay * BATCH as u32);
         }

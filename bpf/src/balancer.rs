@@ -1,5 +1,6 @@
 //! The balancer: forwards, or hands the VIPs' frames to the AF_XDP workers, by the mode in the shared root.
 
+use crate::capture;
 use crate::frame::Frame;
 use crate::tables::{DEVICES, Kernel, XSKS, again, flow, lane};
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
@@ -14,25 +15,50 @@ use tandem_engine::{Action, Flow, Part, Reason, Verdict, account, classify, exit
 #[xdp]
 #[inline(always)]
 pub fn balancer(ctx: XdpContext) -> u32 {
+    balance::<false>(&ctx)
+}
+
+/// The same while somebody captures. A program of its own: so the one that nobody captures on has not one instruction for it.
+#[xdp]
+#[inline(always)]
+pub fn capturing(ctx: XdpContext) -> u32 {
+    balance::<true>(&ctx)
+}
+
+#[inline(always)]
+fn balance<const CAPTURE: bool>(ctx: &XdpContext) -> u32 {
     let Some(kernel) = Kernel::new() else { return XDP_ABORTED };
     let Some(root) = kernel.root() else { return XDP_ABORTED };
+    let captured = CAPTURE && capture::came(ctx);
     let (mut frame, flow) = (Frame::new(ctx.ctx), flow());
     if kernel.has(root, features::SEVERAL) {
         flow.interface = frame.interface();
     }
     let verdict = match classify(&mut frame, &kernel, root, flow) {
-        Ok(()) => match hand_over(&mut frame, &kernel, root, flow) {
+        Ok(()) => match hand_over(ctx, &mut frame, &kernel, root, flow, captured) {
             Some(action) => return action,
             None => finish(&mut frame, &kernel, root, flow),
         },
         Err(stop) => Verdict::stopped(stop),
     };
     if verdict.is_again() {
-        again(&ctx);
+        if CAPTURE {
+            capture::set_again(true);
+        }
+        again(ctx);
+        if CAPTURE {
+            capture::set_again(false);
+        }
     }
     account(&verdict, flow, &kernel);
     if kernel.has(root, features::SEVERAL) && (verdict.is_forwarded() || verdict.is_reply()) {
+        if captured {
+            capture::went(ctx, &verdict, exit(&kernel, flow, &verdict));
+        }
         return leave(&kernel, flow, &verdict);
+    }
+    if captured {
+        capture::went(ctx, &verdict, 0);
     }
     action(&verdict)
 }
@@ -64,7 +90,7 @@ fn action(verdict: &Verdict) -> u32 {
 /// A queue without a socket (a worker that died, a queue that was added) is served here, and that is counted. So is, without
 /// being counted, what the host may have to get: a worker cannot give anything to it.
 #[inline(always)]
-fn hand_over(frame: &mut Frame, kernel: &Kernel, root: &Root, flow: &Flow) -> Option<u32> {
+fn hand_over(ctx: &XdpContext, frame: &mut Frame, kernel: &Kernel, root: &Root, flow: &Flow, captured: bool) -> Option<u32> {
     if root.mode.get() != Mode::Afxdp as u32 {
         return None;
     }
@@ -77,9 +103,13 @@ fn hand_over(frame: &mut Frame, kernel: &Kernel, root: &Root, flow: &Flow) -> Op
         count_seat(kernel, SeatCounter::NoSocket, 1);
         return None;
     };
-    if !handover::make_room(frame, kernel, flow) {
+    let mark = if captured { capture::mark() } else { 0 };
+    if !handover::make_room(frame, kernel, flow, mark) {
         let verdict = Verdict::stop(Reason::NoHeadroom);
         account(&verdict, flow, kernel);
+        if captured {
+            capture::went(ctx, &verdict, 0);
+        }
         return Some(XDP_DROP);
     }
     count_seat(kernel, SeatCounter::HandedOver, 1);

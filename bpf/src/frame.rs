@@ -36,15 +36,15 @@ impl Frame {
     /// The RX queue that the frame came from.
     #[inline(always)]
     pub fn rx_queue(&self) -> u32 {
-        // SAFETY: as in `start`.
-        unsafe { (*self.ctx).rx_queue_index }
+        // SAFETY: as in `start`. Volatile, or LLVM reads it together with its neighbour, and the verifier allows words alone.
+        unsafe { (&raw const (*self.ctx).rx_queue_index).read_volatile() }
     }
 
     /// The index of the interface that the frame came in by.
     #[inline(always)]
     pub fn interface(&self) -> u32 {
-        // SAFETY: as in `start`.
-        unsafe { (*self.ctx).ingress_ifindex }
+        // SAFETY: as in `rx_queue`.
+        unsafe { (&raw const (*self.ctx).ingress_ifindex).read_volatile() }
     }
 
     /// Moves the frame's start by `by` bytes; positive: the frame gets shorter.

@@ -1,8 +1,11 @@
 //! Tandem's XDP and TC programs: the engine in the kernel. On the host this crate is an empty binary.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod balancer;
+#[cfg(target_arch = "bpf")]
+mod capture;
 #[cfg(target_arch = "bpf")]
 mod clock;
 #[cfg(target_arch = "bpf")]

@@ -194,8 +194,9 @@ pub extern "C" fn tandem_remember(entry: u32, real: u32, now: u32) -> u32 {
     0
 }
 
+/// The CPU that the program runs on.
 #[inline(always)]
-fn cpu() -> u32 {
+pub fn cpu() -> u32 {
     // SAFETY: the helper only reads which CPU the program runs on.
     unsafe { bpf_get_smp_processor_id() }
 }

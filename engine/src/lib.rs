@@ -32,6 +32,7 @@
 compile_error!("tandem's tables hold wire-order integers as little-endian machines load them");
 
 mod answer;
+pub mod capture;
 pub mod checksum;
 mod classify;
 pub mod encap;

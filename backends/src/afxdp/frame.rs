@@ -23,6 +23,7 @@ pub struct FrameBuf<'a> {
     moved: bool,
     vlan: u32,
     interface: u32,
+    mark: u64,
 }
 
 impl<'a> FrameBuf<'a> {
@@ -31,8 +32,9 @@ impl<'a> FrameBuf<'a> {
     #[inline]
     pub fn received(chunk: &'a mut [u8], length: usize) -> Option<Self> {
         let handover = Handover::read(chunk.get(..length)?)?;
-        let (head, vlan) = (usize::from(handover.room), handover.vlan());
-        (head + Ethernet::LEN <= length).then_some(Self { chunk, head, end: length, moved: false, vlan, interface: 0 })
+        let (head, vlan, mark) = (usize::from(handover.room), handover.vlan(), handover.mark(chunk));
+        let fits = head + Ethernet::LEN <= length;
+        fits.then_some(Self { chunk, head, end: length, moved: false, vlan, interface: 0, mark })
     }
 
     /// Notes the interface that it came in by, by its index, if the balancer has several.
@@ -51,6 +53,17 @@ impl<'a> FrameBuf<'a> {
     #[inline]
     pub fn vlan(&self) -> u32 {
         self.vlan
+    }
+
+    /// What the kernel seat marked it with, because it is captured; 0: it is not.
+    #[inline]
+    pub fn mark(&self) -> u64 {
+        self.mark
+    }
+
+    /// Its bytes, as they are now.
+    pub fn contents(&self) -> &[u8] {
+        self.frame()
     }
 
     /// Puts the frame at the descriptor's start, if it is not there, and tells its length.

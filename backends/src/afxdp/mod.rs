@@ -10,6 +10,7 @@
 //! | [`frames`] | frames as linear tokens, and the ledger that conserves them | no |
 //! | [`frame`] | one frame inside its chunk, as the core's `Packet` | no |
 //! | [`work`] | what is done to a batch | no |
+//! | [`tap`] | what is told of captured frames | no |
 //! | [`worker`] | the loop | through `port` |
 //! | [`epoch`] | grace periods | no |
 //! | [`seat`] | all workers | through `worker` |
@@ -23,6 +24,7 @@ pub mod frame;
 pub mod frames;
 pub mod port;
 pub mod seat;
+pub mod tap;
 pub mod work;
 pub mod worker;
 
@@ -30,4 +32,5 @@ pub use error::{PortError, QueueName};
 pub use frames::Census;
 pub use port::{Ask, Bound, Port, PortConfig, Statistics, receive_queues};
 pub use seat::{Event, Report, Seat, SeatConfig, SeatError, SocketInfo};
+pub use tap::Tap;
 pub use worker::{Clock, LaneReport, Pace, WorkerMemory, WorkerReport};

@@ -14,6 +14,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use super::epoch::grace;
 use super::error::{PortError, QueueName};
 use super::port::{Ask, Bound, Port, PortConfig, Statistics, kernel};
+use super::tap::Tap;
 use super::worker::{Clock, Pace, Shared, Worker, WorkerMemory, WorkerReport};
 
 /// CPUs that an affinity mask can name (`CPU_SETSIZE`).
@@ -36,6 +37,8 @@ pub struct SeatConfig {
     pub chunk: u32,
     /// When workers rest.
     pub pace: Pace,
+    /// Who is told of captured frames.
+    pub tap: Arc<Tap>,
 }
 
 impl SeatConfig {
@@ -51,7 +54,7 @@ impl SeatConfig {
         };
         let workers = (0..workers).map(of).collect();
         let PortConfig { zero_copy, frames, chunk, .. } = PortConfig::of(Vec::new(), Ask::default());
-        Self { workers, cores, zero_copy, frames, chunk, pace: Pace::default() }
+        Self { workers, cores, zero_copy, frames, chunk, pace: Pace::default(), tap: Arc::default() }
     }
 
     /// How many workers interfaces with these numbers of receive queues get: as many as each has a queue for.
@@ -189,7 +192,14 @@ impl Seat {
             let (zero_copy, frames, chunk) = (config.zero_copy, config.frames, config.chunk);
             let port = PortConfig { queues: queues.clone(), zero_copy, frames, chunk };
             // On an error `seat` is dropped, and stops those before.
-            seat.desks.push(Desk::open(worker, port, memory, clock, (core, config.pace), seat.report.clone())?);
+            seat.desks.push(Desk::open(
+                worker,
+                port,
+                memory,
+                clock,
+                (core, config.pace, config.tap.clone()),
+                seat.report.clone(),
+            )?);
         }
         Ok(seat)
     }
@@ -258,7 +268,7 @@ impl Desk {
         port: PortConfig,
         memory: M,
         clock: C,
-        (core, pace): (usize, Pace),
+        (core, pace, tap): (usize, Pace, Arc<Tap>),
         report: Sender<Event>,
     ) -> Result<Self, SeatError>
     where
@@ -283,7 +293,7 @@ impl Desk {
                 *lock(&sockets) = port.fds();
                 let bound = (0..port.lanes()).map(|lane| port.bound(lane)).collect();
                 let _ = tell.send(Ok(bound));
-                let mut worker = Worker::new(port, memory, clock, pace);
+                let mut worker = Worker::new(port, memory, clock, pace, tap);
                 let error = worker.run(&shared).err().map(Arc::new);
                 lock(&sockets).clear();
                 if let Some(error) = &error {

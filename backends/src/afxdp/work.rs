@@ -7,6 +7,7 @@ use tandem_engine::{Action, Flow, Reason, Verdict, account, classify, exit, fini
 
 use super::frame::FrameBuf;
 use super::frames::BATCH;
+use super::tap::Tap;
 
 #[cfg(test)]
 mod tests;
@@ -29,9 +30,16 @@ pub type Flows = [Flow; BATCH];
 /// Decides on at most [`BATCH`] frames: classifies all of them, asking for their flow sets, then finishes all.
 ///
 /// By the time a frame is finished its sets have arrived, which is worth three times the work at a million flows.
-/// `None` stands for a frame whose hand-over header made no sense. `outcomes` gets one entry for each frame.
+/// `None` stands for a frame whose hand-over header made no sense. `outcomes` gets one entry for each frame. What becomes of
+/// captured frames is told to `tap`.
 #[inline]
-pub fn handle<M: Memory>(frames: &mut [Option<FrameBuf<'_>>], memory: &M, flows: &mut Flows, outcomes: &mut [Outcome; BATCH]) {
+pub fn handle<M: Memory>(
+    frames: &mut [Option<FrameBuf<'_>>],
+    memory: &M,
+    flows: &mut Flows,
+    outcomes: &mut [Outcome; BATCH],
+    tap: &Tap,
+) {
     let Some(root) = memory.root() else { return };
     // One bit for each frame that has a VIP.
     let mut ready: u32 = 0;
@@ -45,13 +53,19 @@ pub fn handle<M: Memory>(frames: &mut [Option<FrameBuf<'_>>], memory: &M, flows:
                 soon(memory, flow);
                 ready |= 1 << i;
             }
-            Some(Err(stop)) => refuse(&Verdict::stopped(stop), flow, memory),
+            Some(Err(stop)) => {
+                let verdict = Verdict::stopped(stop);
+                refuse(&verdict, flow, memory);
+                if let Some(frame) = frame.as_ref().filter(|frame| frame.mark() != 0) {
+                    tap.tell(frame, &verdict, 0);
+                }
+            }
             None => count_seat(memory, SeatCounter::Defect, 1),
         }
     }
     for (i, ((frame, flow), outcome)) in frames.iter_mut().zip(flows).zip(outcomes).enumerate() {
         *outcome = match frame {
-            Some(frame) if ready & 1 << i != 0 => conclude(frame, flow, memory, root),
+            Some(frame) if ready & 1 << i != 0 => conclude(frame, flow, memory, root, tap),
             _ => Outcome::Release,
         };
     }
@@ -60,11 +74,14 @@ pub fn handle<M: Memory>(frames: &mut [Option<FrameBuf<'_>>], memory: &M, flows:
 const _: () = assert!(BATCH <= u32::BITS as usize);
 
 #[inline(always)]
-fn conclude<M: Memory>(frame: &mut FrameBuf<'_>, flow: &mut Flow, memory: &M, root: &Root) -> Outcome {
+fn conclude<M: Memory>(frame: &mut FrameBuf<'_>, flow: &mut Flow, memory: &M, root: &Root, tap: &Tap) -> Outcome {
     let verdict = finish(frame, memory, root, flow);
     // A frame that is too large for its way out has become an answer.
     if verdict.action() != Action::Tx {
         refuse(&verdict, flow, memory);
+        if frame.mark() != 0 {
+            tap.tell(frame, &verdict, 0);
+        }
         return Outcome::Release;
     }
     account(&verdict, flow, memory);
@@ -73,6 +90,9 @@ fn conclude<M: Memory>(frame: &mut FrameBuf<'_>, flow: &mut Flow, memory: &M, ro
         count_seat(memory, SeatCounter::RoomMoved, 1);
     }
     let interface = if memory.has(root, features::SEVERAL) { exit(memory, flow, &verdict) } else { 0 };
+    if frame.mark() != 0 {
+        tap.tell(frame, &verdict, interface);
+    }
     if interface == 0 { Outcome::Send(length) } else { Outcome::Leave(length, interface) }
 }
 

@@ -15,6 +15,7 @@ use super::error::{PortError, QueueName};
 use super::frame::FrameBuf;
 use super::frames::{BATCH, Census};
 use super::port::{Bound, Port, Statistics, Token};
+use super::tap::Tap;
 use super::work::{Flows, Outcome, handle};
 use crate::memory::Desk;
 
@@ -117,6 +118,7 @@ pub struct Worker<M, C> {
     memory: M,
     clock: C,
     pace: Pace,
+    tap: Arc<Tap>,
     batch: Vec<Token>,
     flows: Box<Flows>,
     /// Frames received and sent, by lane.
@@ -134,10 +136,10 @@ impl Drop for Parked<'_> {
 }
 
 impl<M: WorkerMemory, C: Clock> Worker<M, C> {
-    /// A worker for this port.
-    pub fn new(port: Port, memory: M, clock: C, pace: Pace) -> Self {
+    /// A worker for this port, which tells `tap` of captured frames.
+    pub fn new(port: Port, memory: M, clock: C, pace: Pace, tap: Arc<Tap>) -> Self {
         let (flows, moved) = (Box::new([Flow::default(); BATCH]), vec![[0; 2]; port.lanes()]);
-        Self { port, memory, clock, pace, batch: Vec::with_capacity(BATCH), flows, moved, refused: 0 }
+        Self { port, memory, clock, pace, tap, batch: Vec::with_capacity(BATCH), flows, moved, refused: 0 }
     }
 
     /// Forwards until it is told to stop or an interface is gone; the sockets stay open.
@@ -194,7 +196,7 @@ impl<M: WorkerMemory, C: Clock> Worker<M, C> {
             let (chunk, length) = self.port.bytes(token);
             *frame = FrameBuf::received(chunk, length).map(|frame| frame.came_by(interface));
         }
-        handle(&mut frames[..count], &self.memory, &mut self.flows, &mut outcomes);
+        handle(&mut frames[..count], &self.memory, &mut self.flows, &mut outcomes, &self.tap);
         let mut batch = std::mem::take(&mut self.batch);
         for (token, outcome) in batch.drain(..).zip(outcomes) {
             let (length, by) = match outcome {

@@ -175,7 +175,7 @@ fn vip_name(tables: &Tables, id: u32) -> String {
     entry.map_or_else(|| format!("vip {id}"), |(key, _)| key_name(&key))
 }
 
-pub(super) fn real_addr(tables: &Tables, id: u32) -> Option<IpAddr> {
+pub(crate) fn real_addr(tables: &Tables, id: u32) -> Option<IpAddr> {
     let real = tables.reals().get(id as usize)?;
     Some(words_addr(real.addr(), real.hop().is_v6()))
 }

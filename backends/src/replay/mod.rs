@@ -15,6 +15,7 @@ mod tuple;
 
 pub use buffer::Buffer;
 pub use capture::{Capture, CaptureError, write_capture};
+pub(crate) use decision::real_addr;
 pub use decision::{Action, Decision, VerdictRow};
 pub use explain::explain;
 pub use opening::Opening;

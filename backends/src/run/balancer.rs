@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, never, select, tick};
 use tandem_engine::memory::Mode;
 
+use super::capture::Session;
 use super::decide::Decision;
 use super::error::RunError;
 use super::file::ConfigFile;
@@ -22,7 +23,7 @@ use super::reload::{Readers, tell_of};
 use super::seats::queues;
 use super::server::Server;
 use super::supplied::{check_key, facts};
-use crate::afxdp::{Ask, Clock, Event, Seat, SeatConfig};
+use crate::afxdp::{Ask, Clock, Event, Seat, SeatConfig, Tap};
 use crate::config::{ModeWish, Plan, Profile};
 use crate::control::{Control, Counters, KernelGrace, frames, marks};
 use crate::facts::{Interface, Netlink, check_privileges, is_bpffs};
@@ -140,6 +141,10 @@ pub(super) struct Running {
     /// `None`: the configuration says where every frame goes.
     pub(super) next_hops: Option<NextHops>,
     pub(super) seat: Option<Seat>,
+    /// What the workers tell of captured frames.
+    pub(super) tap: Arc<Tap>,
+    /// Who captures.
+    pub(super) capture: Option<Session>,
     /// Receive queues of the first interface, when they were looked at last.
     pub(super) queues: Vec<u32>,
     /// Blocks of counters before the workers': one for each CPU.
@@ -201,6 +206,8 @@ impl Running {
             control,
             next_hops,
             seat: None,
+            tap: Arc::default(),
+            capture: None,
             queues,
             cpus,
             why: String::new(),
@@ -249,6 +256,7 @@ impl Running {
             let changes: Receiver<()> = self.next_hops.as_ref().map_or_else(never, NextHops::changes);
             let mut changed = false;
             self.beat();
+            self.follow_capture();
             if let Err(error) = self.follow_queues() {
                 log::error!("{}: cannot follow its receive queues, the kernel forwards as before: {error}", self.interface.name);
             }
@@ -343,6 +351,7 @@ impl Running {
             }
             Request::Rings => Ok(Reply::Rings(self.control.ring_rows())),
             Request::Reload => self.reload(tell).map(Reply::Applied),
+            Request::Capture(wish) => self.start_capture(wish).map(Reply::Capture),
         }
     }
 
@@ -359,6 +368,7 @@ impl Running {
     /// Ends the workers, and takes away the program and the pins unless they shall stay.
     fn stop(mut self, leave: bool) -> Result<(), RunError> {
         self.stop_workers()?;
+        self.end_capture(leave);
         if leave {
             log::info!("{}: left attached; the next run takes over", self.interface.name);
             return Ok(());

@@ -8,6 +8,7 @@
 //! ```
 
 mod balancer;
+mod capture;
 mod decide;
 mod error;
 mod file;
@@ -25,4 +26,7 @@ pub use balancer::{Life, Options, Signals, run};
 pub use decide::{Candidate, Decision};
 pub use error::RunError;
 pub use places::Paths;
-pub use protocol::{CoreRow, Handle, ModeName, ModeReport, Refusal, Reply, Request, SeatCounters, UnreachableRow, WorkerRow};
+pub use protocol::{
+    CaptureStream, CaptureWish, CoreRow, Handle, ModeName, ModeReport, Refusal, Reply, Request, SeatCounters, UnreachableRow,
+    WorkerRow,
+};

@@ -8,6 +8,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 
 use super::decide::Decision;
+use crate::capture::{Part, Wish};
 use crate::config::{ConfigError, Plan};
 use crate::control::{Changes, Counters, Depending, FlowExport, FlowRow, Imported, RingRow};
 
@@ -53,6 +54,8 @@ pub enum Request {
     Rings,
     /// What each core did: [`Reply::Cores`].
     Cores,
+    /// Frames as they come in and leave, until nobody listens any more: [`Reply::Capture`].
+    Capture(CaptureWish),
 }
 
 /// An answer.
@@ -80,6 +83,9 @@ pub enum Reply {
     Rings(Vec<RingRow>),
     /// What each core did.
     Cores(Vec<CoreRow>),
+    /// Frames.
+    #[serde(skip)]
+    Capture(CaptureStream),
 }
 
 /// Why something that was asked for is not done. Nothing has changed then, unless the message says so.
@@ -105,6 +111,30 @@ pub enum Refusal {
 impl From<ConfigError> for Refusal {
     fn from(error: ConfigError) -> Self {
         Self::Config(error.to_string())
+    }
+}
+
+/// A capture that is asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CaptureWish {
+    /// Of what.
+    pub wish: Wish,
+    /// By whom: said to whoever asks while it runs.
+    pub who: String,
+}
+
+/// A capture that runs until this is dropped.
+#[derive(Clone, Debug)]
+pub struct CaptureStream {
+    /// What is told; disconnected when the balancer ends.
+    pub parts: Receiver<Part>,
+    /// The interfaces' indices and names.
+    pub interfaces: Vec<(u32, String)>,
+}
+
+impl PartialEq for CaptureStream {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts.same_channel(&other.parts)
     }
 }
 

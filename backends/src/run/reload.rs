@@ -127,6 +127,11 @@ impl Running {
     /// Loads the program anew, and puts it into the place of the running one in one step.
     pub(super) fn put_another_program(&mut self, features: u32) -> Result<(), RunError> {
         self.balancer.renew(features)?;
+        self.put_in_place()
+    }
+
+    /// Puts the program that was just loaded into the place of the running one.
+    pub(super) fn put_in_place(&mut self) -> Result<(), RunError> {
         for interface in &mut self.interfaces {
             // Which program is on it now is how the attachment is recognised.
             *interface = self.netlink.interface(&interface.name)?;

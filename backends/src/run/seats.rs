@@ -69,7 +69,7 @@ impl Running {
             Some(cores) => cores.clone(),
             None => core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect(),
         };
-        let config = SeatConfig { zero_copy: ask, ..SeatConfig::new(&interfaces, cores) };
+        let config = SeatConfig { zero_copy: ask, tap: self.tap.clone(), ..SeatConfig::new(&interfaces, cores) };
         let memories = (self.cpus..).take(config.workers.len());
         let memories = memories.map(|block| (Plain::new(self.control.tables().clone(), block), self.balancer.clock()));
         let seat = Seat::start(&config, memories.collect())?;

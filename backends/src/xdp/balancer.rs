@@ -4,23 +4,25 @@ use std::fs;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::{DevMapHash, HashMap, ProgramArray, XskMap};
-use aya::programs::links::FdLink;
-use aya::programs::xdp::{XdpLink, XdpLinkId};
-use aya::programs::{ProgramError, ProgramFd, TestRun, TestRunOptions, Xdp, XdpMode};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{ProgramError, ProgramFd, TestRun, TestRunOptions, Xdp};
 
 use tandem_engine::handover::QUEUES;
 
+use super::attach::attach;
+use super::capture::Sources;
 use super::clock::KernelClock;
-use super::error::{XdpError, chain, errno};
+use super::error::{XdpError, chain};
 use super::left::{self, Left};
-use super::object::{MAPS, Role, load, program};
+use super::object::{MAPS, Role, TOLD, load, program};
 use super::probes;
 use super::slots::{self, SlotWish};
 use crate::afxdp::QueueName;
+use crate::capture::Wish;
 use crate::config::Attach;
 use crate::facts::Interface;
 use crate::memory::{Sizes, Tables};
@@ -29,6 +31,8 @@ use crate::memory::{Sizes, Tables};
 pub const LARGEST_TEST_FRAME: usize = 3498;
 
 const BALANCER: &str = "balancer";
+/// The same while somebody captures.
+const CAPTURING: &str = "capturing";
 
 /// Bytes in front of a frame (`XDP_PACKET_HEADROOM`).
 const HEADROOM: usize = 256;
@@ -62,6 +66,8 @@ pub struct Balancer {
     pub(super) directory: Option<PathBuf>,
     clock: KernelClock,
     features: u32,
+    /// What is captured.
+    capture: Option<Wish>,
 }
 
 impl Balancer {
@@ -70,6 +76,14 @@ impl Balancer {
     /// # Errors
     /// [`XdpError`]: no privileges, a kernel that is too old, pins of another version.
     pub fn load(role: &Role, sizes: Sizes) -> Result<Self, XdpError> {
+        Self::load_for(role, sizes, None)
+    }
+
+    /// The same with the program that captures, if something shall be captured.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; [`XdpError::Filter`].
+    pub fn load_for(role: &Role, sizes: Sizes, capture: Option<Wish>) -> Result<Self, XdpError> {
         let directory = match role {
             Role::Forward(directory) => {
                 make_directory(directory)?;
@@ -77,10 +91,10 @@ impl Balancer {
             }
             Role::Unpinned | Role::Replay => None,
         };
-        let (mut ebpf, tables) = load(role, sizes)?;
-        put_again(&mut ebpf)?;
+        let (mut ebpf, tables) = load(role, sizes, capture.as_ref())?;
+        put_again(&mut ebpf, name_of(&capture))?;
         let clock = KernelClock::calibrate(program(&mut ebpf, "clock")?)?;
-        Ok(Self { ebpf, tables, directory, clock, features: sizes.features })
+        Ok(Self { ebpf, tables, directory, clock, features: sizes.features, capture })
     }
 
     /// The [`features`](tandem_engine::memory::features) that the program is loaded for.
@@ -94,14 +108,40 @@ impl Balancer {
     /// # Errors
     /// [`XdpError`]: the kernel refuses it, and nothing has changed. Without pins the tables cannot be taken over.
     pub fn renew(&mut self, features: u32) -> Result<(), XdpError> {
+        self.renew_for(features, self.capture.clone())
+    }
+
+    /// The same to capture, or not any more.
+    ///
+    /// # Errors
+    /// As [`Self::renew`]; [`XdpError::Filter`].
+    pub fn capture(&mut self, capture: Option<Wish>) -> Result<(), XdpError> {
+        self.renew_for(self.features, capture)
+    }
+
+    /// Opens what the program tells by while it captures: once, after it was loaded for that.
+    ///
+    /// # Errors
+    /// [`XdpError::Sources`].
+    pub fn sources(&mut self) -> Result<Sources, XdpError> {
+        Sources::open(&mut self.ebpf)
+    }
+
+    fn renew_for(&mut self, features: u32, capture: Option<Wish>) -> Result<(), XdpError> {
         let missing = XdpError::Missing { what: "directory of pins", name: BALANCER };
         let directory = self.directory.clone().ok_or(missing)?;
+        if self.capture.is_none() {
+            // What a process that was killed left: of another size, with other counts.
+            remove_told(&directory)?;
+        }
         let sizes = Sizes { features, ..self.tables.sizes() };
-        let (mut ebpf, _) = load(&Role::Forward(directory), sizes)?;
-        put_again(&mut ebpf)?;
+        let (mut ebpf, _) = load(&Role::Forward(directory.clone()), sizes, capture.as_ref())?;
+        put_again(&mut ebpf, name_of(&capture))?;
         program(&mut ebpf, "clock")?;
-        self.ebpf = ebpf;
-        self.features = features;
+        (self.ebpf, self.features, self.capture) = (ebpf, features, capture);
+        if self.capture.is_none() {
+            remove_told(&directory)?;
+        }
         Ok(())
     }
 
@@ -123,9 +163,14 @@ impl Balancer {
         self.clock.recalibrate(program(&mut self.ebpf, "clock")?)
     }
 
+    /// The program's name in the object.
+    fn name(&self) -> &'static str {
+        name_of(&self.capture)
+    }
+
     fn program(&self) -> Result<&Xdp, XdpError> {
-        let missing = XdpError::Missing { what: "program", name: BALANCER };
-        self.ebpf.program(BALANCER).and_then(|p| p.try_into().ok()).ok_or(missing)
+        let missing = XdpError::Missing { what: "program", name: self.name() };
+        self.ebpf.program(self.name()).and_then(|p| p.try_into().ok()).ok_or(missing)
     }
 
     /// The loaded program, for whoever calls it (the benchmarks' wrapper does).
@@ -180,8 +225,8 @@ impl Balancer {
     /// [`XdpError::Attach`]: the driver has no native XDP, another program is there, the interface is gone.
     /// [`XdpError::Elsewhere`]: what was left is on another interface.
     pub fn attach(&mut self, interfaces: &[Interface], mode: Attach) -> Result<(), XdpError> {
-        let directory = self.directory.clone();
-        let program = program(&mut self.ebpf, BALANCER)?;
+        let (directory, name) = (self.directory.clone(), self.name());
+        let program = program(&mut self.ebpf, name)?;
         let mut taken = Vec::new();
         for pin in directory.as_deref().map_or_else(Vec::new, left::pins) {
             match left::look(&pin, interfaces)? {
@@ -205,7 +250,7 @@ impl Balancer {
         }
         for (_, interface) in interfaces.iter().enumerate().filter(|(at, _)| !taken.contains(at)) {
             let pin = directory.as_deref().and_then(left::free_pin);
-            attach(program, BALANCER, &interface.name, mode, pin.as_deref())?;
+            attach(program, name, &interface.name, mode, pin.as_deref())?;
         }
         Ok(())
     }
@@ -254,7 +299,8 @@ impl Balancer {
     /// [`XdpError::Slot`]: no such slot, another program is in it, no root on the interface that calls it, or a former process
     /// left the balancer attached or in another slot.
     pub fn enter(&mut self, wish: &SlotWish, interface: &Interface) -> Result<(), XdpError> {
-        slots::enter(wish, interface, program(&mut self.ebpf, BALANCER)?, self.directory.as_deref())
+        let name = self.name();
+        slots::enter(wish, interface, program(&mut self.ebpf, name)?, self.directory.as_deref())
     }
 
     /// Puts a worker's socket into the XSKMAP: from now on its queue's frames go there in mode afxdp. `interface`: its place
@@ -339,7 +385,7 @@ impl Balancer {
             }
             Ok(least)
         };
-        Ok((time(BALANCER)?, time("pass")?))
+        Ok((time(self.name())?, time("pass")?))
     }
 
     /// Detaches the program and removes all pins: the host is as it was.
@@ -366,11 +412,16 @@ impl Balancer {
     }
 }
 
+/// The name of the program that captures this.
+fn name_of(capture: &Option<Wish>) -> &'static str {
+    if capture.is_some() { CAPTURING } else { BALANCER }
+}
+
 /// Lets the balancer call itself for what was in a tunnel.
-fn put_again(ebpf: &mut Ebpf) -> Result<(), XdpError> {
+fn put_again(ebpf: &mut Ebpf, name: &'static str) -> Result<(), XdpError> {
     let missing = || XdpError::Missing { what: "program array", name: "AGAIN" };
-    let balancer = program(ebpf, BALANCER)?.fd().and_then(|fd| fd.try_clone().map_err(ProgramError::from));
-    let balancer = balancer.map_err(|_| XdpError::Missing { what: "loaded program", name: BALANCER })?;
+    let balancer = program(ebpf, name)?.fd().and_then(|fd| fd.try_clone().map_err(ProgramError::from));
+    let balancer = balancer.map_err(|_| XdpError::Missing { what: "loaded program", name })?;
     let mut array: ProgramArray<_> = ebpf.map_mut("AGAIN").and_then(|map| map.try_into().ok()).ok_or_else(missing)?;
     array.set(0, &balancer, 0).map_err(|_| missing())
 }
@@ -393,7 +444,13 @@ fn remove_pins(directory: &Path) -> Result<(), XdpError> {
     for name in MAPS {
         remove(Some(&directory.join(name)))?;
     }
+    remove_told(directory)?;
     remove_directory(directory)
+}
+
+/// Removes the pins of what a capture told by.
+fn remove_told(directory: &Path) -> Result<(), XdpError> {
+    TOLD.iter().try_for_each(|name| remove(Some(&directory.join(name))))
 }
 
 /// Removes an empty directory of pins, and the one that it is in if that was the last.
@@ -422,66 +479,5 @@ pub(super) fn remove(pin: Option<&Path>) -> Result<(), XdpError> {
             cure: "are you root?",
         }),
         _ => Ok(()),
-    }
-}
-
-/// Attaches a loaded program, and pins the link if a path is given.
-pub(super) fn attach(
-    program: &mut Xdp,
-    name: &'static str,
-    interface: &str,
-    mode: Attach,
-    pin: Option<&Path>,
-) -> Result<(), XdpError> {
-    let (mode, mode_name) = match mode {
-        Attach::Native => (XdpMode::Driver, "native"),
-        Attach::Generic => (XdpMode::Skb, "generic"),
-    };
-    let link = attach_patiently(program, interface, mode).map_err(|error| {
-        let number = errno(&error);
-        let source = number.map_or_else(|| std::io::Error::other(chain(&error)), std::io::Error::from_raw_os_error);
-        let interface = interface.to_owned();
-        XdpError::Attach { interface, program: name, mode: mode_name, source, cure: attach_cure(number, mode == XdpMode::Driver) }
-    })?;
-    let Some(pin) = pin else { return Ok(()) };
-    let fail = |cause| XdpError::Pin {
-        path: pin.to_owned(),
-        what: "cannot pin the attachment",
-        cause,
-        cure: "it takes root and a mounted bpffs (`mount -t bpf bpf /sys/fs/bpf`)",
-    };
-    let link = program.take_link(link).map_err(|e| fail(chain(&e)))?;
-    let link = FdLink::try_from(link).map_err(|e| fail(format!("{}; bpf_link needs Linux 5.9", chain(&e))))?;
-    link.pin(pin).map_err(|e| fail(chain(&e)))?;
-    Ok(())
-}
-
-/// Attaches once what was attached before is gone: the kernel lets go of a link whose pin was removed a moment later, in
-/// deferred work (`bpf_link_put`).
-fn attach_patiently(program: &mut Xdp, interface: &str, mode: XdpMode) -> Result<XdpLinkId, ProgramError> {
-    const PATIENCE: Duration = Duration::from_millis(300);
-    let start = Instant::now();
-    loop {
-        match program.attach(interface, mode) {
-            Err(error) if errno(&error) == Some(libc::EBUSY) && start.elapsed() < PATIENCE => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            done => return done,
-        }
-    }
-}
-
-fn attach_cure(errno: Option<i32>, native: bool) -> &'static str {
-    match errno {
-        Some(libc::EOPNOTSUPP | libc::EINVAL) if native => {
-            "the driver has no native XDP, or not at this MTU; set node.attach = \"generic\" (slower), or lower the MTU"
-        }
-        Some(libc::EBUSY | libc::EEXIST) => {
-            "another XDP program is attached; `ip link show` names it, `ip link set dev IF xdp off` removes it, or whoever holds its link (`bpftool link`)"
-        }
-        Some(libc::EPERM | libc::EACCES) => "it takes CAP_NET_ADMIN and CAP_BPF (run as root)",
-        Some(libc::ENODEV) | None => "is there an interface of this name in this network namespace? `ip link` lists them",
-        Some(libc::ERANGE) => "the interface's MTU is too large for native XDP; lower it or set node.attach = \"generic\"",
-        _ => "`dmesg | tail` may say more",
     }
 }

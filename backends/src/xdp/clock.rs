@@ -24,9 +24,11 @@ pub struct KernelClock {
     hz: u32,
 }
 
+/// Jiffies in a second, once they were measured.
+static HZ: OnceLock<u32> = OnceLock::new();
+
 impl KernelClock {
     pub(super) fn calibrate(program: &Xdp) -> Result<Self, XdpError> {
-        static HZ: OnceLock<u32> = OnceLock::new();
         let hz = match HZ.get() {
             Some(hz) => *hz,
             None => *HZ.get_or_init(|| jiffies_per_second(program).unwrap_or(250)),
@@ -34,6 +36,11 @@ impl KernelClock {
         let clock = Self { offset: Arc::default(), hz };
         clock.recalibrate(program)?;
         Ok(clock)
+    }
+
+    /// Jiffies in a second; a guess, as long as no clock was made.
+    pub(super) fn known_hz() -> u32 {
+        HZ.get().copied().unwrap_or(250)
     }
 
     /// Measures again, for all clones.

@@ -7,7 +7,7 @@ use aya::maps::{MapData, PerCpuArray};
 use aya::{Ebpf, EbpfLoader};
 use tandem_engine::strip::Tunnels;
 
-use super::balancer::attach;
+use super::attach::attach;
 use super::decap::load_decap;
 use super::error::XdpError;
 use super::object::{OBJECT, load_object, program};

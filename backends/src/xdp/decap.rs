@@ -7,7 +7,8 @@ use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use tandem_engine::strip::{Tunnels, counter_names};
 
-use super::balancer::{attach, make_directory, remove, remove_directory};
+use super::attach::attach;
+use super::balancer::{make_directory, remove, remove_directory};
 use super::companion::{counts, sums};
 use super::error::{XdpError, chain};
 use super::object::{OBJECT, load_object, program};

@@ -7,6 +7,7 @@ use tandem_engine::memory::counters::MAX_CPUS;
 use aya::programs::ProgramError;
 
 use crate::afxdp::QueueName;
+use crate::capture::FilterError;
 use crate::memory::MapError;
 
 /// Why the kernel seat cannot be set up or used.
@@ -37,6 +38,15 @@ pub enum XdpError {
         cause: String,
         /// What to do.
         cure: &'static str,
+    },
+    /// A filter that no program can have.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// What a program tells of captured frames.
+    #[error("cannot read what the program tells of captured frames: {cause}; it takes CAP_BPF, and memory that may be locked")]
+    Sources {
+        /// The system's answer.
+        cause: String,
     },
     /// A map or program that the object should have is missing.
     #[error("the BPF object has no {what} {name}: it was built from another version of the source; run `make build`")]

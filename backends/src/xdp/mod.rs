@@ -7,7 +7,9 @@
 //! link link1 ...                                   the attachments: the program goes on without a process
 //! ```
 
+mod attach;
 mod balancer;
+mod capture;
 mod clock;
 mod companion;
 mod decap;
@@ -19,6 +21,7 @@ mod root;
 mod slots;
 
 pub use balancer::{Balancer, Budget, Headroom, LARGEST_TEST_FRAME};
+pub use capture::{Sources, check_filter};
 pub use clock::KernelClock;
 pub use companion::{Companion, attach_companion};
 pub use decap::{Decap, attach_decap, decap_counts, decap_directory, detach_decap};

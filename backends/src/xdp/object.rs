@@ -1,5 +1,6 @@
 //! The BPF object that the build made, and how its maps and programs are created.
 
+use std::borrow::Cow;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,10 @@ use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::root::LAYOUT;
 use tandem_engine::memory::vips::SLOTS;
 
+use super::capture::{filtered, room};
+use super::clock::KernelClock;
 use super::error::{XdpError, chain, errno, load_cure};
+use crate::capture::Wish;
 use crate::memory::{Area, Shared, Sizes, Source, Tables};
 
 /// The object, as the build made it from `bpf/`.
@@ -41,8 +45,11 @@ pub(super) const MAPS: [&str; 17] = [
     "AGAIN", "XSKS", "DEVICES", "LANES",
 ];
 
-/// Creates (or takes over) the maps, and maps them.
-pub(super) fn load(role: &Role, sizes: Sizes) -> Result<(Ebpf, Arc<Tables>), XdpError> {
+/// The maps that a capture tells by; pinned while it lasts, so that another program goes on with them.
+pub(super) const TOLD: &[&str] = &["EVENTS", "CAPTURED"];
+
+/// Creates (or takes over) the maps, and maps them. `capture`: what the program `capturing` is for.
+pub(super) fn load(role: &Role, sizes: Sizes, capture: Option<&Wish>) -> Result<(Ebpf, Arc<Tables>), XdpError> {
     let mut sizes = sizes;
     let cpus = aya::util::nr_cpus().map_or(1, |cpus| cpus as u32);
     if cpus > MAX_CPUS {
@@ -54,11 +61,21 @@ pub(super) fn load(role: &Role, sizes: Sizes) -> Result<(Ebpf, Arc<Tables>), Xdp
     loader.override_global("REPLAY", &replay, true);
     let features = sizes.features;
     loader.override_global("FEATURES", &features, true);
+    let Wish { sample, rate, snap, filter } = capture.cloned().unwrap_or_default();
+    let (sample, hz) = (sample.max(1), KernelClock::known_hz());
+    for (name, value) in [("SAMPLE", &sample), ("RATE", &rate), ("SNAP", &snap), ("HZ", &hz)] {
+        loader.override_global(name, value, true);
+    }
+    if let Some(wish) = capture {
+        loader.map_max_entries("EVENTS", room(wish, cpus));
+    }
+    let object = if filter.is_empty() { Cow::Borrowed(OBJECT) } else { Cow::Owned(filtered(&filter)?) };
     if let Role::Forward(directory) = role {
         if let Some(pinned) = pinned_sizes(directory)? {
             sizes = Sizes { features, ..pinned };
         }
-        for name in MAPS {
+        let told = if capture.is_some() { TOLD } else { &[] };
+        for name in MAPS.iter().chain(told) {
             loader.map_pin_path(name, directory.join(name));
         }
         make_devices(&directory.join("DEVICES"))?;
@@ -71,7 +88,7 @@ pub(super) fn load(role: &Role, sizes: Sizes) -> Result<(Ebpf, Arc<Tables>), Xdp
         .map_max_entries("IDS", sizes.id_lines)
         .map_max_entries("PREFIXES", 2 * sizes.prefix_slots)
         .map_max_entries("NATS", sizes.nat_places);
-    let ebpf = load_object(&mut loader, OBJECT)?;
+    let ebpf = load_object(&mut loader, &object)?;
     let tables = Tables::of(&mut Mapped(&ebpf), sizes)?;
     Ok((ebpf, tables))
 }

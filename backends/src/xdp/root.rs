@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use aya::EbpfLoader;
 
-use super::balancer::{attach, remove};
+use super::attach::attach;
+use super::balancer::remove;
 use super::error::XdpError;
 use super::object::{OBJECT, load_object, program};
 use super::slots::{Slot, SlotWish};

@@ -7,7 +7,7 @@ use crate::setting::{Balancer, Role, Setting};
 use super::router::ports_to_balancers;
 
 /// Names of our programs that forward, or call those that do; the kernel keeps 15 bytes.
-const OURS: [&str; 2] = ["balancer", "root"];
+const OURS: [&str; 3] = ["balancer", "capturing", "root"];
 
 fn unconfigured() -> Vec<Finding> {
     vec![Finding::skip("no configuration (-c FILE)")]
@@ -104,7 +104,8 @@ pub(super) fn is_looked_after(facts: &HostFacts, setting: &Setting) -> Vec<Findi
         return vec![Finding::skip("the balancer is about to start")];
     }
     let on = |name: &&String| {
-        facts.link(name).and_then(|link| link.xdp.as_ref()).is_some_and(|xdp| xdp.name.as_deref() == Some("balancer"))
+        let name = facts.link(name).and_then(|link| link.xdp.as_ref()).and_then(|xdp| xdp.name.as_deref());
+        matches!(name, Some("balancer" | "capturing"))
     };
     match (balancer.interfaces.iter().find(on), &facts.balancer) {
         (None, _) => vec![Finding::skip("no balancer is attached")],

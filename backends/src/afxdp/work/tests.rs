@@ -44,7 +44,7 @@ impl Batch {
         let came_by = self.came_by;
         let frames = self.chunks.iter_mut().map(|(chunk, length)| FrameBuf::received(chunk, *length));
         let mut frames: Vec<_> = frames.map(|frame| frame.map(|frame| frame.came_by(came_by))).collect();
-        handle(&mut frames, &self.memory, &mut flows, &mut outcomes);
+        handle(&mut frames, &self.memory, &mut flows, &mut outcomes, &Tap::default());
         outcomes[..frames.len()].to_vec()
     }
 
