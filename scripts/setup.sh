@@ -49,6 +49,7 @@ list_needs() {
     need libclang-dev "bindings of libxdp" libclang_there
     need libelf-dev "libbpf reads ELF with it" test -e /usr/include/libelf.h
     need zlib1g-dev "libelf needs it" test -e /usr/include/zlib.h
+    need libpcap-dev "compiles the filters of tandem capture" test -e /usr/include/pcap/pcap.h
     need ca-certificates "crates.io over TLS" test -s /etc/ssl/certs/ca-certificates.crt
     need nginx "HTTP servers of the lab; no service is started" command -v nginx
     need iperf3 "TCP and UDP load of the lab" command -v iperf3

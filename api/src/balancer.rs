@@ -8,6 +8,7 @@ use tandem_backends::control::{Counters, Imported};
 use tandem_backends::run::{Decision, ModeName, ModeReport, Refusal};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::capture;
 use crate::document::{Draft, EditError, Pair, texts};
 use crate::flows;
 use crate::health::Board;
@@ -51,7 +52,7 @@ pub(crate) async fn waiting<T: Send + 'static>(
     }
 }
 
-fn bad(error: impl std::fmt::Display) -> Status {
+pub(crate) fn bad(error: impl std::fmt::Display) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
@@ -364,6 +365,14 @@ impl wire::balancer_server::Balancer for Balancer {
             flows::add(&mut sum, done);
         }
         Ok(Response::new(sum.into()))
+    }
+
+    type CaptureStream = capture::Parts;
+
+    async fn capture(&self, request: Request<wire::CaptureRequest>) -> Answer<Self::CaptureStream> {
+        let asked = capture::asked(&request)?;
+        let stream = waiting(&self.0, move |provision| provision.capture(asked)).await?;
+        Ok(Response::new(capture::parts(stream)))
     }
 
     async fn reload(&self, _: Request<wire::ReloadRequest>) -> Answer<wire::Applied> {

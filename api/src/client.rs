@@ -157,6 +157,26 @@ impl Client {
         parts.into_iter().map(|part| from_wire(part).map_err(not_flows)).collect()
     }
 
+    /// Captures frames: `each` gets every part, and says whether it goes on.
+    ///
+    /// # Errors
+    /// As [`Self::ask`]; [`ClientError::Refused`] if the balancer ends it.
+    pub fn capture(
+        &mut self,
+        request: wire::CaptureRequest,
+        mut each: impl FnMut(wire::CapturePart) -> bool,
+    ) -> Result<(), ClientError> {
+        self.ask(async |balancer| {
+            let mut parts = balancer.capture(request).await?.into_inner();
+            while let Some(part) = parts.message().await? {
+                if !each(part) {
+                    return Ok(Response::new(()));
+                }
+            }
+            Err(Status::unavailable("the balancer is stopping: nothing more is captured"))
+        })
+    }
+
     /// Enters flows of another balancer.
     ///
     /// # Errors

@@ -10,6 +10,7 @@
 //! Changes are edits of the configuration in force, validated by the same rules as its file, and applied as a whole.
 
 mod balancer;
+mod capture;
 pub mod client;
 mod document;
 mod flows;

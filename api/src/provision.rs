@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tandem_backends::config::{Plan, Profile, RealState};
 use tandem_backends::control::{Changes, FlowExport, FlowRow, Imported, RingRow};
-use tandem_backends::run::{CoreRow, Handle, ModeName, ModeReport, Refusal, Reply, Request, SeatCounters};
+use tandem_backends::run::{
+    CaptureStream, CaptureWish, CoreRow, Handle, ModeName, ModeReport, Refusal, Reply, Request, SeatCounters,
+};
 
 use crate::document::{Document, Draft, EditError};
 use crate::health::Board;
@@ -292,6 +294,17 @@ impl Provision {
     pub fn export_flows(&self, only_depending: bool) -> Result<FlowExport, ProvisionError> {
         match self.handle.ask(Request::ExportFlows { only_depending })? {
             Reply::Flows(flows) => Ok(*flows),
+            _ => Err(ProvisionError::Answer),
+        }
+    }
+
+    /// Captures frames until what this gives is dropped.
+    ///
+    /// # Errors
+    /// The balancer does not answer, somebody captures already, or the kernel refuses.
+    pub fn capture(&self, asked: CaptureWish) -> Result<CaptureStream, ProvisionError> {
+        match self.handle.ask(Request::Capture(asked))? {
+            Reply::Capture(stream) => Ok(stream),
             _ => Err(ProvisionError::Answer),
         }
     }

@@ -2,6 +2,7 @@
 
 mod balancer;
 mod bench;
+mod capture;
 mod check;
 mod decap;
 mod demo;
@@ -69,6 +70,8 @@ enum Verb {
     Stats(service::StatsArgs),
     /// A live view of a running balancer
     Top(top::TopArgs),
+    /// Writes frames of a running balancer into a pcapng file, as they come in and as they leave
+    Capture(capture::CaptureArgs),
     /// Writes what was changed in a running balancer into its configuration file, comments kept
     Save(mode::SaveArgs),
     /// Network namespaces with real servers, to try things in
@@ -130,6 +133,7 @@ fn main() -> ExitCode {
         Verb::Flow(args) => flow::flow(&args),
         Verb::Stats(args) => service::stats(&args),
         Verb::Top(args) => top::top(&args),
+        Verb::Capture(args) => capture::capture(&args),
         Verb::Save(args) => mode::save(&args),
         Verb::Man(args) => manual::man(&args),
         Verb::Completions(args) => manual::completions(&args),

@@ -2,10 +2,12 @@
 //! it was.
 
 mod api;
+mod capture;
 mod captures;
 mod check;
 mod daemon;
 mod decap;
+mod filters;
 mod flows;
 mod katran_service;
 mod lifetime;

@@ -17,6 +17,7 @@ use tandem_backends::run::Paths;
 use tandem_backends::xdp::{Companion, attach_companion};
 use tandem_lab::{BPFFS, switch_off};
 
+use super::capture::{self, Capturing, Contents, Frame};
 use super::shell::{Balancer, Scratch, assert_gone, balancer_name, tandem, was_ended_by};
 use super::wire::{Links, in_namespace};
 
@@ -289,6 +290,36 @@ fn killed_taken_over_and_taken_away_on_both() {
         tandem(["detach", &first.name]).done();
         assert!(!Paths::of(&first.name).pins.exists());
         NEAR.into_iter().for_each(|name| links.assert_bare(name));
+    });
+}
+
+#[test]
+fn a_capture_tells_by_which_interface() {
+    in_namespace(|links| {
+        let stand = Stand::new();
+        let scratch = Scratch::new();
+        for seat in ["xdp", "afxdp"] {
+            let balancer = Balancer::start(&scratch.file("t.toml", config(BOTH, seat)));
+            let file = scratch.path("frames.pcapng");
+            let filter = "tcp dst port 80 and dst net 10.200.1.0/24";
+            let capture = Capturing::start_on(links, NEAR[0], &balancer, &file, &["--rate", "100000", filter]);
+            stand.transfers(1);
+            let summary = capture.finish(links);
+            assert_eq!((&summary["limited"], &summary["lost"]), (&0.into(), &0.into()), "{summary}");
+            let Contents { names, frames, .. } = capture::read(&file);
+            assert_eq!(names, NEAR);
+            for (n, tunnel) in TUNNEL.iter().enumerate() {
+                let to_host = |frame: &&Frame| !frame.is_out && frame.bytes[30..34] == tunnel.octets();
+                let came: Vec<_> = frames.iter().filter(to_host).collect();
+                assert!(came.len() > 10, "{seat}: {} to {tunnel}", came.len());
+                for came in came {
+                    let out: Vec<_> = frames.iter().filter(|frame| frame.is_out && frame.id == came.id).collect();
+                    let [out] = out[..] else { panic!("{seat}: {} frames left for {came:?}", out.len()) };
+                    assert_eq!((came.interface as usize, out.interface as usize), (1 - n, n), "{seat}: {out:?}");
+                    assert!(out.comment.contains(&format!("real 10.{}.0.1", n + 1)), "{seat}: {out:?}");
+                }
+            }
+        }
     });
 }
 

@@ -110,9 +110,7 @@ pub fn tandem<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Answer
 /// Runs a command to its end; one that does not end is killed, and fails the test.
 #[track_caller]
 pub fn finish(command: &mut Command) -> Answer {
-    let mut run = Run::start(command);
-    let status = run.wait();
-    Answer { status, out: run.out(), err: run.err() }
+    Run::start(command).end()
 }
 
 /// What a stream said so far.
@@ -146,15 +144,16 @@ impl Said {
 }
 
 /// A process; killed if it is still there at the end.
-struct Run {
+pub struct Run {
     child: Child,
     out: Said,
     err: Said,
 }
 
 impl Run {
+    /// Starts it.
     #[track_caller]
-    fn start(command: &mut Command) -> Self {
+    pub fn start(command: &mut Command) -> Self {
         command.env_remove("TANDEM_LOG").env_remove("RUST_BACKTRACE").stdin(Stdio::null());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
         let out = Said::of(child.stdout.take().expect("piped"));
@@ -163,7 +162,7 @@ impl Run {
     }
 
     #[track_caller]
-    fn wait(&mut self) -> ExitStatus {
+    pub fn wait(&mut self) -> ExitStatus {
         let end = Instant::now() + LIMIT;
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait().expect("our own child") {
@@ -172,6 +171,20 @@ impl Run {
             std::thread::sleep(Duration::from_millis(10));
         }
         panic!("it did not end within {LIMIT:?}: {}", self.err.text());
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn end(mut self) -> Answer {
+        let status = self.wait();
+        Answer { status, out: self.out(), err: self.err() }
+    }
+
+    /// Sends it a signal.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        let id = Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"));
+        kill(id, signal).expect("it runs");
     }
 
     fn out(&mut self) -> String {
@@ -251,16 +264,13 @@ impl Balancer {
     /// Sends it a signal.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
-        let id = Pid::from_raw(i32::try_from(self.id()).expect("a process id"));
-        kill(id, signal).expect("it runs");
+        self.run.as_ref().expect("it was started").signal(signal);
     }
 
     /// Waits for its end; what it left stays.
     #[track_caller]
     pub fn end(&mut self) -> Answer {
-        let mut run = self.run.take().expect("it was started");
-        let status = run.wait();
-        Answer { status, out: run.out(), err: run.err() }
+        self.run.take().expect("it was started").end()
     }
 
     /// What it logged so far.

@@ -5,6 +5,7 @@
 //! on the kernel that is there, in namespaces of its own, with whatever devices that kernel has.
 
 mod bed;
+mod capture;
 mod cases;
 mod doctor;
 mod document;
@@ -67,12 +68,13 @@ fn run() -> Report {
     let (mut report, started) = (Report::default(), Instant::now());
     let only = std::env::var("TANDEM_PART").ok();
     let cases = LazyCell::new(cases::all);
-    let parts: [(&str, Part<'_>); 6] = [
+    let parts: [(&str, Part<'_>); 7] = [
         ("doctor", &doctor::run),
         ("interop", &|report| interop::run(report, &cases)),
         ("nat", &nat::run),
         ("twins", &|report| twins::run(report, &cases)),
         ("life", &life::run),
+        ("capture", &|report| capture::run(report, &cases)),
         ("links", &links::run),
     ];
     for (name, part) in parts.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name)) {
