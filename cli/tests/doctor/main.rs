@@ -25,7 +25,7 @@ fn one(stand: &mut Stand, row: &Break) -> Result<(), String> {
         stand.step(step)?;
     }
     if !stand.flows(row.traffic) {
-        return Err("no traffic before anything was broken".to_owned());
+        return Err(format!("no traffic before anything was broken:\n{}", stand.state()));
     }
     for step in row.breaks {
         stand.step(step)?;
@@ -50,7 +50,7 @@ fn one(stand: &mut Stand, row: &Break) -> Result<(), String> {
         stand.step(step)?;
     }
     if !stand.flows(row.traffic) {
-        return Err(format!("no traffic after {cures:?}:\n{}\n{}", stand.doctor(row.host)?, stand.log()));
+        return Err(format!("no traffic after {cures:?}:\n{}\n{}", stand.doctor(row.host)?, stand.state()));
     }
     let report = stand.doctor(row.host)?;
     if !bad(&report).is_empty() {

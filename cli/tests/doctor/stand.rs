@@ -35,6 +35,8 @@ pub struct Stand {
     balancer: Option<Process>,
     other: Arc<AtomicBool>,
     options: String,
+    /// Something was cured here.
+    cured: bool,
 }
 
 impl Stand {
@@ -43,7 +45,7 @@ impl Stand {
         let prefix = format!("dr{}-{}", std::process::id() % 10_000, NEXT.fetch_add(1, Ordering::Relaxed));
         output(&["lab", "up", "--prefix", &prefix, "--reals", "1", "--vip", &VIP_V4.to_string(), &VIP_V6.to_string()]);
         let lab = Lab::open(&prefix).expect("the lab just made");
-        let mut stand = Self { prefix, lab, balancer: None, other: Arc::default(), options: String::new() };
+        let mut stand = Self { prefix, lab, balancer: None, other: Arc::default(), options: String::new(), cured: false };
         std::fs::write(stand.file(), configuration(&stand.lab)).expect("a file");
         stand.lab.enter(REAL, serve).expect("the real's namespace");
         stand.listen(true);
@@ -133,6 +135,7 @@ impl Stand {
 
     /// Runs a cure as it is printed. What does not end by itself is the balancer.
     pub fn cure(&mut self, host: Host, cure: &str) -> Result<(), String> {
+        self.cured = true;
         if cure.starts_with("tandem run ") {
             let command = self.shell(&format!("exec {cure}"));
             return self.started(command);
@@ -297,6 +300,17 @@ impl Stand {
         (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.success())
     }
 
+    /// Counters and neighbours, for who wants to know why nothing flows.
+    pub fn state(&self) -> String {
+        let looks = [
+            (Host::Lb, format!("tandem counters --name {} --json; ip neigh", self.name())),
+            (Host::Router, "ip neigh; ip route".to_owned()),
+            (REAL, "ip neigh".to_owned()),
+        ];
+        let looks = looks.map(|(host, text)| format!("{host}: {}", self.run(host, &text).unwrap_or_else(|why| why)));
+        format!("{}\n{}", looks.join("\n"), self.log())
+    }
+
     /// Whether traffic flows, soon.
     pub fn flows(&self, traffic: Traffic) -> bool {
         self.tries(traffic, PATIENCE)
@@ -332,9 +346,10 @@ impl Drop for Stand {
     fn drop(&mut self) {
         self.other.store(true, Ordering::Relaxed);
         self.stop();
-        // What cures may have left, whose pins no lab knows of.
-        let mut left = self.shell("tandem root detach lb; tandem decap detach eth0");
-        let _ = left.output();
+        // What cures may have left, whose pins no lab knows of: their names are those of links, which another stand's may have, too.
+        if self.cured {
+            let _ = self.shell("tandem root detach lb; tandem decap detach eth0").output();
+        }
         let _ = tandem(&["lab", "down", "--prefix", &self.prefix]).output();
     }
 }
@@ -366,8 +381,12 @@ fn serve() {
         let socket = UdpSocket::bind((vip, ECHO)).expect("a port of the real's");
         std::thread::spawn(move || {
             let mut buffer = [0; 64];
-            while let Ok((len, from)) = socket.recv_from(&mut buffer) {
-                let _ = socket.send_to(&buffer[..len], from);
+            loop {
+                match socket.recv_from(&mut buffer) {
+                    Ok((len, from)) => drop(socket.send_to(&buffer[..len], from)),
+                    // Nothing that is broken on the way is an error of this socket.
+                    Err(error) => eprintln!("the echo on {vip}: {error}"),
+                }
             }
         });
     }
