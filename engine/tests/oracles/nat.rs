@@ -322,6 +322,32 @@ fn z6_clients_with_one_port_never_collide() {
     }
 }
 
+/// Hairpin: a real server that is a client of its own VIP gets its answer from the VIP, by way of the balancer, from the very port that
+/// it serves at or from another one, while others are served.
+#[test]
+fn a_real_is_a_client_of_its_own_vip() {
+    for v6 in [false, true] {
+        let bed = bed(v6, v6, true, PORTS);
+        let other = Tuple { source: client(v6, 1), destination: vip(v6), source_port: 5000, port: VIP_PORT };
+        for source_port in [5000, REAL_PORT] {
+            let own = Tuple { source: real(v6), source_port, ..other };
+            for tuple in [other, own] {
+                for tcp in [true, false] {
+                    let frame = if tcp { tuple.tcp(64, true, false, &[]) } else { tuple.udp(64, &[1]) };
+                    let (reason, out) = sent(&bed, &frame);
+                    let got = Seen::of(&out);
+                    assert_eq!((reason, got.source, got.destination), (Reason::Forwarded, source(v6), real(v6)), "{tuple:?}");
+                    let (reason, home) = sent(&bed, &answer(&got, tcp, &[2]));
+                    let home = Seen::of(&home);
+                    let way = (home.source, home.destination, home.ports());
+                    assert_eq!((reason, way), (Reason::NatReply, (vip(v6), tuple.source, (VIP_PORT, tuple.source_port))));
+                    assert_eq!(home.sum(), 0, "{tuple:?}");
+                }
+            }
+        }
+    }
+}
+
 /// Z5: what is an answer is told of as one, and nothing else is, in either family: by verdict and by trace.
 #[test]
 fn z5_an_answer_is_told_of_as_one_and_nothing_else_is() {
