@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::finding::Kind;
 use super::reader::Reader;
 use super::sections::narrow;
+use super::served;
 use super::service::Real;
 use super::tables::Table;
 use super::values::{self, Wrong};
@@ -145,7 +146,7 @@ fn check(reader: &mut Reader<'_>, table: &Table<'_>, what: What) -> Option<Check
     let host = reader.text(table, "host", line);
     let status = reader.text(table, "status", status).unwrap_or(200..=299);
     let body = text(reader, "body");
-    let ca = reader.text(table, "ca", file);
+    let ca = reader.text(table, "ca", served::path);
     let name = reader.text(table, "query", name).unwrap_or_else(|| ".".to_owned());
     let (send, expect) = (text(reader, "send").unwrap_or_default(), text(reader, "expect"));
     let command = command(reader, table);
@@ -216,10 +217,6 @@ fn line(text: &str) -> Result<String, Wrong> {
     } else {
         Ok(text.to_owned())
     }
-}
-
-fn file(text: &str) -> Result<PathBuf, Wrong> {
-    if text.is_empty() { Err("no path".into()) } else { Ok(text.into()) }
 }
 
 fn path(text: &str) -> Result<String, Wrong> {

@@ -79,7 +79,8 @@ fn socket_address(text: &str) -> Result<SocketAddr, Wrong> {
     }
 }
 
-fn path(text: &str) -> Result<PathBuf, Wrong> {
+/// Of a file.
+pub(super) fn path(text: &str) -> Result<PathBuf, Wrong> {
     if text.is_empty() { Err("no path".into()) } else { Ok(text.into()) }
 }
 
