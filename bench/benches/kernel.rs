@@ -17,9 +17,8 @@ use tandem_bench::scene::{self, vip};
 use tandem_bench::timing::{Series, is_measurement, stay_on_one_core, verdict};
 use tandem_engine::Reason;
 use tandem_engine::memory::VipCounter;
-use tandem_engine::memory::counters::{reason_at, vip_at};
+use tandem_engine::memory::counters::reason_at;
 use tandem_engine::memory::flows::WAYS;
-use tandem_engine::memory::vips::MAX_VIPS;
 
 /// Sets of the small table, and places of the rival's map beside it.
 const SMALL: u32 = 256;
@@ -131,7 +130,7 @@ impl Seats {
     /// The same of the rival, whose map does not say whom it evicts.
     fn rival_counts(&self) -> Counts {
         let reason = |reason| self.references.count(reason_at(reason as u32).0, reason_at(reason as u32).1);
-        let sum = |counter| (0..MAX_VIPS).map(|id| self.references.count(vip_at(id), counter as usize)).sum();
+        let sum = |counter| self.references.count_of_vips(counter);
         Counts {
             forwarded: reason(Reason::Forwarded),
             passed: reason(Reason::NotAVip),

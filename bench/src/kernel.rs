@@ -11,11 +11,11 @@ use aya::maps::{HashMap, Map, ProgramArray};
 use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use tandem_backends::memory::{Area, Shared, Tables};
-use tandem_backends::xdp::REFERENCES;
-use tandem_engine::memory::counters::BLOCK;
-use tandem_engine::memory::reals::{MAX_REALS, Method, Way};
+use tandem_backends::xdp::{REFERENCES, masks, with_extent};
+use tandem_engine::memory::counters::Extent;
+use tandem_engine::memory::reals::{Method, Way};
 use tandem_engine::memory::rings::SLOTS_PER_LINE;
-use tandem_engine::memory::{Line, Real, RingLine, Root, VipSlot};
+use tandem_engine::memory::{Line, Real, RingLine, Root, VipCounter, VipSlot};
 
 use crate::scene;
 use crate::timing::thread_time;
@@ -24,6 +24,7 @@ use crate::timing::thread_time;
 pub struct References {
     ebpf: Ebpf,
     counts: Area<Line>,
+    extent: Extent,
 }
 
 impl References {
@@ -33,18 +34,23 @@ impl References {
     /// No privileges, or a kernel that refuses the programs.
     pub fn load(tables: &Tables, flows: u32) -> Result<Self> {
         let sizes = tables.sizes();
+        let extent = sizes.extent;
+        let [vips, reals] = masks(extent);
         let mut ebpf = EbpfLoader::new()
+            .override_global("VIP_MASK", &vips, true)
+            .override_global("REAL_MASK", &reals, true)
+            .map_max_entries("REALS", extent.reals)
             .map_max_entries("RINGS", sizes.ring_lines)
             .map_max_entries("COUNTS", sizes.blocks)
             .map_max_entries("FLOW_HASH", flows)
-            .load(REFERENCES)
+            .load(&with_extent(REFERENCES, extent)?)
             .context("the benchmarks' object")?;
         copy(tables, &mut ebpf)?;
-        let counts = area(&ebpf, "COUNTS", (sizes.blocks * BLOCK) as usize)?;
+        let counts = area(&ebpf, "COUNTS", sizes.blocks as usize * extent.lines() as usize)?;
         for name in ["null", "room", "fixed", "hashed"] {
             program(&mut ebpf, name)?.load().with_context(|| format!("the program {name}"))?;
         }
-        Ok(Self { ebpf, counts })
+        Ok(Self { ebpf, counts, extent })
     }
 
     /// One of `null`, `room`, `fixed`, `hashed`.
@@ -57,7 +63,12 @@ impl References {
 
     /// A counter of the rival, summed over all blocks: line and index as the engine numbers them.
     pub fn count(&self, line: u32, index: usize) -> u64 {
-        self.counts.iter().skip(line as usize).step_by(BLOCK as usize).map(|line| line.get(index)).sum()
+        self.counts.iter().skip(line as usize).step_by(self.extent.lines() as usize).map(|line| line.get(index)).sum()
+    }
+
+    /// A counter of all its VIPs, summed over all blocks.
+    pub fn count_of_vips(&self, counter: VipCounter) -> u64 {
+        (0..self.extent.vips).map(|vip| self.count(self.extent.vip(vip), counter as usize)).sum()
     }
 }
 
@@ -78,20 +89,20 @@ fn copy(tables: &Tables, ebpf: &mut Ebpf) -> Result<()> {
         to.layout.publish(from.layout.get());
     }
     for (to, from) in area::<RingLine>(ebpf, "RINGS", tables.rings().len())?.iter().zip(tables.rings()) {
-        let ids: Vec<u16> = (0..SLOTS_PER_LINE).map(|slot| from.get(slot) as u16).collect();
-        to.fill(&ids);
+        let numbers: Vec<u16> = (0..SLOTS_PER_LINE).map(|slot| from.get(slot) as u16).collect();
+        to.fill(&numbers);
     }
-    for (to, from) in area::<Real>(ebpf, "REALS", MAX_REALS as usize)?.iter().zip(tables.reals()) {
+    for (to, from) in area::<Real>(ebpf, "REALS", tables.reals().len())?.iter().zip(tables.reals()) {
         if let Some(owner) = from.owner() {
             to.fill(Some(owner), from.addr(), from.hop().is_v6(), &Way::by(Method::Ipip), Some(from.hop().mac()));
         }
     }
     let map = ebpf.map_mut("VIP_HASH").context("the object has no VIP_HASH")?;
-    let mut vips: HashMap<_, [u64; 3], [u32; 4]> = map.try_into()?;
+    let mut vips: HashMap<_, [u64; 3], [u32; 5]> = map.try_into()?;
     for (key, vip) in tables.vips().iter().filter_map(VipSlot::entry) {
         let [a, b] = key.addr;
         let word = u64::from(key.protocol()) << 16 | u64::from(key.port_be());
-        vips.insert([a, b, word], [vip.id, vip.flags, vip.ring, vip.ring_len], 0)?;
+        vips.insert([a, b, word], [vip.id, vip.flags, vip.ring, vip.ring_len, vip.first], 0)?;
     }
     Ok(())
 }

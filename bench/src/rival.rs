@@ -153,7 +153,7 @@ fn ring<M: Memory>(memory: &M, flow: &Flow) -> Result<u32, Stop> {
     let line = memory.ring(flow.vip.ring.wrapping_add(slot / SLOTS_PER_LINE));
     match line.map_or(0, |line| line.get(slot)) {
         0 => Err(Stop::of(Reason::NoRing)),
-        real => Ok(real),
+        number => Ok(flow.vip.first.wrapping_add(number)),
     }
 }
 

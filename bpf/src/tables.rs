@@ -1,6 +1,6 @@
 //! The engine's memory in the kernel: BPF arrays that userspace maps.
 //!
-//! The numbers of entries here are the smallest; the loader sets the real ones.
+//! The numbers of entries here are the smallest, and so is the size of a core's counters; the loader sets the real ones.
 
 use core::hint::black_box;
 use core::mem::MaybeUninit;
@@ -12,13 +12,11 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, ProgramArray, XskMap};
 use aya_ebpf::programs::XdpContext;
 use tandem_engine::handover::{INTERFACES, QUEUES};
-use tandem_engine::memory::counters::{Block, MAX_CPUS};
+use tandem_engine::memory::counters::{Block, HEAD, MAX_CPUS};
 use tandem_engine::memory::prefixes::{self, SPACES, Space};
-use tandem_engine::memory::reals::MAX_REALS;
-use tandem_engine::memory::vips::SLOTS;
 use tandem_engine::memory::{
-    Addr, Answer, FlowSet, HashLine, IdKey, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot,
-    ids, nats,
+    Addr, Answer, FlowSet, HashLine, IdKey, IdLine, Line, Memory, Nat, PrefixSlot, Real, RealLine, RingLine, Root, Trace, Tree,
+    VipSlot, ids, nats,
 };
 use tandem_engine::nat::{self, Ask};
 use tandem_engine::{Entry, Flow, remember};
@@ -29,16 +27,17 @@ const MMAPABLE: u32 = 1 << 10;
 #[map]
 static ROOT: Array<Root> = Array::with_max_entries(1, MMAPABLE);
 #[map]
-static VIPS: Array<VipSlot> = Array::with_max_entries(2 * SLOTS, MMAPABLE);
+static VIPS: Array<VipSlot> = Array::with_max_entries(2, MMAPABLE);
 #[map]
 static RINGS: Array<RingLine> = Array::with_max_entries(1, MMAPABLE);
 #[map]
-static REALS: Array<Real> = Array::with_max_entries(MAX_REALS, MMAPABLE);
+static REALS: Array<Real> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static FLOWS: Array<FlowSet> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static HASHES: Array<HashLine> = Array::with_max_entries(1, MMAPABLE);
 #[map]
+/// The loader makes the values larger, by the counters of VIPs and reals.
 static COUNTS: Array<Block> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static IDS: Array<IdLine> = Array::with_max_entries(1, MMAPABLE);
@@ -78,6 +77,13 @@ static REPLAY: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static FEATURES: Global<u32> = Global::new(0);
 
+/// Load-time constants: VIPs and reals that a core's counters have room for, minus one (powers of two minus one). Loaded where
+/// they are needed, not kept: the stack has no room.
+#[unsafe(no_mangle)]
+static VIP_MASK: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static REAL_MASK: Global<u32> = Global::new(0);
+
 /// Whether this program is loaded for a replay.
 #[inline(always)]
 pub fn is_replay() -> bool {
@@ -89,6 +95,9 @@ pub fn is_replay() -> bool {
 pub fn trace() -> Option<&'static Trace> {
     if is_replay() { TRACE.get(0) } else { None }
 }
+
+/// Counters of reals in a line.
+const REALS_PER_LINE: u64 = (size_of::<Line>() / size_of::<RealLine>()) as u64;
 
 /// Jiffies in a tick of the coarse clock, as a power of two.
 const TICK_SHIFT: u32 = 6;
@@ -296,6 +305,19 @@ impl Memory for Kernel {
     #[inline(always)]
     fn count(&self, index: u32) -> Option<&Line> {
         self.counts.line(index)
+    }
+    #[inline(always)]
+    fn vip_count(&self, vip: u32) -> Option<&Line> {
+        let at = HEAD as u64 + (vip as u64 & VIP_MASK.load() as u64);
+        // SAFETY: behind the block there are as many lines of VIPs as the mask lets through; the verifier proves it.
+        Some(unsafe { &*core::ptr::from_ref(self.counts).cast::<Line>().add(at as usize) })
+    }
+    #[inline(always)]
+    fn real_count(&self, real: u32) -> Option<&RealLine> {
+        let first = (HEAD as u64 + VIP_MASK.load() as u64 + 1) * REALS_PER_LINE;
+        let at = first + (real as u64 & REAL_MASK.load() as u64);
+        // SAFETY: and behind those as many of reals.
+        Some(unsafe { &*core::ptr::from_ref(self.counts).cast::<RealLine>().add(at as usize) })
     }
     #[inline(always)]
     fn now(&self) -> u32 {

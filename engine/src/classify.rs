@@ -117,7 +117,7 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
     if flow.part == Part::Later {
         // The real that got the first fragment says which VIP it is.
         let flags = Vip::flags_with_room(vips::SAME_TAG, crate::ROOM_MAX as u8);
-        flow.vip = Vip { id: NO_VIP, flags, ring: 0, ring_len: 0 };
+        flow.vip = Vip { id: NO_VIP, flags, ..Vip::default() };
         return fits(root, flow);
     }
     let nat = memory.has(root, features::NAT);
@@ -214,7 +214,7 @@ fn reply<M: Memory>(memory: &M, root: &Root, flow: &mut Flow) -> bool {
     }
     flow.is_reply = true;
     let flags = Vip::flags_with_room(vips::SAME_TAG, crate::ROOM_MAX as u8);
-    flow.vip = Vip { id: NO_VIP, flags, ring: 0, ring_len: 0 };
+    flow.vip = Vip { id: NO_VIP, flags, ..Vip::default() };
     true
 }
 

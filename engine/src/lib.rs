@@ -69,7 +69,7 @@ pub mod steps {
     pub use crate::parse::parse;
 }
 
-use memory::counters::{Event, RealCounter, VipCounter, count_event, real_at, reason_at, vip_at};
+use memory::counters::{Event, RealCounter, VipCounter, add_real, count_event, reason_at};
 use memory::{Root, features, vips};
 use parse::Seen;
 
@@ -216,7 +216,7 @@ pub fn account<M: Memory>(verdict: &Verdict, flow: &Flow, memory: &M) {
 fn account_chosen<M: Memory>(memory: &M, &Verdict { vip, real, bytes, from, .. }: &Verdict, flow: &Flow) {
     let by_ring = matches!(from, From::Ring | From::SourceRoute);
     if vip != NO_VIP
-        && let Some(line) = memory.count(vip_at(vip))
+        && let Some(line) = memory.vip_count(vip)
     {
         line.add(VipCounter::Packets as usize, 1);
         line.add(VipCounter::Bytes as usize, bytes as u64);
@@ -224,16 +224,14 @@ fn account_chosen<M: Memory>(memory: &M, &Verdict { vip, real, bytes, from, .. }
             line.add(VipCounter::Ring as usize, 1);
         }
     }
-    let (line, first) = real_at(real);
-    if let Some(line) = memory.count(line) {
-        let at = |counter: RealCounter| first.wrapping_add(counter as usize);
-        line.add(at(RealCounter::Packets), 1);
-        line.add(at(RealCounter::Bytes), bytes as u64);
+    if let Some(line) = memory.real_count(real) {
+        add_real(line, RealCounter::Packets, 1);
+        add_real(line, RealCounter::Bytes, bytes as u64);
         if by_ring {
-            line.add(at(RealCounter::Ring), 1);
+            add_real(line, RealCounter::Ring, 1);
         }
         if flow.quoted || flow.is_rst() {
-            line.add(at(RealCounter::Refused), 1);
+            add_real(line, RealCounter::Refused, 1);
         }
     }
 }

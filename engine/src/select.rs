@@ -4,7 +4,7 @@
 //! was silent for too long is new.
 
 use crate::hash::{self, Kind};
-use crate::memory::counters::{Event, GUARD_LINE, VipCounter, count_event, count_vip, vip_at};
+use crate::memory::counters::{Event, GUARD_LINE, VipCounter, count_event, count_vip};
 use crate::memory::flows::{Hit, SECOND, Worth};
 use crate::memory::rings::{SLOTS_PER_LINE, slot_of};
 use crate::memory::vips::{
@@ -221,7 +221,7 @@ fn ring<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Re
     let line = memory.ring(flow.vip.ring.wrapping_add(slot / SLOTS_PER_LINE));
     match line.map_or(0, |line| line.get(slot)) {
         0 => Err(Stop::of(Reason::NoRing)),
-        real => Ok(real),
+        number => Ok(flow.vip.first.wrapping_add(number)),
     }
 }
 
@@ -279,7 +279,7 @@ pub fn remember<M: Memory>(memory: &M, root: &Root, flow: &Flow, entry: Entry, r
         return;
     }
     let Some((set, way, evicted)) = enter(memory, &flow.tag, real, flow.asked, now) else { return };
-    if let Some(line) = memory.count(vip_at(flow.vip.id)) {
+    if let Some(line) = memory.vip_count(flow.vip.id) {
         line.add(VipCounter::Entered as usize, 1);
         if evicted {
             line.add(VipCounter::Evicted as usize, 1);

@@ -16,7 +16,7 @@ use tandem_interleave::{Readers, Watch, exhaust, explore, fails};
 
 /// A flow's print, and the real that it has alone.
 const fn flow(n: u64) -> (Tag, u32) {
-    (Tag { one: 0, two: 0, print: 1 << 63 | n << 20 }, 7 + n as u32)
+    (Tag { one: 0, two: 0, print: 1 << 63 | n << 20 | n }, 7 + n as u32)
 }
 
 /// One way of a flow table.
@@ -33,7 +33,7 @@ impl Way for FlowSet {
     fn find(&self, tag: &Tag) -> u32 {
         self.get(tag, 100, 0).real()
     }
-    /// Nobody writes the other ways: their prints and reals (engine/src/memory/flows.rs has the drawing).
+    /// Nobody writes the other ways: their words and checks (engine/src/memory/flows.rs has the drawing).
     fn watch(&self) -> Watch {
         let at = from_ref(self) as usize;
         Watch::all().but_at(at + 8..at + 40).but_at(at + 42..at + 50)

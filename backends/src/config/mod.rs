@@ -37,8 +37,8 @@ pub use health::{Announce, Check, FIRST_MARK, Health, HealthTls};
 pub use mac::{Mac, MacError};
 pub use nat::NatPlan;
 pub use plan::{
-    Attach, Decap, DecapKinds, HealthEncap, MAX_DECAPS, MAX_INTERFACES, MAX_PREFIX_VIPS, MAX_REALS, MAX_RING_SIZE, MAX_VIPS,
-    ModeWish, OnControlLoss, Plan, Profile, Then, TooBig,
+    Attach, Decap, DecapKinds, HealthEncap, MAX_ALL_REALS, MAX_DECAPS, MAX_INTERFACES, MAX_PREFIX_VIPS, MAX_REALS, MAX_RING_SIZE,
+    MAX_VIPS, ModeWish, OnControlLoss, Plan, Profile, Then, TooBig,
 };
 pub use prefix::Prefix;
 pub use reference::reference;

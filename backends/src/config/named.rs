@@ -9,11 +9,11 @@ use toml::de::{DeTable, DeValue};
 use super::finding::Kind;
 use super::health::FIRST_MARK;
 use super::keys;
-use super::plan::{Decap, HealthEncap, MAX_DECAPS, MAX_REALS, Plan, Then};
+use super::plan::{Decap, HealthEncap, MAX_ALL_REALS, MAX_DECAPS, MAX_REALS, Plan, Then};
 use super::prefix::Prefix;
 use super::reader::{Place, Reader};
 use super::sections::narrow;
-use super::service::{Encap, VipFlags};
+use super::service::{Encap, Real, VipFlags};
 use super::tables::Table;
 use super::values;
 
@@ -21,6 +21,8 @@ use super::values;
 #[derive(Default)]
 pub(super) struct Addresses {
     reals: HashSet<IpAddr>,
+    /// Those of all VIPs, and those that no VIP names.
+    all: usize,
     /// Whether the excess has been noted.
     excess: bool,
 }
@@ -28,7 +30,14 @@ pub(super) struct Addresses {
 impl Addresses {
     /// Counts the real at `place`; notes, once, the first that is too many.
     pub(super) fn note(&mut self, reader: &mut Reader<'_>, place: &Place, address: IpAddr) {
-        if self.reals.insert(address) && self.reals.len() > MAX_REALS && !self.excess {
+        self.all += 1;
+        let too_many = self.reals.insert(address) && self.reals.len() > MAX_REALS;
+        if self.all > MAX_ALL_REALS && !self.excess {
+            self.excess = true;
+            let problem = format!("too many reals over all VIPs (found \"{address}\" after {MAX_ALL_REALS} others)");
+            reader.mistake(Kind::Value, place, problem, format!("accepted: up to {MAX_ALL_REALS}"));
+        }
+        if too_many && !self.excess {
             self.excess = true;
             reader.mistake(
                 Kind::Value,
@@ -167,9 +176,11 @@ fn health_encaps<'t>(
 
 /// A mark for each real of the VIPs with health checks.
 fn own_probes<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>, plan: &Plan) -> Vec<HealthEncap> {
+    let by_nat: HashSet<IpAddr> = reals_of(plan).filter(|real| real.encap == Encap::Nat).map(|real| real.address).collect();
+    let can_be_probed = |real: IpAddr| plan.encap != Encap::Nat && !by_nat.contains(&real);
     let mut reals: Vec<IpAddr> = Vec::new();
     for (index, vip) in plan.vips.iter().enumerate().filter(|(_, vip)| vip.health.is_some()) {
-        if let Some(real) = vip.reals.iter().find(|real| !can_be_probed(plan, real.address))
+        if let Some(real) = vip.reals.iter().find(|real| !can_be_probed(real.address))
             && let Some(table) = reader.tables(&keys::VIP, document, "").get(index)
         {
             let problem = format!("its real {} is behind NAT, and answers no health check to the VIP's address", real.address);
@@ -185,8 +196,12 @@ fn own_probes<'t>(reader: &mut Reader<'_>, document: &'t DeTable<'t>, plan: &Pla
 /// Whether probes can go to a real as its packets do: not by NAT, whose answers would be those of connections that the table does
 /// not have.
 fn can_be_probed(plan: &Plan, real: IpAddr) -> bool {
-    let of_vips = plan.vips.iter().flat_map(|vip| &vip.reals).filter(|other| other.address == real).map(|other| other.encap);
+    let of_vips = reals_of(plan).filter(|other| other.address == real).map(|other| other.encap);
     of_vips.chain([plan.encap]).all(|encap| encap != Encap::Nat)
+}
+
+fn reals_of(plan: &Plan) -> impl Iterator<Item = &Real> {
+    plan.vips.iter().flat_map(|vip| &vip.reals)
 }
 
 fn real(reader: &mut Reader<'_>, table: &Table<'_>, addresses: &mut Addresses) -> Option<IpAddr> {

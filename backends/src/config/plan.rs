@@ -1,6 +1,6 @@
 //! The validated configuration: types only, no text that still has to be understood.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,11 +15,13 @@ use super::served::ApiPlan;
 use super::service::{Encap, Real, RealState, Vip};
 
 /// Most VIPs of one configuration.
-pub const MAX_VIPS: usize = 512;
+pub const MAX_VIPS: usize = tandem_engine::memory::vips::MAX_VIPS as usize;
 /// Most VIPs that are prefixes in profile katran.
 pub const MAX_PREFIX_VIPS: usize = 256;
 /// Most distinct addresses of reals, those included that no VIP names.
-pub const MAX_REALS: usize = 4095;
+pub const MAX_REALS: usize = (1 << 17) - 1;
+/// Most reals over all VIPs, those of several VIPs counted for each, and those that no VIP names.
+pub const MAX_ALL_REALS: usize = tandem_engine::memory::reals::MAX_REALS as usize - 1;
 /// Most destinations of tunnels that are opened inline.
 pub const MAX_DECAPS: usize = 512;
 /// Largest ring of a VIP, in slots: 2 MiB of memory at two bytes a slot.
@@ -174,15 +176,22 @@ impl Plan {
         distinct.into_iter().collect()
     }
 
-    /// How packets reach a real that is no VIP's: as a VIP's do if only probes name it, which have to resemble its data.
+    /// How packets reach the reals that are no VIP's, where that is not [`Plan::encap`]: as a VIP's do if only probes name it, which
+    /// have to resemble its data.
     #[must_use]
-    pub fn encap_of_unowned(&self, real: IpAddr) -> Encap {
-        let named = self.server_ids.iter().map(|(_, real)| real).chain(self.source_routes.iter().map(|(_, real)| real));
-        let of_vips = self.vips.iter().flat_map(|vip| &vip.reals).find(|other| other.address == real);
-        match of_vips {
-            Some(of_vip) if !named.into_iter().any(|other| *other == real) => of_vip.encap,
-            _ => self.encap,
+    pub fn encaps_of_unowned(&self) -> HashMap<IpAddr, Encap> {
+        let mut encaps: HashMap<IpAddr, Encap> = HashMap::new();
+        if self.health_encaps.is_empty() {
+            return encaps;
         }
+        for real in self.vips.iter().flat_map(|vip| &vip.reals) {
+            encaps.entry(real.address).or_insert(real.encap);
+        }
+        let named = self.server_ids.iter().map(|(_, real)| real).chain(self.source_routes.iter().map(|(_, real)| real));
+        for real in named {
+            encaps.remove(real);
+        }
+        encaps
     }
 
     /// The reals of `vip` that take new flows. In profile katran their weight alone decides.

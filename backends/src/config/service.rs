@@ -39,7 +39,7 @@ impl fmt::Display for Protocol {
 }
 
 /// How weights shape the Maglev ring: the two ways of Katran.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Weighting {
     /// A real takes as many turns in a row as its weight.
     V1,

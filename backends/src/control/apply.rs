@@ -6,16 +6,18 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 use tandem_engine::memory::VipKey;
-use tandem_engine::memory::reals::MAX_REALS;
 use tandem_engine::memory::root::LAYOUT;
-use tandem_engine::memory::vips::MAX_VIPS;
 
 use super::error::ControlError;
 use super::grace::Grace;
-use super::host::Facts;
+use super::host::{Facts, Hops};
 use super::nat;
-use super::reals::{Owned, wanted};
-use super::{features, ids, prefixes, rings, vip_key, vip_table, words_addr};
+use super::numbers::Numbers;
+use super::reals::{local, wanted};
+use super::rings::Rings;
+use super::runs::Runs;
+use super::vips::Needs;
+use super::{features, ids, prefixes, vip_key, vip_table, words_addr};
 use crate::config::{Plan, Vip};
 use crate::memory::Tables;
 
@@ -44,15 +46,27 @@ pub struct Control {
     pub(super) tables: Arc<Tables>,
     /// Id of each VIP.
     pub(super) vips: HashMap<VipKey, u32>,
+    /// The ids that no VIP has.
+    pub(super) vip_ids: Runs,
     /// Id of each real: of a VIP, by the VIP's id, or of none.
-    pub(super) reals: HashMap<(Option<u32>, IpAddr), u16>,
-    /// What the ring of each VIP was made of, by this process.
-    pub(super) made: HashMap<VipKey, rings::Members>,
+    pub(super) reals: HashMap<(Option<u32>, IpAddr), u32>,
+    /// The ids that no real has.
+    pub(super) numbers: Numbers,
+    /// The rings that VIPs have.
+    pub(super) rings: Rings,
     /// Removed reals whose flows stay or are dropped.
-    pub(super) staying: HashSet<u16>,
-    /// Unlinked ring lines that a reader may still hold.
-    pub(super) pending: Vec<rings::Lines>,
+    pub(super) staying: HashSet<u32>,
     prefixes: prefixes::Last,
+}
+
+/// What is applied, and what is found out of it once.
+pub(super) struct Scene<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) hops: &'a Hops,
+    /// The reals that are this host.
+    pub(super) local: HashSet<IpAddr>,
+    /// What the reals that belong to no VIP ask of VIPs.
+    pub(super) unowned: Needs,
 }
 
 impl Control {
@@ -65,18 +79,16 @@ impl Control {
         if found != 0 && found != LAYOUT {
             return Err(ControlError::Layout { found });
         }
-        let vips = vip_table::vips(&tables).map(|(key, vip)| (key, vip.id)).collect();
-        let reals = tables.reals().iter().enumerate().filter(|(_, real)| real.hop().is_present());
-        let reals = reals.map(|(id, real)| ((real.owner(), words_addr(real.addr(), real.hop().is_v6())), id as u16)).collect();
-        Ok(Self {
-            tables,
-            vips,
-            reals,
-            made: HashMap::new(),
-            staying: HashSet::new(),
-            pending: Vec::new(),
-            prefixes: prefixes::Last::default(),
-        })
+        let vips: HashMap<VipKey, u32> = vip_table::vips(&tables).map(|(key, vip)| (key, vip.id)).collect();
+        let mut vip_ids = Runs::of(0..tables.extent().vips);
+        for id in vips.values() {
+            vip_ids.take_at(*id, 1);
+        }
+        let reals = (0..).zip(tables.reals()).filter(|(_, real)| real.hop().is_present());
+        let reals = reals.map(|(id, real)| ((real.owner(), words_addr(real.addr(), real.hop().is_v6())), id)).collect();
+        let (numbers, rings) = (Numbers::left(&tables), Rings::left(&tables));
+        let (staying, prefixes) = (HashSet::new(), prefixes::Last::default());
+        Ok(Self { tables, vips, vip_ids, reals, numbers, rings, staying, prefixes })
     }
 
     /// Whether the tables were in use before.
@@ -90,13 +102,13 @@ impl Control {
     }
 
     /// The id of a VIP's real.
-    pub fn real_id(&self, vip: &Vip, address: IpAddr) -> Option<u16> {
+    pub fn real_id(&self, vip: &Vip, address: IpAddr) -> Option<u32> {
         let owner = *self.vips.get(&vip_key(vip))?;
         self.reals.get(&(Some(owner), address)).copied()
     }
 
     /// The id of a real that server ids, source routes or probes name.
-    pub fn unowned_real_id(&self, address: IpAddr) -> Option<u16> {
+    pub fn unowned_real_id(&self, address: IpAddr) -> Option<u32> {
         self.reals.get(&(None, address)).copied()
     }
 
@@ -116,7 +128,7 @@ impl Control {
             }
             root.flow_mask.set(tables.sizes().flow_sets - 1);
             root.id_mask.set(tables.sizes().id_lines - 1);
-            vip_table::initialise(root);
+            vip_table::initialise(&tables);
         }
         facts.write(plan, root);
         nat::write(plan, facts, &tables)?;
@@ -124,9 +136,11 @@ impl Control {
         root.features.publish(root.features.get() | features::features(plan));
         let any_port = u32::from(plan.vips.iter().any(|vip| vip.port == 0));
         root.any_port.set(any_port.max(root.any_port.get()));
-        changes.reals_added += self.fill_unowned(plan, &facts.hops);
+        let mut scene = Scene { plan, hops: &facts.hops, local: local(plan), unowned: Needs::default() };
+        changes.reals_added += self.fill_unowned(&scene);
+        scene.unowned = self.needs_of_unowned(plan);
         for vip in &plan.vips {
-            self.apply_vip(vip, plan, &facts.hops, grace, &mut changes)?;
+            self.apply_vip(vip, &scene, grace, &mut changes)?;
         }
         self.apply_ids(plan, grace)?;
         self.apply_prefixes(plan, grace, &mut changes)?;
@@ -144,19 +158,13 @@ impl Control {
     /// # Errors
     /// [`ControlError`]: they do not.
     pub fn check(&self, plan: &Plan) -> Result<(), ControlError> {
-        if plan.vips.len() > MAX_VIPS as usize {
-            return Err(ControlError::TooManyVips { found: plan.vips.len(), most: MAX_VIPS });
+        let most = self.tables.extent().vips;
+        if plan.vips.len() > most as usize {
+            return Err(ControlError::TooManyVips { found: plan.vips.len(), most });
         }
+        vip_table::check(&self.tables, plan).map_err(|found| ControlError::VipTableSmall { found })?;
         // Ids of reals that go are free again only after this plan is in force.
-        let is_known = |(owner, address): &&Owned| {
-            let owner = owner.map(|key| self.vips.get(&key).copied());
-            // A VIP that is new has no reals yet.
-            owner.is_none_or(|id| id.is_some()) && self.reals.contains_key(&(owner.flatten(), *address))
-        };
-        let found = self.reals.len() + wanted(plan).iter().filter(|pair| !is_known(pair)).count();
-        if found >= MAX_REALS as usize {
-            return Err(ControlError::TooManyReals { found, most: MAX_REALS - 1 });
-        }
+        let members = self.planned_members(plan)?;
         let (needed, places) = (nat::places(plan), self.tables.nats().len());
         if needed as usize > places {
             return Err(ControlError::NatTableSmall { found: needed, places });
@@ -171,7 +179,7 @@ impl Control {
             let found = plan.source_routes.len() + plan.vips.iter().filter(|vip| vip.prefix_len.is_some()).count();
             return Err(ControlError::PrefixesFull { found, slots });
         }
-        self.check_rings(plan)
+        self.check_rings(plan, &members)
     }
 
     /// Server ids, and the reals that are down for a VIP.
@@ -205,16 +213,5 @@ impl Control {
 
     pub(super) fn wait<G: Grace>(&self, grace: &G) -> Result<(), ControlError> {
         if grace.wait() { Ok(()) } else { Err(ControlError::NoGrace) }
-    }
-
-    /// Sets a line of counters to 0 in every block; of a real's line only its own.
-    pub(super) fn clear_counters(&self, line: u32, own: Option<std::ops::Range<usize>>) {
-        for block in 0..self.tables.blocks() {
-            let Some(line) = self.tables.block(block).get(line as usize) else { continue };
-            match &own {
-                Some(own) => own.clone().for_each(|i| line.add(i, line.get(i).wrapping_neg())),
-                None => line.clear(),
-            }
-        }
     }
 }

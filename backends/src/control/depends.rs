@@ -76,7 +76,7 @@ impl Control {
         let mut found = vec![Depending::default(); vips.len()];
         for (set, line) in tables.flows().iter().zip(tables.hashes()) {
             for (way, _, real, _, stamp) in set.entries() {
-                let (hash, at) = (line.get(way), usize::from(real));
+                let (hash, at) = (line.get(way), real as usize);
                 let (Some(Some((protocol, vip))), Some(found)) = (vips.get(at), found.get_mut(at)) else { continue };
                 let age = u32::from(silence(now, stamp));
                 if hash == HashLine::NONE || *protocol == IPPROTO_UDP && idle != 0 && age > idle {
@@ -90,9 +90,10 @@ impl Control {
     }
 
     /// Whether the ring would send a flow of this real elsewhere now.
-    pub(super) fn differs(&self, vip: &Vip, hash: u32, real: u16) -> bool {
+    pub(super) fn differs(&self, vip: &Vip, hash: u32, real: u32) -> bool {
         let slot = slot_of(hash, vip.ring_len);
         let line = self.tables.rings().get((vip.ring + slot / SLOTS_PER_LINE) as usize);
-        hash != HashLine::NONE && line.is_none_or(|line| line.get(slot) != u32::from(real))
+        let number = line.map_or(0, |line| line.get(slot));
+        hash != HashLine::NONE && (number == 0 || vip.first + number != real)
     }
 }

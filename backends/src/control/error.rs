@@ -22,20 +22,35 @@ pub enum ControlError {
         taken: u32,
     },
     /// More pairs of VIP and real, and reals of no VIP, than ids.
-    #[error("{found} reals over all VIPs and beside them, the tables hold {most}")]
+    #[error(
+        "{found} reals over all VIPs and beside them, the tables have room for {most}; restart with `tandem detach` before, so that \
+         they are made larger (flows are lost), or remove some"
+    )]
     TooManyReals {
-        /// Found.
+        /// Found until there was no more room.
         found: usize,
         /// Limit.
         most: u32,
     },
     /// More VIPs than ids.
-    #[error("{found} VIPs, the tables hold {most}")]
+    #[error(
+        "{found} VIPs, the tables have room for {most}; restart with `tandem detach` before, so that they are made larger (flows are \
+         lost), or remove some"
+    )]
     TooManyVips {
         /// Found.
         found: usize,
         /// Limit.
         most: u32,
+    },
+    /// More VIPs and addresses than the VIP table is sure to find places for.
+    #[error(
+        "{found} VIPs, their addresses and those of tunnels and NAT do not fit into the VIP table; restart with `tandem detach` \
+         before, so that it is made larger (flows are lost), or remove some"
+    )]
+    VipTableSmall {
+        /// Entries of the plan.
+        found: usize,
     },
     /// Fewer places for connections of NAT than the plan asks for.
     #[error(

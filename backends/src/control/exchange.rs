@@ -77,7 +77,7 @@ pub struct RealName {
 pub struct FlowRecord {
     /// Its place in [`FlowExport::reals`].
     pub real: u32,
-    /// Its print.
+    /// Its print: the bits that an entry keeps.
     pub print: u64,
     /// The set that it was in.
     pub set: u32,
@@ -141,12 +141,12 @@ impl Control {
         let tables = &self.tables;
         let vips: HashMap<u32, (String, Vip)> =
             vip_table::vips(tables).map(|(key, vip)| (vip.id, (key_name(&key), vip))).collect();
-        let (mut reals, mut places) = (Vec::new(), HashMap::<u16, Option<(u32, Vip)>>::new());
+        let (mut reals, mut places) = (Vec::new(), HashMap::<u32, Option<(u32, Vip)>>::new());
         let mut flows = Vec::new();
         for (at, set) in tables.flows().iter().enumerate() {
             for (way, print, real, again, stamp) in set.entries() {
                 let place = *places.entry(real).or_insert_with(|| {
-                    let entry = tables.reals().get(usize::from(real))?;
+                    let entry = tables.reals().get(real as usize)?;
                     let (name, vip) = vips.get(&entry.owner().filter(|_| entry.hop().is_present())?)?;
                     let real = words_addr(entry.addr(), entry.hop().is_v6());
                     reals.push(RealName { vip: name.clone(), vip_id: vip.id, real });
@@ -210,7 +210,7 @@ impl Control {
     }
 
     /// `false`: it is known already.
-    fn enter(&self, mask: u32, flow: &FlowRecord, real: u16, then: u32) -> bool {
+    fn enter(&self, mask: u32, flow: &FlowRecord, real: u32, then: u32) -> bool {
         let tables = &self.tables;
         let here = tables.sizes().flow_sets - 1;
         // Its second set follows from the print; its first one only if it was found there, in a table no smaller.
@@ -225,7 +225,7 @@ impl Control {
         }
         let worth = other.place(&tag, then, SECOND, first.place(&tag, then, 0, Worth::NONE));
         let (set, at) = if worth.is_second() { (other, tag.two) } else { (first, tag.one) };
-        set.write(worth.way(), &tag, u32::from(real), then);
+        set.write(worth.way(), &tag, real, then);
         if let Some(line) = tables.hashes().get(at as usize) {
             line.set(worth.way(), flow.hash);
         }

@@ -25,9 +25,9 @@ pub fn lines(plan: &Plan) -> u32 {
 pub(super) fn wanted(
     plan: &Plan,
     vip: impl Fn(usize) -> Option<u32>,
-    real: impl Fn(Option<u32>, std::net::IpAddr) -> Option<u16>,
+    real: impl Fn(Option<u32>, std::net::IpAddr) -> Option<u32>,
 ) -> HashMap<IdKey, u32> {
-    let server = |(id, address): &(u32, _)| Some((IdKey::server(*id), u32::from(real(None, *address)?)));
+    let server = |(id, address): &(u32, _)| Some((IdKey::server(*id), real(None, *address)?));
     let mut wanted: HashMap<IdKey, u32> = plan.server_ids.iter().filter_map(server).collect();
     if plan.profile != Profile::Katran {
         // The flows of a real that is down are forgotten, there is nobody to leave.
@@ -37,7 +37,7 @@ pub(super) fn wanted(
         let Some(vip) = vip(index) else { continue };
         for down in of.reals.iter().filter(|real| real.state == RealState::Down) {
             let ids = [real(Some(vip), down.address), real(None, down.address)];
-            wanted.extend(ids.into_iter().flatten().map(|id| (IdKey::down(vip, u32::from(id)), 1)));
+            wanted.extend(ids.into_iter().flatten().map(|id| (IdKey::down(vip, id), 1)));
         }
     }
     wanted

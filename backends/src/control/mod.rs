@@ -15,12 +15,14 @@ mod grace;
 mod host;
 mod ids;
 mod nat;
+mod numbers;
 pub mod prefixes;
 mod probes;
 mod reals;
 mod reference;
 mod report;
 mod rings;
+mod runs;
 mod vip_table;
 mod vips;
 
@@ -33,10 +35,12 @@ pub use grace::{Grace, KernelGrace, NoGrace};
 pub use host::{Facts, Hops, Reached};
 pub use ids::lines as id_lines;
 pub use nat::places as nat_places;
+pub use numbers::extent;
 pub use probes::marks;
 pub use reference::reference as counters_reference;
 pub use report::{Counters, RealRow, SeatRow, VipRow, frames};
-pub use rings::RingRow;
+pub use rings::{RingRow, ring_lines};
+pub use vip_table::vip_slots;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -2,22 +2,24 @@
 
 use std::net::IpAddr;
 
-use tandem_engine::memory::Real;
+use hashbrown::HashMap;
 
 use crate::config::Plan;
-use crate::control::addr_words;
+use crate::control::words_addr;
 use crate::memory::Tables;
 
-/// Each socket mark, and the id of the real that its probes go to. Those whose real is in no table are left out.
+/// Each socket mark, and the id of the real that its probes go to: a VIP's, whose data traffic its probes have to resemble, else one
+/// that belongs to none. Those whose real is in no table are left out.
 pub fn marks(plan: &Plan, tables: &Tables) -> Vec<(u32, u32)> {
-    let marks = plan.health_encaps.iter().map(|probe| (probe.mark, find(tables, probe.real)));
-    marks.filter_map(|(mark, real)| Some((mark, real?))).collect()
-}
-
-/// The id of a real by its address: a VIP's, whose data traffic its probes have to resemble, else one that belongs to none.
-fn find(tables: &Tables, address: IpAddr) -> Option<u32> {
-    let words = addr_words(address);
-    let is_it = |real: &Real| real.hop().is_present() && real.hop().is_v6() == address.is_ipv6() && real.addr() == words;
-    let of = |owned: bool| tables.reals().iter().position(|real| is_it(real) && real.owner().is_some() == owned);
-    u32::try_from(of(true).or_else(|| of(false))?).ok()
+    if plan.health_encaps.is_empty() {
+        return Vec::new();
+    }
+    let mut reals: HashMap<IpAddr, (bool, u32)> = HashMap::new();
+    for (id, real) in (0..).zip(tables.reals()).filter(|(_, real)| real.hop().is_present()) {
+        let found = (real.owner().is_none(), id);
+        let known = reals.entry(words_addr(real.addr(), real.hop().is_v6())).or_insert(found);
+        *known = found.min(*known);
+    }
+    let marks = plan.health_encaps.iter().map(|probe| (probe.mark, reals.get(&probe.real)));
+    marks.filter_map(|(mark, real)| Some((mark, real?.1))).collect()
 }

@@ -5,13 +5,13 @@ use std::net::IpAddr;
 
 use hashbrown::{HashMap, HashSet};
 use tandem_engine::memory::Real as Entry;
-use tandem_engine::memory::counters::{PER_REAL, real_at};
 use tandem_engine::memory::reals::{Method, Way};
+use tandem_engine::memory::shared::S64;
 use tandem_engine::memory::{FlowSet, VipKey, flows};
 use tandem_engine::overhead;
 use tandem_engine::wire::{Ethernet, mac_word};
 
-use super::apply::{Changes, Control};
+use super::apply::{Changes, Control, Scene};
 use super::error::ControlError;
 use super::grace::Grace;
 use super::host::{Hops, Reached};
@@ -25,6 +25,18 @@ pub(super) type Owned = (Option<VipKey>, IpAddr);
 pub(super) fn wanted(plan: &Plan) -> HashSet<Owned> {
     let of = |vip| plan.kept(vip).map(move |real| (Some(vip_key(vip)), real.address));
     plan.vips.iter().flat_map(of).chain(plan.unowned_reals().map(|address| (None, address))).collect()
+}
+
+/// The reals that belong to no VIP, in the order that they are given ids in: so that the same plan gives the same everywhere.
+pub(super) fn unowned(plan: &Plan) -> BTreeSet<IpAddr> {
+    plan.unowned_reals().collect()
+}
+
+/// The reals of a VIP that keep or get flows, in the order that they are given ids in, however they are listed.
+pub(super) fn in_order<'p>(plan: &'p Plan, vip: &'p Vip) -> Vec<&'p Real> {
+    let mut reals: Vec<&Real> = plan.kept(vip).collect();
+    reals.sort_unstable_by_key(|real| real.address);
+    reals
 }
 
 pub(super) fn method(encap: Encap, inner: GeneveInner) -> Method {
@@ -59,7 +71,7 @@ fn way_to(plan: &Plan, vip: &Vip, real: &Real, local: bool) -> Way {
 }
 
 /// The addresses of this host: which real that is does not depend on who names it.
-fn local(plan: &Plan) -> HashSet<IpAddr> {
+pub(super) fn local(plan: &Plan) -> HashSet<IpAddr> {
     let reals = plan.vips.iter().flat_map(|vip| &vip.reals);
     reals.filter(|real| real.local).map(|real| real.address).collect()
 }
@@ -84,41 +96,42 @@ fn reach(real: &Entry, reached: Option<Reached>, accepted: u32) -> bool {
 
 impl Control {
     /// Fills the entries of the VIP's reals that have none yet, and renews ways and next hops of the others.
-    pub(super) fn fill_reals(&mut self, vip: &Vip, plan: &Plan, owner: u32, hops: &Hops) -> u32 {
-        let local = local(plan);
-        let way = |real: &Real| way_to(plan, vip, real, local.contains(&real.address));
-        plan.kept(vip).map(|real| self.fill(Some(owner), real.address, &way(real), hops)).sum()
+    pub(super) fn fill_reals(&mut self, vip: &Vip, scene: &Scene<'_>, owner: u32) -> u32 {
+        let way = |real: &Real| way_to(scene.plan, vip, real, scene.local.contains(&real.address));
+        let reals = in_order(scene.plan, vip).into_iter();
+        reals.map(|real| self.fill(Some(owner), real.address, &way(real), scene.hops)).sum()
     }
 
     /// The same for the reals that belong to no VIP.
-    pub(super) fn fill_unowned(&mut self, plan: &Plan, hops: &Hops) -> u32 {
-        // In order, so that the same plan gives the same ids everywhere.
-        let addresses: BTreeSet<IpAddr> = plan.unowned_reals().collect();
-        let local = local(plan);
+    pub(super) fn fill_unowned(&mut self, scene: &Scene<'_>) -> u32 {
+        let plan = scene.plan;
+        let encaps = plan.encaps_of_unowned();
         let way = |address| {
-            let method = method(plan.encap_of_unowned(address), GeneveInner::Ip);
-            Way { local: local.contains(&address), ports: ports(plan, method), ..Way::by(method) }
+            let method = method(encaps.get(&address).copied().unwrap_or(plan.encap), GeneveInner::Ip);
+            Way { local: scene.local.contains(&address), ports: ports(plan, method), ..Way::by(method) }
         };
-        addresses.into_iter().map(|address| self.fill(None, address, &way(address), hops)).sum()
+        unowned(plan).into_iter().map(|address| self.fill(None, address, &way(address), scene.hops)).sum()
     }
 
     /// `1`: it is new.
     fn fill(&mut self, owner: Option<u32>, address: IpAddr, way: &Way, hops: &Hops) -> u32 {
         let (reached, accepted) = (hops.get(&address).copied().flatten(), self.accepted());
         if let Some(id) = self.reals.get(&(owner, address)) {
-            if let Some(real) = self.tables.reals().get(usize::from(*id)) {
+            if let Some(real) = self.tables.reals().get(*id as usize) {
                 real.set_way(way);
                 reach(real, reached, accepted);
             }
             return 0;
         }
-        let free = self.tables.reals().iter().enumerate().skip(1).find(|(_, real)| !real.hop().is_present());
-        let Some((id, real)) = free else { return 0 };
-        let (line, first) = real_at(id as u32);
-        self.clear_counters(line, Some(first..first + PER_REAL));
+        // There is one: `check` has tried.
+        let Some(id) = self.numbers.take(owner) else { return 0 };
+        let Some(real) = self.tables.reals().get(id as usize) else { return 0 };
+        // Nobody counts under this id: its last bearer went with a grace period.
+        let lines = (0..self.tables.blocks()).filter_map(|block| self.tables.real_count(block, id));
+        lines.flatten().for_each(|counter: &S64| counter.set(0));
         real.fill(owner, addr_words(address), address.is_ipv6(), way, None);
         reach(real, reached, accepted);
-        self.reals.insert((owner, address), id as u16);
+        self.reals.insert((owner, address), id);
         1
     }
 
@@ -131,7 +144,7 @@ impl Control {
     pub fn set_hops(&self, hops: &Hops) -> usize {
         let mut changed = 0;
         for ((_, address), id) in &self.reals {
-            let (Some(real), Some(reached)) = (self.tables.reals().get(usize::from(*id)), hops.get(address)) else { continue };
+            let (Some(real), Some(reached)) = (self.tables.reals().get(*id as usize), hops.get(address)) else { continue };
             if real.hop().is_gone() {
                 continue;
             }
@@ -157,11 +170,11 @@ impl Control {
         let mut gone = self.gone(wanted);
         let staying = self.stay(&mut gone, plan);
         changes.reals_removed += staying;
-        if gone.is_empty() && self.pending.is_empty() && changes.vips_removed == 0 {
+        if gone.is_empty() && !self.rings.is_pending() && changes.vips_removed == 0 {
             return Ok(());
         }
         self.wait(grace)?;
-        self.pending.clear();
+        self.rings.reuse();
         if !gone.is_empty() {
             changes.flows_forgotten += self.free(&gone, grace)?;
         }
@@ -171,11 +184,11 @@ impl Control {
     }
 
     /// Forgets the flows of reals that no new flow will name, and frees their ids; gives the number of flows.
-    fn free<G: Grace>(&mut self, gone: &HashMap<u16, (Option<u32>, IpAddr)>, grace: &G) -> Result<u64, ControlError> {
+    fn free<G: Grace>(&mut self, gone: &HashMap<u32, (Option<u32>, IpAddr)>, grace: &G) -> Result<u64, ControlError> {
         let (mut forgotten, mut rounds) = (0, 0);
         loop {
             let flows = self.forget(|id| gone.contains_key(&id));
-            let connections = nat::forget(&self.tables, |id| gone.contains_key(&(id as u16)));
+            let connections = nat::forget(&self.tables, |id| gone.contains_key(&id));
             if rounds > 0 && flows + connections == 0 {
                 break;
             }
@@ -183,18 +196,19 @@ impl Control {
             self.wait(grace)?;
         }
         for (id, pair) in gone {
-            if let Some(real) = self.tables.reals().get(usize::from(*id)) {
+            if let Some(real) = self.tables.reals().get(*id as usize) {
                 real.clear();
             }
             self.reals.remove(pair);
             self.staying.remove(id);
+            self.numbers.give(pair.0, *id);
         }
         Ok(forgotten)
     }
 
     /// Takes out of `gone` the reals whose flows stay, or are dropped, because their VIP says so; gives the number of those for
     /// which that is new.
-    fn stay(&mut self, gone: &mut HashMap<u16, (Option<u32>, IpAddr)>, plan: &Plan) -> u32 {
+    fn stay(&mut self, gone: &mut HashMap<u32, (Option<u32>, IpAddr)>, plan: &Plan) -> u32 {
         let policies: HashMap<u32, OnRemoval> =
             plan.vips.iter().filter_map(|vip| Some((*self.vips.get(&vip_key(vip))?, vip.on_removal))).collect();
         let policy = |owner: Option<u32>| owner.and_then(|id| policies.get(&id)).copied().unwrap_or(OnRemoval::Reselect);
@@ -205,7 +219,7 @@ impl Control {
             if policy == OnRemoval::Reselect {
                 return true;
             }
-            if let Some(real) = self.tables.reals().get(usize::from(*id)).filter(|_| policy == OnRemoval::Drop) {
+            if let Some(real) = self.tables.reals().get(*id as usize).filter(|_| policy == OnRemoval::Drop) {
                 real.set_gone();
             }
             new += u32::from(!before.contains(id));
@@ -224,7 +238,7 @@ impl Control {
         if self.staying.is_empty() {
             return Ok(0);
         }
-        let mut busy: HashSet<u16> = self.tables.nats().iter().filter_map(|nat| Some(nat.entry()?.0.real() as u16)).collect();
+        let mut busy: HashSet<u32> = self.tables.nats().iter().filter_map(|nat| Some(nat.entry()?.0.real())).collect();
         for (_, _, real, _, stamp) in self.tables.flows().iter().flat_map(FlowSet::entries) {
             let age = flows::silence(now, stamp);
             if self.staying.contains(&real) && u32::from(age) <= idle {
@@ -232,7 +246,7 @@ impl Control {
             }
         }
         let idle = self.reals.iter().filter(|(_, id)| self.staying.contains(*id) && !busy.contains(*id));
-        let idle: HashMap<u16, (Option<u32>, IpAddr)> = idle.map(|(pair, id)| (*id, *pair)).collect();
+        let idle: HashMap<u32, (Option<u32>, IpAddr)> = idle.map(|(pair, id)| (*id, *pair)).collect();
         if !idle.is_empty() {
             self.free(&idle, grace)?;
         }
@@ -246,7 +260,7 @@ impl Control {
     }
 
     /// The reals that the plan does not keep, by id.
-    fn gone(&self, wanted: &HashSet<Owned>) -> HashMap<u16, (Option<u32>, IpAddr)> {
+    fn gone(&self, wanted: &HashSet<Owned>) -> HashMap<u32, (Option<u32>, IpAddr)> {
         let keys: HashMap<u32, VipKey> = self.vips.iter().map(|(key, id)| (*id, *key)).collect();
         let is_kept = |(owner, address): &(Option<u32>, IpAddr)| match owner {
             Some(id) => keys.get(id).is_some_and(|key| wanted.contains(&(Some(*key), *address))),
@@ -255,7 +269,7 @@ impl Control {
         self.reals.iter().filter(|(pair, _)| !is_kept(pair)).map(|(pair, id)| (*id, *pair)).collect()
     }
 
-    fn forget(&self, gone: impl Fn(u16) -> bool) -> u64 {
+    fn forget(&self, gone: impl Fn(u32) -> bool) -> u64 {
         self.tables.flows().iter().map(|set| u64::from(set.forget(&gone))).sum()
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tandem_engine::memory::counters::{Event, RealCounter, SEAT_LINE, event_at, real_at, reason_at, vip_at};
+use tandem_engine::memory::counters::{Event, RealCounter, SEAT_LINE, event_at, reason_at};
+use tandem_engine::memory::shared::S64;
 use tandem_engine::memory::{SeatCounter, VipCounter};
 use tandem_engine::{Action, Reason};
 
@@ -101,7 +102,9 @@ impl Counters {
             (reason.name(), sum(line, index))
         });
         let entries: Vec<_> = vip_table::vips(tables).collect();
-        let row = |id: u32| VipCounter::ALL.iter().map(|(counter, name)| (*name, sum(vip_at(id), *counter as usize))).collect();
+        let extent = tables.extent();
+        let row =
+            |id: u32| VipCounter::ALL.iter().map(|(counter, name)| (*name, sum(extent.vip(id), *counter as usize))).collect();
         let vips = entries.iter().map(|(key, vip)| (key_name(key), row(vip.id))).collect();
         let names: BTreeMap<u32, String> = entries.iter().map(|(key, vip)| (vip.id, key_name(key))).collect();
         let mut reals: Vec<RealRow> = tables
@@ -114,8 +117,10 @@ impl Counters {
                     Some(owner) => Some(names.get(&owner)?.clone()),
                     None => None,
                 };
-                let (line, first) = real_at(id as u32);
-                let of = |counter: RealCounter| sum(line, first + counter as usize);
+                let of = |counter: RealCounter| {
+                    let lines = blocks.clone().filter_map(|block| tables.real_count(block, id as u32));
+                    lines.filter_map(|line| line.get(counter as usize)).map(S64::get).fold(0, u64::wrapping_add)
+                };
                 Some(RealRow {
                     vip,
                     real: words_addr(real.addr(), hop.is_v6()).to_string(),

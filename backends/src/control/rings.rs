@@ -1,53 +1,39 @@
-//! Where rings lie: a first-fit allocator whose state is the VIP entries themselves.
+//! Where rings lie, and what they are made of: VIPs with the same reals under the same numbers share one.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use hashbrown::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 use tandem_engine::maglev::{Endpoint, Recipe, fill};
 use tandem_engine::memory::rings::SLOTS_PER_LINE;
 use tandem_engine::memory::{RingLine, Vip as Entry, VipKey};
 
 use super::apply::Control;
+use super::runs::Runs;
 use super::{fnv, key_name, vip_table};
-use crate::config::{Profile, Vip, Weighting};
+use crate::config::{Plan, Profile, Vip, Weighting};
 use crate::memory::Tables;
 
 /// A run of ring lines: first and number.
-pub(super) type Lines = (u32, u32);
-
-/// The lowest run of `need` lines that is free, line 0 apart; `taken` in any order.
-pub(super) fn find_free(taken: &mut [Lines], need: u32, total: u32) -> Option<u32> {
-    taken.sort_unstable();
-    let mut at = 1;
-    for (first, lines) in taken.iter().copied() {
-        if first.saturating_sub(at) >= need {
-            return Some(at);
-        }
-        at = at.max(first + lines);
-    }
-    (total.saturating_sub(at) >= need).then_some(at)
-}
+type Lines = (u32, u32);
 
 /// What a ring is made of: the same gives the same ring, slot by slot.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Members {
     size: u32,
     weighting: Weighting,
-    /// Id, address and weight, in the order of the plan.
+    /// Number among the VIP's, address and weight, in the order of the numbers.
     reals: Vec<(u16, IpAddr, u32)>,
 }
 
 impl Members {
-    /// The reals of a VIP that take new flows; `id` names a real.
-    pub fn of(vip: &Vip, profile: Profile, id: impl Fn(IpAddr) -> Option<u16>) -> Self {
+    /// The reals of a VIP that take new flows; `number` gives a real's.
+    pub fn of(vip: &Vip, profile: Profile, number: impl Fn(IpAddr) -> Option<u16>) -> Self {
         let reals = vip.reals.iter().filter(|real| profile.is_in_ring(real));
-        let reals = reals.filter_map(|real| Some((id(real.address)?, real.address, real.weight)));
-        Self { size: vip.ring_size, weighting: vip.weighting, reals: reals.collect() }
-    }
-
-    /// Reals in it.
-    pub fn len(&self) -> usize {
-        self.reals.len()
+        let mut reals: Vec<_> = reals.filter_map(|real| Some((number(real.address)?, real.address, real.weight))).collect();
+        reals.sort_unstable();
+        Self { size: vip.ring_size, weighting: vip.weighting, reals }
     }
 
     /// Nobody takes new flows.
@@ -55,13 +41,139 @@ impl Members {
         self.reals.is_empty()
     }
 
+    /// Lines of the ring.
+    pub fn lines(&self) -> u32 {
+        RingLine::lines(self.size)
+    }
+
     /// The ring, slot by slot.
     pub fn build(&self, profile: Profile) -> Vec<u16> {
-        let endpoint = |(id, address, weight): &(u16, IpAddr, u32)| Endpoint::new(recipe(profile), *id, *address, *weight);
+        let endpoint =
+            |(number, address, weight): &(u16, IpAddr, u32)| Endpoint::new(recipe(profile), *number, *address, *weight);
         let mut endpoints: Vec<Endpoint> = self.reals.iter().map(endpoint).collect();
         let mut ring = vec![0; self.size as usize];
         fill(&mut ring, &mut endpoints, self.weighting.into());
         ring
+    }
+}
+
+/// Lines that the rings of a plan need, those that are alike once.
+pub fn ring_lines(plan: &Plan) -> u64 {
+    let of = |vip: &Vip| {
+        let mut reals: Vec<_> = plan.in_ring(vip).map(|real| (real.address, real.weight)).collect();
+        reals.sort_unstable();
+        (vip.ring_size, vip.weighting, reals)
+    };
+    let distinct: HashSet<_> = plan.vips.iter().map(of).collect();
+    distinct.into_iter().map(|(size, ..)| u64::from(RingLine::lines(size))).sum()
+}
+
+/// The rings that VIPs have, and the lines that are free for others.
+#[derive(Clone, Debug)]
+pub(super) struct Rings {
+    free: Runs,
+    /// By first line.
+    held: HashMap<u32, Held>,
+    /// By what they are made of; those of a process before are not known by that until they are built.
+    made: HashMap<Arc<Members>, u32>,
+    /// Unlinked lines that a reader may still hold.
+    pending: Vec<Lines>,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    lines: u32,
+    /// VIPs that have it.
+    users: u32,
+    members: Option<Arc<Members>>,
+}
+
+impl Rings {
+    /// Those that are in force.
+    pub fn left(tables: &Tables) -> Self {
+        let free = Runs::of(1..tables.sizes().ring_lines);
+        let mut rings = Self { free, held: HashMap::new(), made: HashMap::new(), pending: Vec::new() };
+        for (_, vip) in vip_table::vips(tables).filter(|(_, vip)| vip.ring_len != 0) {
+            let lines = RingLine::lines(vip.ring_len);
+            let held = rings.held.entry(vip.ring).or_insert_with(|| {
+                rings.free.take_at(vip.ring, lines);
+                Held { lines, users: 0, members: None }
+            });
+            held.users += 1;
+        }
+        rings
+    }
+
+    /// What all of them are made of is known.
+    pub fn is_known(&self) -> bool {
+        self.held.values().all(|held| held.members.is_some())
+    }
+
+    /// The ring that is made of this.
+    pub fn find(&self, members: &Members) -> Option<u32> {
+        self.made.get(members).copied()
+    }
+
+    /// This is what a ring that was there is made of.
+    pub fn learn(&mut self, first: u32, members: Members) {
+        if let Some(held) = self.held.get_mut(&first).filter(|held| held.members.is_none()) {
+            let members = Arc::new(members);
+            held.members = Some(members.clone());
+            self.made.insert(members, first);
+        }
+    }
+
+    /// Lines for a new ring; nobody has it yet.
+    pub fn take(&mut self, members: &Members) -> Option<u32> {
+        let (lines, members) = (members.lines(), Arc::new(members.clone()));
+        let first = self.free.take(lines)?;
+        self.held.insert(first, Held { lines, users: 0, members: Some(members.clone()) });
+        self.made.insert(members, first);
+        Some(first)
+    }
+
+    /// One more VIP has it; 0 is none.
+    pub fn link(&mut self, first: u32) {
+        if let Some(held) = self.held.get_mut(&first) {
+            held.users += 1;
+        }
+    }
+
+    /// A VIP has it no more. Its lines are free once every reader has passed, if it was the last.
+    pub fn unlink(&mut self, first: u32) {
+        let Some(held) = self.held.get_mut(&first) else { return };
+        held.users = held.users.saturating_sub(1);
+        if held.users != 0 {
+            return;
+        }
+        if let Some(held) = self.held.remove(&first) {
+            if let Some(members) = held.members {
+                self.made.remove(&members);
+            }
+            self.pending.push((first, held.lines));
+        }
+    }
+
+    /// Lines wait for their readers.
+    pub fn is_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// All readers have passed.
+    pub fn reuse(&mut self) {
+        for (first, lines) in self.pending.drain(..) {
+            self.free.give(first, lines);
+        }
+    }
+
+    /// Lines in use, or not free yet.
+    pub fn taken(&self) -> u32 {
+        self.held.values().map(|held| held.lines).sum::<u32>() + self.pending.iter().map(|(_, lines)| lines).sum::<u32>()
+    }
+
+    /// Rings, and the VIPs that have them.
+    pub fn shares(&self) -> (usize, u32) {
+        (self.held.len(), self.held.values().map(|held| held.users).sum())
     }
 }
 
@@ -100,6 +212,11 @@ pub struct RingRow {
 }
 
 impl Control {
+    /// Rings, and the VIPs that have them: the fewer rings, the more is shared.
+    pub fn rings_shared(&self) -> (usize, u32) {
+        self.rings.shares()
+    }
+
     /// What the rings of all VIPs say, in the order of the VIPs' names.
     pub fn ring_rows(&self) -> Vec<RingRow> {
         let tables = &self.tables;
@@ -107,12 +224,18 @@ impl Control {
             let real = tables.reals().get(id as usize).filter(|real| real.hop().is_present());
             real.map_or([0, 0], |real| real.addr())
         };
-        let row = |(key, entry): (VipKey, Entry)| {
+        let digest = |entry: &Entry| {
             let bytes = (0..entry.ring_len).flat_map(|slot| {
                 let line = tables.rings().get((entry.ring + slot / SLOTS_PER_LINE) as usize);
-                address(line.map_or(0, |line| line.get(slot))).map(u64::to_le_bytes).concat()
+                let number = line.map_or(0, |line| line.get(slot));
+                address(if number == 0 { 0 } else { entry.first + number }).map(u64::to_le_bytes).concat()
             });
-            let digest = fnv(bytes);
+            fnv(bytes)
+        };
+        // Who shares a ring has the same addresses under its numbers.
+        let mut digests: HashMap<u32, u64> = HashMap::new();
+        let row = |(key, entry): (VipKey, Entry)| {
+            let digest = *digests.entry(entry.ring).or_insert_with(|| digest(&entry));
             RingRow { vip: key_name(&key), slots: entry.ring_len, digest }
         };
         let mut rows: Vec<RingRow> = vip_table::vips(tables).map(row).collect();

@@ -1,12 +1,38 @@
 //! The VIP table, written: in place where a probe has a free slot, else the whole other half and one store.
 
-use tandem_engine::memory::vips::{PROBES, SLOTS};
-use tandem_engine::memory::{Root, Vip, VipKey, VipSlot};
+use tandem_engine::memory::vips::PROBES;
+use tandem_engine::memory::{Vip, VipKey, VipSlot};
 
+use super::vips::addresses_of;
+use crate::config::Plan;
 use crate::memory::Tables;
 
-/// Seeds tried before giving up; at a quarter full even two in a row never failed.
+/// Seeds tried before giving up. At a fifth full about every second one fits.
 const SEEDS: u32 = 1000;
+/// Fewest slots of a half.
+const LEAST: usize = 8192;
+/// Slots of a half for each entry.
+const SPARSE: usize = 5;
+
+/// Slots of one half that a plan needs: a power of two.
+pub fn vip_slots(plan: &Plan) -> u32 {
+    u32::try_from((SPARSE * needed(plan)).next_power_of_two().max(LEAST)).unwrap_or(1 << 31)
+}
+
+/// Entries of a plan: its VIPs, and the addresses that something is known of.
+fn needed(plan: &Plan) -> usize {
+    plan.vips.len() + addresses_of(plan).len()
+}
+
+/// Whether a plan fits; how many entries it has, if not.
+pub(super) fn check(tables: &Tables, plan: &Plan) -> Result<(), usize> {
+    let needed = needed(plan);
+    if SPARSE * needed <= slots(tables) as usize { Ok(()) } else { Err(needed) }
+}
+
+fn slots(tables: &Tables) -> u32 {
+    tables.vips().len() as u32 / 2
+}
 
 /// All entries in force: VIPs, and what is known of addresses.
 fn entries(tables: &Tables) -> Vec<(VipKey, Vip)> {
@@ -24,13 +50,14 @@ pub(super) fn addresses(tables: &Tables) -> impl Iterator<Item = (VipKey, Vip)> 
 }
 
 fn half(tables: &Tables, first: u32) -> &[VipSlot] {
-    let first = first as usize;
-    tables.vips().get(first..first + SLOTS as usize).unwrap_or_default()
+    let (first, slots) = (first as usize, slots(tables) as usize);
+    tables.vips().get(first..first + slots).unwrap_or_default()
 }
 
 /// The slots that hold `key`, or could.
 fn chain<'a>(tables: &'a Tables, key: &'a VipKey, first: u32, seed: u32) -> impl Iterator<Item = &'a VipSlot> {
-    (0..PROBES).filter_map(move |probe| tables.vips().get(key.slot(first, seed, SLOTS - 1, probe) as usize))
+    let mask = slots(tables) - 1;
+    (0..PROBES).filter_map(move |probe| tables.vips().get(key.slot(first, seed, mask, probe) as usize))
 }
 
 /// The slot of a VIP in force.
@@ -40,8 +67,9 @@ pub(super) fn slot<'a>(tables: &'a Tables, key: &'a VipKey) -> Option<&'a VipSlo
 }
 
 /// Makes an empty table ready.
-pub(super) fn initialise(root: &Root) {
-    root.vip_mask.set(SLOTS - 1);
+pub(super) fn initialise(tables: &Tables) {
+    let root = tables.root();
+    root.vip_mask.set(slots(tables) - 1);
     root.publish_vips(0, 1);
 }
 
@@ -64,9 +92,11 @@ pub(super) fn insert(tables: &Tables, key: &VipKey, vip: Vip) -> Inserted {
     }
     let mut all = entries(tables);
     all.push((*key, vip));
-    let other = if first == 0 { SLOTS } else { 0 };
+    let other = if first == 0 { slots(tables) } else { 0 };
     for next in 1..SEEDS {
         let seed = seed.wrapping_add(next);
+        // In the order of their first slots nobody is displaced further than need be.
+        all.sort_unstable_by_key(|(key, _)| key.slot(other, seed, slots(tables) - 1, 0));
         half(tables, other).iter().for_each(VipSlot::clear);
         if all.iter().all(|(key, vip)| put(tables, key, *vip, other, seed)) {
             tables.root().publish_vips(other, seed);

@@ -3,9 +3,8 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use tandem_engine::memory::counters::BLOCK;
 use tandem_engine::memory::{
-    Answer, FlowSet, HashLine, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot,
+    Answer, FlowSet, HashLine, IdLine, Line, Memory, Nat, PrefixSlot, Real, RealLine, RingLine, Root, Trace, Tree, VipSlot,
 };
 
 use super::tables::Tables;
@@ -85,7 +84,15 @@ impl<const TRACED: bool> Memory for Desk<TRACED> {
     }
     #[inline(always)]
     fn count(&self, index: u32) -> Option<&Line> {
-        self.tables.counts.get((self.block * BLOCK + index) as usize)
+        self.tables.line(self.block, index)
+    }
+    #[inline(always)]
+    fn vip_count(&self, vip: u32) -> Option<&Line> {
+        self.tables.line(self.block, self.tables.extent.vip(vip))
+    }
+    #[inline(always)]
+    fn real_count(&self, real: u32) -> Option<&RealLine> {
+        self.tables.real_count(self.block, real)
     }
     #[inline(always)]
     fn now(&self) -> u32 {

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use tandem_engine::memory::counters::BLOCK;
+use tandem_engine::memory::counters::Extent;
 use tandem_engine::memory::features;
 use tandem_engine::memory::flows::WAYS;
 use tandem_engine::memory::nats::ANSWERS;
 use tandem_engine::memory::prefixes::SPACES;
-use tandem_engine::memory::reals::MAX_REALS;
-use tandem_engine::memory::vips::SLOTS;
 use tandem_engine::memory::{
-    Answer, FlowSet, HashLine, IdLine, Line, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, VipSlot,
+    Answer, FlowSet, HashLine, IdLine, Line, Nat, PrefixSlot, Real, RealLine, RingLine, Root, Trace, Tree, VipSlot,
 };
 
 use super::area::{Area, MapError, Shared};
@@ -20,6 +18,10 @@ use crate::control;
 /// Numbers of entries that depend on the configuration and the host, and what the program is loaded for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
+    /// Slots of one half of the VIP table: a power of two, 64 bytes each.
+    pub vip_slots: u32,
+    /// VIPs and reals, each with its counters in every block; a real has 64 bytes beside.
+    pub extent: Extent,
     /// Lines of the rings, 64 bytes each.
     pub ring_lines: u32,
     /// Sets of the flow table: a power of two, 64 bytes each.
@@ -44,10 +46,12 @@ impl Sizes {
 
     /// What a plan needs: each ring twice, for the change from one to the next, and room to grow.
     pub fn for_plan(plan: &Plan, blocks: u32) -> Self {
-        let rings: u32 = plan.vips.iter().map(|vip| RingLine::lines(vip.ring_size)).sum();
         let (flow_sets, features) = (Self::sets_for(plan.flow_capacity), control::features(plan));
+        let ring_lines = 2 * control::ring_lines(plan) + 1;
         Self {
-            ring_lines: (2 * rings + 1).max(Self::RING_LINES),
+            vip_slots: control::vip_slots(plan),
+            extent: control::extent(plan),
+            ring_lines: u32::try_from(ring_lines).unwrap_or(u32::MAX).max(Self::RING_LINES),
             flow_sets,
             hash_lines: if features & features::RING_HASHES != 0 { flow_sets } else { 1 },
             blocks: blocks.max(1),
@@ -65,17 +69,28 @@ impl Sizes {
 
     /// Bytes that tables of these sizes take.
     pub fn bytes(&self) -> usize {
-        size_of::<Root>()
-            + 2 * SLOTS as usize * size_of::<VipSlot>()
-            + self.ring_lines as usize * size_of::<RingLine>()
-            + MAX_REALS as usize * size_of::<Real>()
-            + self.flow_sets as usize * size_of::<FlowSet>()
-            + self.hash_lines as usize * size_of::<HashLine>()
-            + (self.blocks * BLOCK) as usize * size_of::<Line>()
-            + self.id_lines as usize * size_of::<IdLine>()
-            + 2 * self.prefix_slots as usize * size_of::<PrefixSlot>()
-            + 2 * SPACES as usize * size_of::<Tree>()
-            + self.nat_places as usize * size_of::<Nat>()
+        self.by_table().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Bytes of each table.
+    pub fn by_table(&self) -> [(&'static str, usize); 12] {
+        fn of<T>(len: u32) -> usize {
+            len as usize * size_of::<T>()
+        }
+        [
+            ("ROOT", of::<Root>(1)),
+            ("VIPS", 2 * of::<VipSlot>(self.vip_slots)),
+            ("RINGS", of::<RingLine>(self.ring_lines)),
+            ("REALS", of::<Real>(self.extent.reals)),
+            ("FLOWS", of::<FlowSet>(self.flow_sets)),
+            ("HASHES", of::<HashLine>(self.hash_lines)),
+            ("COUNTS", self.blocks as usize * of::<Line>(self.extent.lines())),
+            ("IDS", of::<IdLine>(self.id_lines)),
+            ("PREFIXES", 2 * of::<PrefixSlot>(self.prefix_slots)),
+            ("TREES", 2 * of::<Tree>(SPACES)),
+            ("NATS", of::<Nat>(self.nat_places)),
+            ("ANSWERS", of::<Answer>(ANSWERS)),
+        ]
     }
 }
 
@@ -113,6 +128,7 @@ pub struct Tables {
     pub(super) nats: Area<Nat>,
     pub(super) answers: Area<Answer>,
     trace: Area<Trace>,
+    pub(super) extent: Extent,
     /// Stands in for the first entry of an area, which always has one.
     no_root: Root,
     no_trace: Trace,
@@ -131,18 +147,19 @@ impl Tables {
     pub(crate) fn of<S: Source>(source: &mut S, sizes: Sizes) -> Result<Arc<Self>, S::Error> {
         Ok(Arc::new(Self {
             root: source.area("ROOT", 1)?,
-            vips: source.area("VIPS", 2 * SLOTS as usize)?,
+            vips: source.area("VIPS", 2 * sizes.vip_slots as usize)?,
             rings: source.area("RINGS", sizes.ring_lines as usize)?,
-            reals: source.area("REALS", MAX_REALS as usize)?,
+            reals: source.area("REALS", sizes.extent.reals as usize)?,
             flows: source.area("FLOWS", sizes.flow_sets as usize)?,
             hashes: source.area("HASHES", sizes.hash_lines as usize)?,
-            counts: source.area("COUNTS", (sizes.blocks * BLOCK) as usize)?,
+            counts: source.area("COUNTS", sizes.blocks as usize * sizes.extent.lines() as usize)?,
             ids: source.area("IDS", sizes.id_lines as usize)?,
             prefixes: source.area("PREFIXES", 2 * sizes.prefix_slots as usize)?,
             trees: source.area("TREES", 2 * SPACES as usize)?,
             nats: source.area("NATS", sizes.nat_places as usize)?,
             answers: source.area("ANSWERS", ANSWERS as usize)?,
             trace: source.area("TRACE", 1)?,
+            extent: sizes.extent,
             no_root: Root::default(),
             no_trace: Trace::default(),
         }))
@@ -201,18 +218,40 @@ impl Tables {
     pub fn trace(&self) -> &Trace {
         self.trace.first().unwrap_or(&self.no_trace)
     }
+    /// VIPs and reals that there is room for.
+    pub fn extent(&self) -> Extent {
+        self.extent
+    }
     /// Blocks of counters.
     pub fn blocks(&self) -> u32 {
-        (self.counts.len() / BLOCK as usize) as u32
+        (self.counts.len() / self.extent.lines() as usize) as u32
     }
     /// The lines of one block of counters; empty if there is no such block.
     pub fn block(&self, block: u32) -> &[Line] {
-        let start = block as usize * BLOCK as usize;
-        self.counts.get(start..start + BLOCK as usize).unwrap_or_default()
+        let lines = self.extent.lines() as usize;
+        let start = block as usize * lines;
+        self.counts.get(start..start + lines).unwrap_or_default()
+    }
+    /// A VIP's counters in a block.
+    pub fn vip_count(&self, block: u32, vip: u32) -> Option<&Line> {
+        self.line(block, self.extent.vip(vip))
+    }
+    /// A real's counters in a block.
+    #[inline(always)]
+    pub fn real_count(&self, block: u32, real: u32) -> Option<&RealLine> {
+        let (line, second) = self.extent.real(real);
+        self.line(block, line)?.real(second)
+    }
+    /// A line of a block.
+    #[inline(always)]
+    pub(super) fn line(&self, block: u32, line: u32) -> Option<&Line> {
+        self.counts.get(block as usize * self.extent.lines() as usize + line as usize)
     }
     /// Numbers of entries.
     pub fn sizes(&self) -> Sizes {
         Sizes {
+            vip_slots: self.vips.len() as u32 / 2,
+            extent: self.extent,
             ring_lines: self.rings.len() as u32,
             flow_sets: self.flows.len() as u32,
             hash_lines: self.hashes.len() as u32,

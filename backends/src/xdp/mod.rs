@@ -26,7 +26,7 @@ pub use clock::KernelClock;
 pub use companion::{Companion, attach_companion};
 pub use decap::{Decap, attach_decap, decap_counts, decap_directory, detach_decap};
 pub use error::XdpError;
-pub use object::{OBJECT, REFERENCES, Role};
+pub use object::{OBJECT, REFERENCES, Role, block_bytes, masks, with_extent};
 pub use root::{attach_root, detach_root, put_tap, root_array};
 pub use slots::{SlotRow, SlotWish, list_slots};
 pub use tandem_engine::strip::Tunnels;

@@ -5,16 +5,16 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aya::maps::{Map, MapData};
+use aya::maps::{Map, MapData, MapInfo};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_DEVMAP_HASH;
+use aya_obj::maps::bpf_map_def;
+use object::{Object, ObjectSection, ObjectSymbol};
 use tandem_engine::handover::INTERFACES;
-use tandem_engine::memory::Root;
-use tandem_engine::memory::counters::MAX_CPUS;
-use tandem_engine::memory::reals::MAX_REALS;
+use tandem_engine::memory::counters::{Extent, MAX_CPUS};
 use tandem_engine::memory::root::LAYOUT;
-use tandem_engine::memory::vips::SLOTS;
+use tandem_engine::memory::{Line, Root};
 
 use super::capture::{filtered, room};
 use super::clock::KernelClock;
@@ -80,7 +80,12 @@ pub(super) fn load(role: &Role, sizes: Sizes, capture: Option<&Wish>) -> Result<
         }
         make_devices(&directory.join("DEVICES"))?;
     }
+    let object = with_extent(&object, sizes.extent)?;
+    let [vips, reals] = masks(sizes.extent);
+    loader.override_global("VIP_MASK", &vips, true).override_global("REAL_MASK", &reals, true);
     loader
+        .map_max_entries("VIPS", 2 * sizes.vip_slots)
+        .map_max_entries("REALS", sizes.extent.reals)
         .map_max_entries("RINGS", sizes.ring_lines)
         .map_max_entries("FLOWS", sizes.flow_sets)
         .map_max_entries("HASHES", sizes.hash_lines)
@@ -91,6 +96,32 @@ pub(super) fn load(role: &Role, sizes: Sizes, capture: Option<&Wish>) -> Result<
     let ebpf = load_object(&mut loader, &object)?;
     let tables = Tables::of(&mut Mapped(&ebpf), sizes)?;
     Ok((ebpf, tables))
+}
+
+/// What the programs are told of an [`Extent`]: their constants `VIP_MASK` and `REAL_MASK`.
+pub fn masks(extent: Extent) -> [u32; 2] {
+    [extent.vips - 1, extent.reals - 1]
+}
+
+/// Bytes of a core's counters.
+pub fn block_bytes(extent: Extent) -> u32 {
+    extent.lines() * size_of::<Line>() as u32
+}
+
+/// An object whose programs count in blocks with room for this: the loader knows numbers of entries, not their sizes.
+///
+/// # Errors
+/// [`XdpError::Missing`]: it has no such map.
+pub fn with_extent(object: &[u8], extent: Extent) -> Result<Vec<u8>, XdpError> {
+    let missing = || XdpError::Missing { what: "map", name: "COUNTS" };
+    let parsed = object::File::parse(object).map_err(|_| missing())?;
+    let symbol = parsed.symbol_by_name("COUNTS").ok_or_else(missing)?;
+    let section = symbol.section_index().and_then(|index| parsed.section_by_index(index).ok()).ok_or_else(missing)?;
+    let (start, _) = section.file_range().ok_or_else(missing)?;
+    let at = (start + symbol.address()) as usize + std::mem::offset_of!(bpf_map_def, value_size);
+    let mut bytes = object.to_vec();
+    bytes.get_mut(at..at + 4).ok_or_else(missing)?.copy_from_slice(&block_bytes(extent).to_le_bytes());
+    Ok(bytes)
 }
 
 /// Creates the maps of an object.
@@ -124,24 +155,27 @@ fn pinned_sizes(directory: &Path) -> Result<Option<Sizes>, XdpError> {
     if !directory.join("ROOT").exists() {
         return Ok(None);
     }
-    let entries = |name: &'static str| -> Result<u32, XdpError> {
+    let info = |name: &'static str| -> Result<MapInfo, XdpError> {
         let path = directory.join(name);
         let pin = |cause| XdpError::Pin { path: path.clone(), what: "cannot open the pinned map", cause, cure: "are you root?" };
         let data = MapData::from_pin(&path).map_err(|e| pin(chain(&e)))?;
-        data.info().map(|info| info.max_entries()).map_err(|e| pin(chain(&e)))
+        data.info().map_err(|e| pin(chain(&e)))
     };
+    let entries = |name| info(name).map(|info| info.max_entries());
     // Before anything that only this version's tables are sure to have.
     let found = pinned_layout(directory)?;
     if found != 0 && found != LAYOUT {
         let why = format!("their layout is {found:#x}, this version has {LAYOUT:#x}");
         return Err(XdpError::Foreign { path: directory.to_owned(), why });
     }
-    let (reals, vips) = (entries("REALS")?, entries("VIPS")?);
-    if (reals, vips) != (MAX_REALS, 2 * SLOTS) {
-        let why = format!("{reals} reals and {vips} VIP slots, expected {MAX_REALS} and {}: another version's", 2 * SLOTS);
-        return Err(XdpError::Foreign { path: directory.to_owned(), why });
-    }
+    let (reals, block) = (entries("REALS")?, info("COUNTS")?.value_size());
+    let extent = Extent::of(block / size_of::<Line>() as u32, reals).ok_or_else(|| {
+        let why = format!("{reals} reals and {block} bytes of counters for each core do not fit together: another version's");
+        XdpError::Foreign { path: directory.to_owned(), why }
+    })?;
     Ok(Some(Sizes {
+        vip_slots: entries("VIPS")? / 2,
+        extent,
         ring_lines: entries("RINGS")?,
         flow_sets: entries("FLOWS")?,
         hash_lines: entries("HASHES")?,

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::memory::{Plain, Sizes, Tables};
+use tandem_engine::memory::counters::Extent;
 use tandem_engine::memory::reals::{Method, Way};
 use tandem_engine::memory::vips::PROBES;
 use tandem_engine::memory::{RingLine, SeatCounter, Vip, VipKey, counters, root};
@@ -30,6 +31,8 @@ const MASK: u32 = 63;
 /// Tables for this many workers.
 pub fn make(workers: u32) -> Arc<Tables> {
     let sizes = Sizes {
+        vip_slots: MASK + 1,
+        extent: Extent { vips: 4, reals: 16 },
         ring_lines: 1 + 3 * RingLine::lines(RING),
         flow_sets: SETS,
         hash_lines: 1,
@@ -72,7 +75,7 @@ fn add(tables: &Tables, id: u32, addr: Ipv4Addr, room: u8, reals: &[(u16, bool)]
     for (line, ids) in tables.rings().iter().skip(first as usize).zip(ring.chunks(32)) {
         line.fill(ids);
     }
-    let vip = Vip { id, flags: Vip::flags_with_room(0, room), ring: first, ring_len: RING };
+    let vip = Vip { id, flags: Vip::flags_with_room(0, room), ring: first, ring_len: RING, first: 0 };
     let key = key_of(addr);
     let mut slots = (0..PROBES).map(|probe| &tables.vips()[key.slot(0, 0, MASK, probe) as usize]);
     slots.find(|slot| slot.is_empty()).expect("a free slot").fill(&key, vip);

@@ -57,15 +57,21 @@ fn sources_that_only_the_host_can_supply() {
 #[test]
 fn limits_on_vips_and_reals() {
     let vips = |count: usize| -> String {
-        let vip =
-            |number| format!("[[vip]]\naddress = \"10.200.{}.{}\"\nport = 1\nprotocol = \"tcp\"\n", number / 200, number % 200);
+        let vip = |n| {
+            format!(
+                "[[vip]]\naddress = \"10.200.{}.{}\"\nport = {}\nprotocol = \"tcp\"\n",
+                n / 200 % 200,
+                n % 200,
+                1 + n / 40_000
+            )
+        };
         (0..count).map(vip).collect()
     };
     assert_eq!(good(&vips(MAX_VIPS)).plan.vips.len(), MAX_VIPS);
-    refuses(&vips(MAX_VIPS + 2), "2049:1: key `vip[512]`: too many VIPs (found 514); accepted: up to 512");
+    refuses(&vips(MAX_VIPS + 2), "262145:1: key `vip[65536]`: too many VIPs (found 65538); accepted: up to 65536");
 
     let reals = |count: usize| -> String {
-        let real = |number: usize| format!("[[vip.real]]\naddress = \"10.0.{}.{}\"\n", number / 200, number % 200 + 1);
+        let real = |n: usize| format!("[[vip.real]]\naddress = \"10.{}.{}.{}\"\n", n / 40_000, n / 200 % 200, n % 200 + 1);
         let first: String = (0..count / 2).map(real).collect();
         // Some of them again: only distinct addresses count.
         let second: String = (count / 2 - 10..count).map(real).collect();
@@ -74,7 +80,7 @@ fn limits_on_vips_and_reals() {
     assert_eq!(good(&reals(MAX_REALS)).plan.vips.len(), 2);
     refuses(
         &reals(MAX_REALS + 2),
-        "8220:11: key `vip[1].real[2057].address`: too many distinct reals over all VIPs (found \"10.0.20.96\" after 4095 others); accepted: up to 4095",
+        "262172:11: key `vip[1].real[65545].address`: too many distinct reals over all VIPs (found \"10.3.55.72\" after 131071 others); accepted: up to 131071",
     );
 }
 

@@ -83,12 +83,12 @@ fn everything_of_a_plan_is_found() {
     let plan = plan("katran", REST);
     let bed = Bed::new(&plan);
     let (root, control) = (bed.root(), &bed.control);
-    let unowned = |address: &str| control.unowned_real_id(address.parse().unwrap()).map(u32::from);
+    let unowned = |address: &str| control.unowned_real_id(address.parse().unwrap());
     assert_eq!(bed.server(1022), unowned("10.0.0.1"));
     assert_eq!(bed.server(u32::MAX), unowned("fc00::1"));
     assert_eq!(bed.server(1), None);
     assert!(unowned("10.0.0.9").is_some() && unowned("10.0.0.2").is_none());
-    assert_ne!(bed.server(1022), control.real_id(&plan.vips[0], "10.0.0.1".parse().unwrap()).map(u32::from));
+    assert_ne!(bed.server(1022), control.real_id(&plan.vips[0], "10.0.0.1".parse().unwrap()));
     let route = prefixes::find(&bed.desk, root, Space::SourceV4, 0, addr_words("192.168.1.1".parse().unwrap()));
     assert_eq!(Some(route), unowned("fc00::2307:1"));
 
@@ -96,7 +96,7 @@ fn everything_of_a_plan_is_found() {
     let [first, prefix, same_words] = &plan.vips[..] else { panic!("{:?}", plan.vips) };
     let id = |vip| vips::find(&bed.desk, root, &vip_key(vip)).unwrap().id;
     let down = |real: Option<u32>| find(&bed.desk, root, IdKey::down(id(first), real.unwrap()));
-    let of_first = |address: &str| control.real_id(first, address.parse().unwrap()).map(u32::from);
+    let of_first = |address: &str| control.real_id(first, address.parse().unwrap());
     assert_eq!((down(of_first("10.0.0.1")), down(unowned("10.0.0.1"))), (1, 1));
     assert_eq!((down(of_first("10.0.0.2")), down(unowned("fc00::1"))), (0, 0));
 
@@ -115,7 +115,7 @@ fn everything_of_a_plan_is_found() {
             && !real(of_first("10.0.0.1")).is(Method::Gue)
             && !real(unowned("10.0.0.1")).is(Method::Gue)
     );
-    assert!(real(control.real_id(prefix, "fc00::1".parse().unwrap()).map(u32::from)).is_local());
+    assert!(real(control.real_id(prefix, "fc00::1".parse().unwrap())).is_local());
     // A connection id can lead to an IPv6 real, whose header is larger than that of GUE over IPv4.
     let entry = vips::find(&bed.desk, root, &vip_key(first)).unwrap();
     assert_eq!(entry.room(), u32::from(room_for(true, Method::Ipip)));
@@ -187,7 +187,7 @@ fn a_real_changes_its_way_in_place() {
     let after = plan("standard", &REST.replace("encap = \"gue\"", "encap = \"ipip\""));
     assert_eq!(bed.apply(&after), Changes::default());
     assert_eq!(bed.control.real_id(&after.vips[0], "10.0.0.2".parse().unwrap()), Some(id));
-    assert!(!bed.desk.real(u32::from(id)).unwrap().hop().is(Method::Gue));
+    assert!(!bed.desk.real(id).unwrap().hop().is(Method::Gue));
 }
 
 #[test]

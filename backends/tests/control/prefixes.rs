@@ -107,7 +107,7 @@ fn a_plan_says_the_spaces() {
     );
     let plan = plan.unwrap().plan;
     let id = |address: IpAddr| match address {
-        IpAddr::V4(v4) => Some(u16::from(v4.octets()[3])),
+        IpAddr::V4(v4) => Some(u32::from(v4.octets()[3])),
         IpAddr::V6(_) => None,
     };
     let desk = tables(&spaces(&plan, id));

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use aya_obj::Object;
 use aya_obj::generated::bpf_insn;
 use tandem_backends::memory::Tables;
-use tandem_backends::xdp::OBJECT;
+use tandem_backends::xdp::{OBJECT, block_bytes, masks};
 
 /// Bytes of a function's stack (`MAX_BPF_STACK` of the kernel), with room for a register below, and frames at most
 /// (`MAX_CALL_FRAMES`).
@@ -66,7 +66,13 @@ pub(super) struct Parts {
 pub(super) fn link(tables: &Arc<Tables>) -> Result<(Vec<u8>, Parts)> {
     let mut object = Object::parse(OBJECT).context("the balancer's object")?;
     let (replay, features) = (0_u32.to_ne_bytes(), tables.sizes().features.to_ne_bytes());
-    let constants = HashMap::from([("REPLAY", (&replay[..], true)), ("FEATURES", (&features[..], true))]);
+    let [vips, reals] = masks(tables.extent()).map(u32::to_ne_bytes);
+    let constants = HashMap::from([
+        ("REPLAY", (&replay[..], true)),
+        ("FEATURES", (&features[..], true)),
+        ("VIP_MASK", (&vips[..], true)),
+        ("REAL_MASK", (&reals[..], true)),
+    ]);
     object.patch_map_data(constants).context("the balancer's constants")?;
     let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
     let maps: Vec<(String, aya_obj::Map)> = object.maps.drain().collect();
@@ -114,7 +120,8 @@ fn area(tables: &Tables, name: &str, map: &aya_obj::Map) -> Area {
         "TRACE" => of(std::slice::from_ref(tables.trace())),
         _ => (0, 0),
     };
-    let entry = map.value_size().next_multiple_of(8).max(8);
+    let value = if name == "COUNTS" { block_bytes(tables.extent()) } else { map.value_size() };
+    let entry = value.next_multiple_of(8).max(8);
     Area { start, entry, len: (bytes / entry as usize) as u32 }
 }
 

@@ -8,14 +8,14 @@ use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{HashMap, LruHashMap};
 use aya_ebpf::programs::XdpContext;
 use tandem_engine::memory::rings::{SLOTS_PER_LINE, slot_of};
-use tandem_engine::memory::vips::{BYPASS_FLOW_TABLE, MAX_VIPS, NO_SOURCE_PORT};
-use tandem_engine::memory::{Memory, Root, Vip, VipCounter, counters};
+use tandem_engine::memory::vips::{BYPASS_FLOW_TABLE, NO_SOURCE_PORT};
+use tandem_engine::memory::{Memory, Root, Vip, VipCounter};
 use tandem_engine::wire::IPPROTO_UDP;
 use tandem_engine::{Action, Flow, From, Packet, Reason, Stop, Verdict, account, hash, steps};
 
-/// Address, then `protocol << 16 | port`: id and flags, then the ring's line and length.
+/// Address, then `protocol << 16 | port`: id and flags, then the ring's line and length, and what its numbers are counted from.
 #[map]
-static VIP_HASH: HashMap<[u64; 3], [u32; 4]> = HashMap::with_max_entries(MAX_VIPS, 0);
+static VIP_HASH: HashMap<[u64; 3], [u32; 5]> = HashMap::with_max_entries(512, 0);
 /// Both addresses, then `VIP << 40 | protocol << 32 | ports`: `tick << 32 | real`.
 #[map]
 static FLOW_HASH: LruHashMap<[u64; 5], u64> = LruHashMap::with_max_entries(1, 0);
@@ -73,8 +73,8 @@ fn vip(root: &Root, flow: &mut Flow) -> Option<Vip> {
         }
         None => return None,
     };
-    let [id, flags, ring, ring_len] = *entry;
-    Some(Vip { id, flags, ring, ring_len })
+    let [id, flags, ring, ring_len, first] = *entry;
+    Some(Vip { id, flags, ring, ring_len, first })
 }
 
 #[inline(always)]
@@ -110,7 +110,7 @@ fn ring(kernel: &Kernel, flow: &Flow) -> Result<u32, Stop> {
     let line = kernel.ring(flow.vip.ring.wrapping_add(slot / SLOTS_PER_LINE));
     match line.map_or(0, |line| line.get(slot)) {
         0 => Err(Stop::of(Reason::NoRing)),
-        real => Ok(real),
+        number => Ok(flow.vip.first.wrapping_add(number)),
     }
 }
 
@@ -121,7 +121,7 @@ fn remember(kernel: &Kernel, key: &[u64; 5], flow: &Flow, real: u32, now: u32) {
     }
     let entered = FLOW_HASH.insert(key, (now as u64) << 32 | real as u64, 0);
     if entered.is_ok()
-        && let Some(line) = kernel.count(counters::vip_at(flow.vip.id))
+        && let Some(line) = kernel.vip_count(flow.vip.id)
     {
         line.add(VipCounter::Entered as usize, 1);
     }

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! block:  reasons, 4 to a line | seat, 1 line | events, 8 lines | guard, 1 line | VIPs, 1 line each | reals, 2 to a line
+//!         ---------------------------- [`Block`] -----------------------------  ------------ [`Extent`] -------------
 //! ```
+//!
+//! How many VIPs and reals a block has room for is known when the tables are made ([`Extent`]).
 
 use super::Memory;
-use super::reals::MAX_REALS;
 use super::shared::S64;
-use super::vips::MAX_VIPS;
 use crate::verdict::Reason;
 
 /// Eight counters, 64 bytes.
@@ -22,9 +23,9 @@ const _: () = assert!(size_of::<Line>() == 64);
 /// CPUs that the kernel programs may run on (a power of two).
 pub const MAX_CPUS: u32 = 1024;
 
-/// One core's counters.
+/// One core's counters, but for those of VIPs and reals, which lie behind it.
 #[repr(transparent)]
-pub struct Block([Line; BLOCK as usize]);
+pub struct Block([Line; HEAD as usize]);
 
 impl Block {
     /// Line `index`.
@@ -43,16 +44,67 @@ pub const SEAT_LINE: u32 = REASON_LINES;
 const EVENT_LINES: u32 = SEAT_LINE + 1;
 /// The line of the new-flow guard: flows of this window, and the tick when it began.
 pub const GUARD_LINE: u32 = EVENT_LINES + 8;
-const VIP_LINES: u32 = GUARD_LINE + 1;
-const REAL_LINES: u32 = VIP_LINES + MAX_VIPS;
+/// Lines of a [`Block`].
+pub const HEAD: u32 = GUARD_LINE + 1;
 const REALS_PER_LINE: u32 = 2;
 /// Counters of a real.
 pub const PER_REAL: usize = 4;
-/// Lines of one core's block.
-pub const BLOCK: u32 = REAL_LINES + MAX_REALS / REALS_PER_LINE;
 
 const _: () = assert!(Reason::ALL.len() * PER_REASON as usize <= REASON_LINES as usize * PER_LINE);
 const _: () = assert!(Event::ALL.len() <= (GUARD_LINE - EVENT_LINES) as usize * PER_LINE);
+
+/// The counters of one real, by [`RealCounter`].
+pub type RealLine = [S64; PER_REAL];
+
+/// VIPs and reals that a block has room for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    /// VIPs: a power of two, above all ids.
+    pub vips: u32,
+    /// Reals: a power of two, above all ids.
+    pub reals: u32,
+}
+
+impl Extent {
+    /// Lines of a core's block, all in all.
+    #[inline(always)]
+    pub const fn lines(self) -> u32 {
+        self.first_real().wrapping_add(self.reals / REALS_PER_LINE)
+    }
+
+    /// The extent of a block of `lines` lines with room for `reals` reals, if there is one.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn of(lines: u32, reals: u32) -> Option<Self> {
+        let vips = lines.checked_sub(HEAD)?.checked_sub(reals / REALS_PER_LINE)?;
+        (vips.is_power_of_two() && reals.is_power_of_two() && reals >= REALS_PER_LINE).then_some(Self { vips, reals })
+    }
+
+    #[inline(always)]
+    const fn first_real(self) -> u32 {
+        HEAD.wrapping_add(self.vips)
+    }
+
+    /// Line of a VIP's counters in a core's block.
+    #[inline(always)]
+    pub const fn vip(self, vip: u32) -> u32 {
+        HEAD.wrapping_add(vip & self.vips.wrapping_sub(1))
+    }
+
+    /// Line of a real's counters in a core's block, and whether they are its second half.
+    #[inline(always)]
+    pub const fn real(self, real: u32) -> (u32, bool) {
+        let real = real & self.reals.wrapping_sub(1);
+        (self.first_real().wrapping_add(real / REALS_PER_LINE), real & 1 != 0)
+    }
+}
+
+/// Adds `n` to a real's counter. Only the block's own core may.
+#[inline(always)]
+#[expect(clippy::indexing_slicing, reason = "there are as many as counters")]
+pub fn add_real(line: &RealLine, counter: RealCounter, n: u64) {
+    let c = &line[counter as usize];
+    c.set(c.get().wrapping_add(n));
+}
 
 impl Line {
     /// Adds `n` to counter `i` (modulo 8). Only the block's own core may.
@@ -75,6 +127,14 @@ impl Line {
     #[expect(clippy::indexing_slicing, reason = "the mask bounds it")]
     pub fn set(&self, i: usize, value: u64) {
         self.c[i & (PER_LINE - 1)].set(value);
+    }
+
+    /// The counters of the first, or the second, real of a line.
+    #[cfg(not(target_arch = "bpf"))]
+    #[inline(always)]
+    pub fn real(&self, second: bool) -> Option<&RealLine> {
+        let (halves, _) = self.c.as_chunks();
+        halves.get(usize::from(second))
     }
 
     /// Sets all to 0; for one that nobody counts in.
@@ -269,19 +329,6 @@ const fn at(i: u32) -> (u32, usize) {
     (i >> PER_LINE.trailing_zeros(), i as usize & (PER_LINE - 1))
 }
 
-/// Line of a VIP's counters.
-#[inline(always)]
-pub fn vip_at(vip: u32) -> u32 {
-    VIP_LINES.wrapping_add(vip & (MAX_VIPS - 1))
-}
-
-/// Line of a real's counters, and the index of the first, by [`RealCounter`].
-#[inline(always)]
-pub fn real_at(real: u32) -> (u32, usize) {
-    let real = real & (MAX_REALS - 1);
-    (REAL_LINES.wrapping_add(real / REALS_PER_LINE), ((real & (REALS_PER_LINE - 1)) as usize).wrapping_mul(PER_REAL))
-}
-
 /// Counts an event.
 #[inline(always)]
 pub fn count_event<M: Memory>(memory: &M, event: Event) {
@@ -300,7 +347,7 @@ pub fn add_event<M: Memory>(memory: &M, event: Event, n: u64) {
 /// Counts something of a VIP's.
 #[inline(always)]
 pub fn count_vip<M: Memory>(memory: &M, vip: u32, counter: VipCounter) {
-    if let Some(line) = memory.count(vip_at(vip)) {
+    if let Some(line) = memory.vip_count(vip) {
         line.add(counter as usize, 1);
     }
 }

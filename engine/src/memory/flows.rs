@@ -1,12 +1,19 @@
 //! The flow table: two sets of five ways for each flow, one cache line a set, shared by all cores and both seats.
 //!
 //! ```text
-//! x[5] u64: print ^ real | real[5] u16 | stamp[5] u16: held bit, 15 bits of tick | 4 B spare     = 64 B
+//! x[5] u64: upper 44 bits of the print, 20 bits of real | check[5] u16: lowest 16 bits of the print
+//! stamp[5] u16: held bit, 15 bits of tick | 4 B spare                                            = 64 B
 //! ```
 //!
-//! *Torn entries.* Several CPUs and threads write without a lock. An entry matches only if `x ^ real` is the flow's
-//! print, so the halves of two different writes match nobody, or both mean the same real. A torn stamp only makes an
-//! entry look older or younger.
+//! *What is compared*: 60 bits of the print, of which one is always set. A flow's second set follows from them, too (so that flows
+//! can be carried into a larger table), and what lies in its own second set there agrees in that many bits before anything is
+//! compared: of 2^18 sets 41 bits are left. In full sets, half of them entered as second, a packet of a flow that is not in the table
+//! is taken for another's about once in 2^41 / 2.5, or 9 * 10^11, packets: at 100,000 new flows a second once in 100 days. It goes to
+//! that flow's real then. (The SYN of TCP never asks; one that hits takes the other's entry, as rarely.)
+//!
+//! *Torn entries.* Several CPUs and threads write without a lock. Real and 44 bits of the print are one word, and never those of
+//! two writes: whoever matches them is given the real that was written for them. A check of another write makes the entry
+//! nobody's (or leaves 44 bits to tell it, for as long as it lies there), a torn stamp only makes it look older or younger.
 //!
 //! *Who goes.* A flow's second packet sets its held bit. A new flow takes its own entry, else a free way, else the oldest
 //! that was seen once, else the oldest: a flood of one-packet flows churns one way of a set and leaves the rest alone.
@@ -14,6 +21,14 @@
 
 use super::shared::{S16, S32, S64};
 
+/// Bits of a real's id.
+pub const REAL_BITS: u32 = 20;
+/// A real's id in the word of an entry.
+const REAL: u64 = (1 << REAL_BITS) - 1;
+/// What is beside it: these bits of the print.
+pub const PRINT: u64 = !REAL;
+/// And these are kept apart.
+pub const CHECK: u64 = 0xffff;
 /// Ways of a set.
 pub const WAYS: usize = 5;
 /// Bytes that one entry of a full table takes, rounded up.
@@ -32,7 +47,8 @@ pub struct Tag {
     pub one: u32,
     /// Index of its second set.
     pub two: u32,
-    /// 63 bits of hash; the top bit is set, so that no print looks like an empty way.
+    /// 63 bits of hash, of which an entry keeps 59 ([`PRINT`] and [`CHECK`]); the top bit is set, so that no print looks like an
+    /// empty way.
     pub print: u64,
 }
 
@@ -84,7 +100,7 @@ impl Hit {
     pub const NONE: Self = Self(0);
 
     #[inline(always)]
-    fn new(real: u16, way: usize) -> Self {
+    fn new(real: u64, way: usize) -> Self {
         Self((way as u32) << WAY | real as u32)
     }
 
@@ -96,7 +112,7 @@ impl Hit {
     /// Its real; 0: not found.
     #[inline(always)]
     pub fn real(self) -> u32 {
-        self.0 & 0xffff
+        self.0 & REAL as u32
     }
     /// Its way in the set.
     #[inline(always)]
@@ -122,7 +138,7 @@ pub fn silence(now: u32, stamp: u16) -> u16 {
 #[cfg_attr(not(target_arch = "bpf"), derive(Default, Debug))]
 pub struct FlowSet {
     x: [S64; WAYS],
-    real: [S16; WAYS],
+    check: [S16; WAYS],
     stamp: [S16; WAYS],
     spare: S32,
 }
@@ -136,12 +152,12 @@ impl FlowSet {
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "the loop's bound is the arrays' length")]
     pub fn get(&self, tag: &Tag, now: u32, idle: u32) -> Hit {
+        let print = tag.print & PRINT;
         for way in 0..WAYS {
-            let real = self.real[way].get();
-            // a cleared way with a leftover of another writer is nobody's
-            if self.x[way].get() ^ real as u64 == tag.print && real != 0 {
+            let real = self.x[way].get() ^ print;
+            if real <= REAL {
                 let old = self.stamp[way].get();
-                if idle != 0 && age(now, old) > (idle as u16).wrapping_add(AHEAD) {
+                if self.check[way].get() != tag.print as u16 || idle != 0 && age(now, old) > (idle as u16).wrapping_add(AHEAD) {
                     return Hit::NONE;
                 }
                 let new = now as u16 | HELD;
@@ -159,13 +175,14 @@ impl FlowSet {
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "the loop's bound is the arrays' length")]
     pub fn place(&self, tag: &Tag, now: u32, first: u64, best: Worth) -> Worth {
-        let mut best = best.0;
+        let (mut best, print) = (best.0, tag.print & PRINT);
         for way in 0..WAYS {
-            let (real, stamp) = (self.real[way].get(), self.stamp[way].get());
+            let (x, stamp) = (self.x[way].get(), self.stamp[way].get());
             let age = age(now, stamp) as u64;
-            let worth = if self.x[way].get() ^ real as u64 == tag.print {
+            // Whatever the check says: a torn entry of the flow is renewed, too.
+            let worth = if x ^ print <= REAL {
                 ITSELF
-            } else if real == 0 {
+            } else if x == 0 {
                 FREE.wrapping_add(SECOND).wrapping_sub(way as u64)
             } else if stamp & HELD == 0 {
                 age.wrapping_add(ONCE)
@@ -184,9 +201,10 @@ impl FlowSet {
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "the loop's bound is the arrays' length")]
     pub fn peek(&self, tag: &Tag) -> Hit {
+        let print = tag.print & PRINT;
         for way in 0..WAYS {
-            let real = self.real[way].get();
-            if self.x[way].get() ^ real as u64 == tag.print && real != 0 {
+            let real = self.x[way].get() ^ print;
+            if real <= REAL && self.check[way].get() == tag.print as u16 {
                 return Hit::new(real, way);
             }
         }
@@ -197,9 +215,9 @@ impl FlowSet {
     #[inline(always)]
     pub fn rewrite(&self, way: u32, tag: &Tag, real: u32) {
         let way = (way & 7) as usize;
-        if let (Some(x), Some(id)) = (self.x.get(way), self.real.get(way)) {
-            x.set(tag.print ^ real as u64);
-            id.set(real as u16);
+        if let (Some(x), Some(check)) = (self.x.get(way), self.check.get(way)) {
+            x.set(word(tag, real));
+            check.set(tag.print as u16);
         }
     }
 
@@ -207,12 +225,17 @@ impl FlowSet {
     #[inline(always)]
     pub fn write(&self, way: u32, tag: &Tag, real: u32, now: u32) {
         let way = (way & 7) as usize;
-        if let (Some(x), Some(id), Some(stamp)) = (self.x.get(way), self.real.get(way), self.stamp.get(way)) {
-            x.set(tag.print ^ real as u64);
-            id.set(real as u16);
+        if let (Some(x), Some(check), Some(stamp)) = (self.x.get(way), self.check.get(way), self.stamp.get(way)) {
+            x.set(word(tag, real));
+            check.set(tag.print as u16);
             stamp.set(now as u16 & TIME);
         }
     }
+}
+
+#[inline(always)]
+fn word(tag: &Tag, real: u32) -> u64 {
+    tag.print & PRINT | real as u64 & REAL
 }
 
 /// What the flows of a set asked the ring by, in the order of their ways: a table beside that of the flows, which nothing but
@@ -249,21 +272,21 @@ impl HashLine {
 /// The control plane's side.
 #[cfg(not(target_arch = "bpf"))]
 impl FlowSet {
-    /// The entries in use: way, print, real, seen again, tick (15 bits).
-    pub fn entries(&self) -> impl Iterator<Item = (usize, u64, u16, bool, u16)> + '_ {
-        self.x.iter().zip(&self.real).zip(&self.stamp).enumerate().filter_map(|(way, ((x, real), stamp))| {
-            let (real, stamp) = (real.get(), stamp.get());
-            (real != 0).then(|| (way, x.get() ^ u64::from(real), real, stamp & HELD != 0, stamp & TIME))
+    /// The entries in use: way, print (what is kept of it), real, seen again, tick (15 bits).
+    pub fn entries(&self) -> impl Iterator<Item = (usize, u64, u32, bool, u16)> + '_ {
+        self.x.iter().zip(&self.check).zip(&self.stamp).enumerate().filter_map(|(way, ((x, check), stamp))| {
+            let (x, check, stamp) = (x.get(), check.get(), stamp.get());
+            let print = x & PRINT | u64::from(check);
+            (x != 0).then_some((way, print, (x & REAL) as u32, stamp & HELD != 0, stamp & TIME))
         })
     }
 
     /// Forgets the flows of every real that `gone` names; gives their number.
-    pub fn forget(&self, gone: impl Fn(u16) -> bool) -> u32 {
+    pub fn forget(&self, gone: impl Fn(u32) -> bool) -> u32 {
         let mut n = 0_u32;
-        for (x, real) in self.x.iter().zip(&self.real) {
-            let id = real.get();
-            if id != 0 && gone(id) {
-                real.set(0);
+        for x in &self.x {
+            let word = x.get();
+            if word != 0 && gone((word & REAL) as u32) {
                 x.set(0);
                 n = n.wrapping_add(1);
             }
@@ -275,10 +298,10 @@ impl FlowSet {
     pub fn snapshot(&self) -> [u64; 8] {
         let four = |a: u16, b: u16, c: u16, d: u16| u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48;
         let [x0, x1, x2, x3, x4] = self.x.each_ref().map(S64::get);
-        let [r0, r1, r2, r3, r4] = self.real.each_ref().map(S16::get);
+        let [c0, c1, c2, c3, c4] = self.check.each_ref().map(S16::get);
         let [s0, s1, s2, s3, s4] = self.stamp.each_ref().map(S16::get);
         let rest = u64::from(s3) | u64::from(s4) << 16 | u64::from(self.spare.get()) << 32;
-        [x0, x1, x2, x3, x4, four(r0, r1, r2, r3), four(r4, s0, s1, s2), rest]
+        [x0, x1, x2, x3, x4, four(c0, c1, c2, c3), four(c4, s0, s1, s2), rest]
     }
 }
 
@@ -293,24 +316,51 @@ mod tests {
         assert_eq!((of(3, TIME.into()), of(TIME.into(), 0x8000 + 3)), (4, 0), "around the end of the clock");
     }
 
-    /// Two writers of one way, caught between any of their stores: every mixture of their fields.
+    /// Two writers of one way, caught between any of their stores: every mixture of their fields, of flows whose prints differ in
+    /// the word, in the check, in both.
     #[test]
     fn a_torn_entry_is_nobody_elses() {
         let tag = |print: u64| Tag { one: 0, two: 0, print: print | 1 << 63 };
-        let (a, b) = ((tag(0x1234_5678), 7_u16), (tag(0x1234_5679), 8_u16));
-        for torn in 0..8 {
-            let set = FlowSet::default();
-            let of = |bit: u32| if torn >> bit & 1 == 0 { a } else { b };
-            let ((x, x_real), (_, real)) = (of(0), of(1));
-            set.x[2].set(x.print ^ u64::from(x_real));
-            set.real[2].set(real);
-            set.stamp[2].set(of(2).1);
-            for (tag, own) in [a, b] {
-                let found = set.get(&tag, 100, 0).real();
-                assert!(found == 0 || found == u32::from(own), "mixture {torn}: {own} was given {found:?}");
-                let whole = (x, real) == (tag, own);
-                assert_eq!(found != 0, whole, "mixture {torn}");
+        for other in [0x1234_5678 ^ 1 << 20, 0x1234_5679, 0x9876_4321] {
+            let (a, b) = ((tag(0x1234_5678), 0xf_fff7_u32), (tag(other), 8_u32));
+            for torn in 0..8 {
+                let set = FlowSet::default();
+                let of = |bit: u32| if torn >> bit & 1 == 0 { a } else { b };
+                let ((x, real), (check, _)) = (of(0), of(1));
+                set.x[2].set(word(&x, real));
+                set.check[2].set(check.print as u16);
+                set.stamp[2].set(of(2).1 as u16);
+                for (tag, own) in [a, b] {
+                    let found = set.get(&tag, 100, 0).real();
+                    let is_in = |bits: u64, other: &Tag| (other.print ^ tag.print) & bits == 0;
+                    assert_eq!(found, if is_in(PRINT, &x) && is_in(CHECK, &check) { real } else { 0 }, "{torn} of {other:#x}");
+                    assert!(found == 0 || found == own || is_in(PRINT, &x), "{torn} of {other:#x}: {own} was given {found}");
+                    if x == check {
+                        assert_eq!(found, if x == tag { own } else { 0 }, "{torn} of {other:#x}");
+                    }
+                }
             }
         }
+    }
+
+    /// The whole range of ids, in every way, and what is known of an entry again.
+    #[test]
+    fn ids_and_prints_come_back() {
+        let set = FlowSet::default();
+        let flow =
+            |way: u32| (Tag { one: 0, two: 0, print: 1 << 63 | u64::from(way + 1) << 20 | 0xfeed }, (1 << REAL_BITS) - 1 - way);
+        for way in 0..WAYS as u32 {
+            let (tag, real) = flow(way);
+            set.write(way, &tag, real, 7);
+            let hit = set.get(&tag, 7, 0);
+            assert_eq!((hit.real(), hit.way()), (real, way));
+            assert_eq!(set.peek(&tag), hit);
+            assert_eq!(set.get(&Tag { print: tag.print ^ 1, ..tag }, 7, 0), Hit::NONE, "the check is compared");
+            assert_eq!(set.get(&Tag { print: tag.print ^ 1 << 40, ..tag }, 7, 0), Hit::NONE, "and the word");
+        }
+        let entries: Vec<_> = set.entries().map(|(way, print, real, ..)| (way as u32, print, real)).collect();
+        assert_eq!(entries, [0, 1, 2, 3, 4].map(|way| (way, flow(way).0.print, flow(way).1)));
+        assert_eq!(set.forget(|real| real == flow(3).1), 1);
+        assert_eq!(set.entries().count(), WAYS - 1);
     }
 }

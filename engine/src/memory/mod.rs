@@ -17,7 +17,7 @@ pub mod shared;
 pub mod trace;
 pub mod vips;
 
-pub use counters::{Line, SeatCounter, VipCounter};
+pub use counters::{Line, RealLine, SeatCounter, VipCounter};
 pub use flows::{FlowSet, HashLine, Tag};
 pub use ids::{IdKey, IdLine};
 pub use nats::{Answer, Nat, NatRules};
@@ -100,8 +100,12 @@ pub trait Memory {
     fn longest(&self, root: &Root, space: Space, tag: u32, addr: Addr) -> u32 {
         prefixes::find(self, root, space, tag, addr)
     }
-    /// Line `index` of this core's own block of counters ([`counters`]).
+    /// Line `index` of this core's own [`Block`](counters::Block) of counters.
     fn count(&self, index: u32) -> Option<&Line>;
+    /// This core's counters of a VIP.
+    fn vip_count(&self, vip: u32) -> Option<&Line>;
+    /// This core's counters of a real.
+    fn real_count(&self, real: u32) -> Option<&RealLine>;
     /// The coarse clock in ticks of 64 jiffies, modulo 2^26: the same in both seats, but for a tick or so.
     fn now(&self) -> u32;
     /// Asks for a flow set to be near soon; the kernel cannot.

@@ -14,6 +14,7 @@
 //! dies between claim and fill leaves its claim behind, which the control plane takes off ([`Nat::release`]).
 
 use super::Addr;
+use super::flows::REAL_BITS;
 use super::shared::{S32, S64, in_order};
 
 /// Addresses that clients' are replaced by, of both families together.
@@ -47,6 +48,9 @@ const GENERATION: u64 = 1;
 const CLIENT_V6: u64 = 1 << 32;
 const TCP: u64 = 1 << 33;
 const SOURCE_SHIFT: u32 = 40;
+const VIP_SHIFT: u32 = 48;
+/// Where the real is.
+const REAL: u64 = (1 << REAL_BITS) - 1;
 
 /// What the NAT does, in the root.
 #[repr(C)]
@@ -136,7 +140,7 @@ pub struct Nat {
     /// Client's port, VIP's port, real's port, port towards the real: each as on the wire, the first one lowest. The lower
     /// half is what a client's packet has for ports, the upper half what a reply has.
     ports: S64,
-    /// `source plus one << 40 | flags | VIP << 16 | real`
+    /// `VIP << 48 | source plus one << 40 | flags | real`
     who: S64,
     /// `cores that claim it << 48 | generation`
     lock: S64,
@@ -168,7 +172,7 @@ impl Found {
     /// The real's id.
     #[inline(always)]
     pub fn real(&self) -> u32 {
-        self.who as u16 as u32
+        (self.who & REAL) as u32
     }
     /// The client's address is IPv6, and the VIP's.
     #[inline(always)]
@@ -262,7 +266,7 @@ impl Nat {
     /// Its real's id.
     #[inline(always)]
     pub fn real(&self) -> u32 {
-        self.who.get() as u16 as u32
+        (self.who.get() & REAL) as u32
     }
 
     /// Changes with every connection that is here, and is different while one is being written.
@@ -342,8 +346,7 @@ impl Nat {
         d.set(address_low);
         self.ports.set(opening.ports);
         let flags = if opening.client_v6 { CLIENT_V6 } else { 0 } | if opening.tcp { TCP } else { 0 };
-        let who =
-            (opening.source as u64) << SOURCE_SHIFT | flags | ((vip & 0xffff) as u64) << 16 | (opening.real & 0xffff) as u64;
+        let who = (vip as u64) << VIP_SHIFT | (opening.source as u64) << SOURCE_SHIFT | flags | opening.real as u64 & REAL;
         self.who.set(who);
         self.back.set(0);
         self.life.publish((now as u64) << TICK_SHIFT | LIVE | if opening.tcp { 0 } else { UDP });

@@ -3,10 +3,11 @@
 //! An entry's address never changes while a ring or a flow names it; its next hop may, by one store.
 
 use super::Addr;
+use super::flows::REAL_BITS;
 use super::shared::S64;
 
-/// Reals at most, id 0 (nobody) included.
-pub const MAX_REALS: u32 = 16_384;
+/// Reals at most, however large the tables are, id 0 (nobody) included: what an entry of the flow table has room for.
+pub const MAX_REALS: u32 = 1 << REAL_BITS;
 
 const MAC: u64 = (1 << 48) - 1;
 /// There is a real here.

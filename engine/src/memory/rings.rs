@@ -1,11 +1,17 @@
 //! The Maglev rings: lines of 32 slots, a VIP's ring in consecutive lines. Line 0 stays zero: the ring of those who have none.
+//!
+//! A slot does not hold a real's id but its number among the VIP's, which [`Vip::first`](super::Vip::first) makes the id of: VIPs that
+//! have the same reals, under ids of their own, share one ring.
 
 use super::shared::S16;
 
 /// Slots of one line.
 pub const SLOTS_PER_LINE: u32 = 32;
 
-/// 32 slots, each a real's id; 64 bytes.
+/// Numbers of a VIP's reals at most, from 1 on.
+pub const MOST: u32 = u16::MAX as u32;
+
+/// 32 slots, each a real's number among its VIP's; 64 bytes.
 #[repr(C, align(64))]
 #[cfg_attr(not(target_arch = "bpf"), derive(Default, Debug))]
 pub struct RingLine {
@@ -15,7 +21,7 @@ pub struct RingLine {
 const _: () = assert!(size_of::<RingLine>() == 64);
 
 impl RingLine {
-    /// The real in `slot` (modulo 32); 0: nobody.
+    /// The number of the real in `slot` (modulo 32); 0: nobody.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "the mask bounds it")]
     pub fn get(&self, slot: u32) -> u32 {
@@ -31,10 +37,10 @@ pub fn slot_of(hash: u32, len: u32) -> u32 {
 
 #[cfg(not(target_arch = "bpf"))]
 impl RingLine {
-    /// Writes up to 32 ids from the line's start; what is left over becomes 0.
-    pub fn fill(&self, ids: &[u16]) {
+    /// Writes up to 32 numbers from the line's start; what is left over becomes 0.
+    pub fn fill(&self, numbers: &[u16]) {
         for (i, slot) in self.slot.iter().enumerate() {
-            slot.set(ids.get(i).copied().unwrap_or(0));
+            slot.set(numbers.get(i).copied().unwrap_or(0));
         }
     }
 

@@ -8,10 +8,8 @@ use super::{Addr, Memory, Root};
 
 /// Slots looked at for one key.
 pub const PROBES: u32 = 4;
-/// VIPs at most; their ids are below it.
-pub const MAX_VIPS: u32 = 512;
-/// Slots of one half of the table: a fifth full with all VIPs, and an entry for each of their addresses and those of tunnels.
-pub const SLOTS: u32 = 8192;
+/// VIPs at most, however large the tables are; their ids are below it.
+pub const MAX_VIPS: u32 = 1 << 16;
 
 /// VIP flag: the source port takes no part in anything.
 pub const NO_SOURCE_PORT: u32 = 1;
@@ -132,6 +130,8 @@ pub struct Vip {
     pub ring: u32,
     /// Slots of its ring.
     pub ring_len: u32,
+    /// What the numbers in its ring are counted from: the id of a real is the sum of this and its number.
+    pub first: u32,
 }
 
 impl Vip {
@@ -157,7 +157,9 @@ pub struct VipSlot {
     what: S64,
     /// `ring_len << 32 | ring`
     ring: S64,
-    spare: [S64; 3],
+    /// What the ring's numbers are counted from. It never changes while the VIP is here: so it need not be of one store with the ring.
+    first: S64,
+    spare: [S64; 2],
 }
 
 const _: () = assert!(size_of::<VipSlot>() == 64);
@@ -177,8 +179,8 @@ impl VipSlot {
 
     #[inline(always)]
     fn read(&self) -> Vip {
-        let (what, ring) = (self.what.get(), self.ring.get());
-        Vip { id: what as u32, flags: (what >> 32) as u32, ring: ring as u32, ring_len: (ring >> 32) as u32 }
+        let (what, ring, first) = (self.what.get(), self.ring.get(), self.first.get());
+        Vip { id: what as u32, flags: (what >> 32) as u32, ring: ring as u32, ring_len: (ring >> 32) as u32, first: first as u32 }
     }
 }
 
@@ -214,6 +216,7 @@ impl VipSlot {
         a.set(x);
         b.set(y);
         self.set_what(vip);
+        self.first.set(vip.first.into());
         self.set_ring(vip.ring, vip.ring_len);
         self.word.publish(key.word);
     }

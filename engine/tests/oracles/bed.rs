@@ -6,15 +6,15 @@ use std::ops::Range;
 
 use etherparse::{PacketBuilder, TcpHeader};
 use tandem_engine::maglev::{Endpoint, Recipe, Weighting, fill};
-use tandem_engine::memory::counters::BLOCK;
+use tandem_engine::memory::counters::Extent;
 use tandem_engine::memory::nats::ANSWERS;
 use tandem_engine::memory::prefixes::SPACES;
 use tandem_engine::memory::reals::{Method, Out, Way};
 use tandem_engine::memory::rings::SLOTS_PER_LINE;
 use tandem_engine::memory::root::LAYOUT;
-use tandem_engine::memory::vips::{PROBES, SLOTS};
+use tandem_engine::memory::vips::PROBES;
 use tandem_engine::memory::{
-    Answer, FlowSet, IdLine, Line, Memory, Nat, PrefixSlot, Real, RingLine, Root, Trace, Tree, Vip, VipKey, VipSlot,
+    Answer, FlowSet, IdLine, Line, Memory, Nat, PrefixSlot, Real, RealLine, RingLine, Root, Trace, Tree, Vip, VipKey, VipSlot,
 };
 use tandem_engine::wire::mac_word;
 use tandem_engine::{Addr, NO_VIP, Packet, Verdict};
@@ -22,6 +22,11 @@ use tandem_engine::{Addr, NO_VIP, Packet, Verdict};
 /// The next hop of every real, and the balancer itself.
 pub const HOP_MAC: [u8; 6] = [0, 0, 0xde, 0xad, 0xbe, 0xaf];
 pub const LOCAL_MAC: [u8; 6] = [0, 0xff, 0xde, 0xad, 0xbe, 0xaf];
+
+/// Slots of a half of the VIP table.
+const SLOTS: u32 = 64;
+/// VIPs and reals that there are counters for.
+const EXTENT: Extent = Extent { vips: 16, reals: 64 };
 
 /// Bytes in front of a frame: more than any outer header has.
 const HEADROOM: usize = 128;
@@ -54,9 +59,9 @@ impl Bed {
             root: Root::default(),
             vips: table(2 * SLOTS),
             rings: table(1 + RingLine::lines(ring)),
-            reals: table(64),
+            reals: table(EXTENT.reals),
             flows: table(sets),
-            counts: table(BLOCK),
+            counts: table(EXTENT.lines()),
             ids: table(1),
             prefixes: table(4),
             trees: table(2 * SPACES),
@@ -84,7 +89,7 @@ impl Bed {
 
     /// Adds a VIP whose ring, if it is given one, starts at line 1.
     pub fn vip(&self, id: u32, address: IpAddr, port: u16, protocol: u8, flags: u32, ring: u32) {
-        self.entry(VipKey::new(words(address), port.to_be(), protocol), Vip { id, flags, ring: 1, ring_len: ring });
+        self.entry(VipKey::new(words(address), port.to_be(), protocol), Vip { id, flags, ring: 1, ring_len: ring, first: 0 });
     }
 
     /// Puts an entry into the VIP table.
@@ -112,7 +117,7 @@ impl Bed {
 impl Bed {
     /// Adds what is known of an address.
     pub fn address(&self, address: IpAddr, flags: u32) {
-        let (key, vip) = (VipKey::address(words(address)), Vip { id: NO_VIP, flags, ring: 0, ring_len: 0 });
+        let (key, vip) = (VipKey::address(words(address)), Vip { id: NO_VIP, flags, ..Vip::default() });
         let slot = (0..PROBES).map(|probe| &self.vips[key.slot(0, 1, SLOTS - 1, probe) as usize]).find(|slot| slot.is_empty());
         slot.expect("a handful of addresses fits").fill(&key, vip);
     }
@@ -168,6 +173,13 @@ impl Memory for Bed {
     }
     fn count(&self, index: u32) -> Option<&Line> {
         self.counts.get(index as usize)
+    }
+    fn vip_count(&self, vip: u32) -> Option<&Line> {
+        self.count(EXTENT.vip(vip))
+    }
+    fn real_count(&self, real: u32) -> Option<&RealLine> {
+        let (line, second) = EXTENT.real(real);
+        self.count(line)?.real(second)
     }
     fn now(&self) -> u32 {
         self.now.get()

@@ -192,8 +192,7 @@ fn ring_choice_of(tuple: &Tuple, protocol: u8, ring: &[u16]) -> u32 {
 
 fn assert_same_contents(bed: &Bed, model: &Model) {
     for (set, (ours, theirs)) in bed.flows.iter().zip(&model.sets).enumerate() {
-        let ours: Vec<_> =
-            ours.entries().map(|(way, _, real, held, tick)| (way, u32::from(real), held, u32::from(tick))).collect();
+        let ours: Vec<_> = ours.entries().map(|(way, _, real, held, tick)| (way, real, held, u32::from(tick))).collect();
         let theirs = theirs.iter().enumerate().filter_map(|(way, entry)| Some((way, entry.as_ref()?)));
         let theirs: Vec<_> = theirs.map(|(way, e)| (way, e.real, e.held, e.tick % (1 << 15))).collect();
         assert_eq!(ours, theirs, "set {set}");

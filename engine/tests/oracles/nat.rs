@@ -41,7 +41,7 @@ pub fn bed(client_v6: bool, real_v6: bool, sources: bool, ports: u32) -> Bed {
     for (id, protocol) in [(0, 6), (1, 17)] {
         bed.vip(id, vip(client_v6), VIP_PORT, protocol, flags, RING);
     }
-    bed.entry(VipKey::address(words(vip(client_v6))), Vip { id: u32::MAX, flags: HAS_VIPS, ring: 0, ring_len: 0 });
+    bed.entry(VipKey::address(words(vip(client_v6))), Vip { id: u32::MAX, flags: HAS_VIPS, ..Vip::default() });
     bed.reals(RING, &[(real(real_v6), 1)]);
     bed.way(1, &Way { ports: [REAL_PORT, 0], ..Way::by(Method::Nat) });
     let rules = &bed.root.nat;
@@ -55,7 +55,7 @@ pub fn bed(client_v6: bool, real_v6: bool, sources: bool, ports: u32) -> Bed {
         for (index, v6) in [false, true].into_iter().enumerate() {
             let address = words(source(v6));
             rules.sources[index].iter().zip(address).for_each(|(cell, word)| cell.set(word));
-            bed.entry(VipKey::address(address), Vip { id: u32::MAX, flags: NAT_SOURCE, ring: index as u32, ring_len: 0 });
+            bed.entry(VipKey::address(address), Vip { id: u32::MAX, flags: NAT_SOURCE, ring: index as u32, ..Vip::default() });
         }
     }
     bed.nats = (0..KEPT + 4 * ports).map(|_| Default::default()).collect();

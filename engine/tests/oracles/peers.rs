@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use tandem_engine::memory::Memory as _;
-use tandem_engine::memory::counters::{RealCounter, real_at};
+use tandem_engine::memory::counters::RealCounter;
 use tandem_engine::memory::features::TOO_BIG;
 use tandem_engine::memory::reals::{Method, Way};
 use tandem_engine::strip::{Outcome, Tunnels, decapsulate};
@@ -212,10 +212,7 @@ fn x9_a_reset_is_looked_up_and_never_entered() {
 #[test]
 fn what_refuses_a_reals_packets_is_counted_for_it() {
     let bed = plain_bed(V4);
-    let refused = || {
-        let (line, first) = real_at(1);
-        bed.count(line).expect("a line").get(first + RealCounter::Refused as usize)
-    };
+    let refused = || bed.real_count(1).expect("a line")[RealCounter::Refused as usize].get();
     let answered = tuple(V4).tcp(64, false, false, b"x");
     assert_eq!((sent(&bed, &answered).0.reason(), refused()), (Reason::Forwarded, 0));
     let _ = sent(&bed, &tuple(V4).tcp(64, false, true, b""));

@@ -64,7 +64,7 @@ pub static HEALTH_ENCAP: Section = Section {
 pub static VIP: Section = Section {
     name: "vip",
     repeated: true,
-    meaning: "A virtual service; at most 512, distinct in address, port and protocol. For a packet are looked for, in this order: \
+    meaning: "A virtual service; at most 65,536, distinct in address, port and protocol. For a packet are looked for, in this order: \
               its address and port, the longest prefix with its port, its address with port 0, the longest prefix with port 0.",
     since: NOW,
     keys: &[
@@ -144,7 +144,7 @@ pub static VIP: Section = Section {
 pub static REAL: Section = Section {
     name: "vip.real",
     repeated: true,
-    meaning: "A server of the VIP above it; at most 4,095 distinct addresses over all VIPs and everything else that names \
+    meaning: "A server of the VIP above it; at most 131,071 distinct addresses over all VIPs and everything else that names \
               reals, each once in a VIP.",
     since: NOW,
     keys: &[

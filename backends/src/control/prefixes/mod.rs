@@ -26,13 +26,13 @@ pub fn slots(plan: &Plan) -> u32 {
 }
 
 /// The prefixes of a plan; `real` gives the id of a real that belongs to no VIP.
-pub fn spaces(plan: &Plan, real: impl Fn(IpAddr) -> Option<u16>) -> Spaces {
+pub fn spaces(plan: &Plan, real: impl Fn(IpAddr) -> Option<u32>) -> Spaces {
     let mut spaces = Spaces::default();
     let [source_v4, source_v6, vip_v4, vip_v6] = &mut spaces;
     for (prefix, address) in &plan.source_routes {
         let Some(id) = real(*address) else { continue };
         let space = if prefix.network().is_ipv4() { &mut *source_v4 } else { &mut *source_v6 };
-        space.push(entry(0, prefix, u32::from(id)));
+        space.push(entry(0, prefix, id));
     }
     for vip in &plan.vips {
         let Some(prefix) = vip.prefix() else { continue };
