@@ -14,6 +14,8 @@ const SLOTS: usize = 65_537;
 const REALS: u16 = 1000;
 /// What the least time to build a ring may be.
 const LIMIT: Duration = Duration::from_millis(3);
+/// What the least time to publish one may be: written beside the one in force, and one store.
+const PUBLISHED: Duration = Duration::from_micros(100);
 
 fn endpoints() -> Vec<Endpoint> {
     let real =
@@ -49,6 +51,20 @@ fn target(_: &mut Criterion) {
     }
     let met = series.min() <= LIMIT.as_nanos() as f64;
     println!("{SLOTS} slots for {REALS} reals: {:.2} ms at least; at most {LIMIT:?}: {}", series.min() / 1e6, verdict(met));
+    let (mut series, vip) = (Series::default(), VipSlot::default());
+    let need = RingLine::lines(SLOTS as u32);
+    let lines: Vec<RingLine> = (0..2 * need).map(|_| RingLine::default()).collect();
+    for round in 0..if is_measurement() { 500 } else { 1 } {
+        let first = round % 2 * need;
+        let before = thread_time();
+        for (line, numbers) in lines.iter().skip(first as usize).zip(slots.chunks(SLOTS_PER_LINE as usize)) {
+            line.fill(numbers);
+        }
+        black_box(&vip).set_ring(first, SLOTS as u32);
+        series.add(thread_time() - before, 1);
+    }
+    let met = series.min() <= PUBLISHED.as_nanos() as f64;
+    println!("published: {:.3} ms at least; at most {PUBLISHED:?}: {}", series.min() / 1e6, verdict(met));
 }
 
 criterion_group! {

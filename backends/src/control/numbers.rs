@@ -1,6 +1,8 @@
 //! The ids of reals. A VIP's lie together, behind its [`first`](tandem_engine::memory::Vip::first), so that VIPs that were given the
 //! same reals have the same numbers for them, and one ring; with room to grow, so that this stays so.
 
+use std::collections::BTreeMap;
+
 use hashbrown::HashMap;
 use tandem_engine::memory::counters::Extent;
 use tandem_engine::memory::reals::MAX_REALS;
@@ -38,7 +40,7 @@ pub fn extent(plan: &Plan) -> Extent {
 pub(super) struct Numbers {
     free: Runs,
     /// By the VIP's id.
-    own: HashMap<u32, Own>,
+    own: BTreeMap<u32, Own>,
 }
 
 /// Of a VIP.
@@ -81,25 +83,29 @@ impl Numbers {
         u16::try_from(id.checked_sub(self.first(vip))?).ok().filter(|number| *number != 0)
     }
 
-    /// Room for a new VIP with so many reals; where it all is taken, it shares what is left.
+    /// Room for a new VIP with so many reals; where it all is taken, it is left what the others have to grow.
     pub fn open(&mut self, vip: u32, reals: usize) {
         let whole = [room(reals), reals as u32].into_iter().find_map(|len| Some((self.free.take(len)?, len)));
         let own = match whole {
             Some((at, len)) => Own { first: at - 1, spare: Runs::of(at..at + len) },
-            None => Own { first: self.free.lowest().map_or(0, |lowest| lowest - 1), spare: Runs::default() },
+            None => {
+                let spare = self.own.values().map(|own| &own.spare).chain([&self.free]);
+                let first = spare.filter_map(Runs::lowest).min().map_or(0, |lowest| lowest - 1);
+                Own { first, spare: Runs::default() }
+            }
         };
         self.own.insert(vip, own);
     }
 
-    /// An id for a real of a VIP, or of none.
+    /// An id for a real of a VIP, or of none: one that is kept for it, else one that is free, else what another VIP has to grow.
     pub fn take(&mut self, owner: Option<u32>) -> Option<u32> {
-        match owner.and_then(|vip| self.own.get_mut(&vip)) {
-            Some(own) => {
-                let behind = own.first + 1..own.first.saturating_add(1 + MOST);
-                own.spare.take(1).or_else(|| self.free.take_within(behind))
-            }
-            None => self.free.take(1),
+        let (mut behind, mut spare) = (1..MAX_REALS, None);
+        if let Some(own) = owner.and_then(|vip| self.own.get_mut(&vip)) {
+            behind = own.first + 1..own.first.saturating_add(1 + MOST);
+            spare = own.spare.take(1);
         }
+        let free = spare.or_else(|| self.free.take_within(behind.clone()));
+        free.or_else(|| self.own.values_mut().find_map(|own| own.spare.take_within(behind.clone())))
     }
 
     /// An id that is nobody's any more; its VIP keeps it.

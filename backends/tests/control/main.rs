@@ -3,3 +3,4 @@
 mod counters;
 mod plans;
 mod prefixes;
+mod scale;
