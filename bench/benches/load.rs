@@ -67,12 +67,7 @@ fn measure(vips: u32, ring_size: u32, shared: bool, limit: Duration) -> Result<(
         let changes = apply(&mut control, &plan)?;
         changed = changed.min(start.elapsed());
         ensure!(changes == Changes { reals_added: 1, reals_removed: 1, rings: 1, ..Changes::default() }, "{changes:?}");
-        let by_table = sizes.by_table().map(|(name, bytes)| format!("{name} {:.1}", bytes as f64 / f64::from(1 << 20)));
-        printed = format!(
-            "{rings} rings for {users} VIPs; {:.0} MiB with counters of 8 cores: {}",
-            sizes.bytes() as f64 / f64::from(1 << 20),
-            by_table.join(", ")
-        );
+        printed = format!("{rings} rings for {users} VIPs; with counters of 8 cores {}", sizes.in_words());
     }
     let seconds = |time: Duration| time.as_secs_f64();
     println!(

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use tandem_backends::config;
+use tandem_backends::memory::Sizes;
 
 use crate::Failure;
 
@@ -24,5 +25,8 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
     }
     let reals: usize = loaded.plan.vips.iter().map(|vip| vip.reals.len()).sum();
     println!("{}: good: {} VIPs, {reals} reals", args.config.display(), loaded.plan.vips.len());
+    // As `run` makes them: counters for each CPU, and for as many workers.
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u32;
+    println!("memory of its tables with {cores} CPUs: {}", Sizes::for_plan(&loaded.plan, 2 * cores).in_words());
     Ok(())
 }

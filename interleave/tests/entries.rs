@@ -40,7 +40,7 @@ impl Way for FlowSet {
     }
 }
 
-/// What the flow table would be if its entries held print and real as they are.
+/// What the flow table would be if its entries held print and real in two words.
 #[derive(Default)]
 struct Plainly {
     print: S64,
@@ -85,8 +85,8 @@ fn a_torn_flow_entry_is_nobodys() {
 }
 
 #[test]
-fn without_the_exclusive_or_a_torn_entry_is_somebodys() {
-    fails("a flow entry without the exclusive or", 20_000, "torn: flow 1", torn::<Plainly>);
+fn in_two_words_a_torn_entry_is_somebodys() {
+    fails("a flow entry in two words", 20_000, "torn: flow 1", torn::<Plainly>);
 }
 
 /// What a core does with packets of some flows: looks for each, and enters it if it is not there.

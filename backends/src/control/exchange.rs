@@ -15,13 +15,13 @@ use tandem_engine::memory::{HashLine, Tag, Vip};
 use super::apply::Control;
 use super::{fnv, key_name, vip_table, words_addr};
 
-/// The version of a [`FlowExport`].
-pub const FLOWS_VERSION: u32 = 1;
+/// The version of a [`FlowExport`]. Version 1 had four more bits of each print, which are not looked at any more.
+pub const FLOWS_VERSION: u32 = 2;
 
 /// Flows of a balancer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FlowExport {
-    /// [`FLOWS_VERSION`].
+    /// [`FLOWS_VERSION`], or one before it.
     pub version: u32,
     /// A fingerprint of the key that prints are made with.
     pub key: u64,
@@ -108,7 +108,7 @@ pub struct Imported {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ImportError {
     /// Another version.
-    #[error("the flows are of version {found}, this balancer reads version {FLOWS_VERSION}; export them with the same version")]
+    #[error("the flows are of version {found}, this balancer reads versions up to {FLOWS_VERSION}; export them with its version")]
     Version {
         /// Found.
         found: u32,
@@ -170,7 +170,7 @@ impl Control {
     /// # Errors
     /// [`ImportError`]: nothing was entered.
     pub fn import_flows(&self, import: &FlowExport, now: u32, tick_ms: u32) -> Result<Imported, ImportError> {
-        if import.version != FLOWS_VERSION {
+        if !(1..=FLOWS_VERSION).contains(&import.version) {
             return Err(ImportError::Version { found: import.version });
         }
         let here = self.key_print();

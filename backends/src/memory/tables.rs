@@ -72,6 +72,16 @@ impl Sizes {
         self.by_table().iter().map(|(_, bytes)| bytes).sum()
     }
 
+    /// In words: MiB in all, and of each table that has a tenth of one, the largest first.
+    pub fn in_words(&self) -> String {
+        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+        let mut tables = self.by_table();
+        tables.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        let named = tables.iter().filter(|(_, bytes)| mib(*bytes) >= 0.1);
+        let named: Vec<String> = named.map(|(name, bytes)| format!("{name} {:.1}", mib(*bytes))).collect();
+        format!("{:.1} MiB: {}", mib(self.bytes()), named.join(", "))
+    }
+
     /// Bytes of each table.
     pub fn by_table(&self) -> [(&'static str, usize); 12] {
         fn of<T>(len: u32) -> usize {

@@ -13,7 +13,7 @@ use super::protocol::Refusal;
 use super::supplied::facts;
 use crate::afxdp::Seat;
 use crate::config::{self, Plan};
-use crate::control::{Changes, Grace, KernelGrace, features};
+use crate::control::{Changes, Control, Grace, KernelGrace, features};
 
 /// What only a start can change, by the names of its keys.
 fn fixed(old: &Plan, new: &Plan) -> Vec<&'static str> {
@@ -31,7 +31,7 @@ fn fixed(old: &Plan, new: &Plan) -> Vec<&'static str> {
 }
 
 /// Says what came into force.
-pub(super) fn tell_of(interface: &str, plan: &Plan, changes: &Changes) {
+pub(super) fn tell_of(interface: &str, plan: &Plan, control: &Control, changes: &Changes) {
     tracing::info!(
         interface,
         vips = plan.vips.len(),
@@ -40,6 +40,7 @@ pub(super) fn tell_of(interface: &str, plan: &Plan, changes: &Changes) {
         reals_added = changes.reals_added,
         reals_removed = changes.reals_removed,
         rings = changes.rings,
+        rings_in_force = control.rings_shared().0,
         flows_forgotten = changes.flows_forgotten,
         "configuration in force"
     );
@@ -105,7 +106,7 @@ impl Running {
         if probes || had_probes {
             self.start_probes()?;
         }
-        tell_of(&self.interface.name, &self.plan, &changes);
+        tell_of(&self.interface.name, &self.plan, &self.control, &changes);
         if other_mode {
             self.choose_mode()?;
         }

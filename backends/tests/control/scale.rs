@@ -96,13 +96,11 @@ fn load(ring_size: u32, count: u32, distinct: u32) {
     let applied = start.elapsed();
     assert_eq!((changes.vips_added, changes.reals_added, changes.rings), (count, 10 * count, count));
     assert_eq!(control.rings_shared(), (distinct as usize, count));
-    let memory: Vec<String> =
-        sizes.by_table().iter().map(|(name, bytes)| format!("{name} {:.1}", *bytes as f64 / f64::from(1 << 20))).collect();
     println!(
-        "{count} VIPs of 10 reals, {ring_size} slots: {distinct} rings; read in {:.2} s, with its tables written {:.2} s; MiB: {}",
+        "{count} VIPs of 10 reals, {ring_size} slots: {distinct} rings; read in {:.2} s, with its tables written {:.2} s; {}",
         parsed.as_secs_f64(),
         applied.as_secs_f64(),
-        memory.join(", ")
+        sizes.in_words()
     );
     let before = check(&control, &plan);
     let entries_before = entries(&tables);
