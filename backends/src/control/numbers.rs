@@ -25,14 +25,13 @@ fn room(reals: usize) -> u32 {
 
 /// VIPs and reals that a plan needs room for: its own, and a quarter of them to grow.
 pub fn extent(plan: &Plan) -> Extent {
-    let unowned = super::reals::unowned(plan).len() as u64;
-    let reals = 1 + unowned + plan.vips.iter().map(|vip| u64::from(room(plan.kept(vip).count()))).sum::<u64>();
-    let with_room = |needed: u64, least: u32, most: u32| {
-        let grown = if needed <= u64::from(least) { needed } else { needed + needed / 4 };
-        grown.next_power_of_two().clamp(least.into(), most.into()) as u32
-    };
-    let vips = with_room(plan.vips.len() as u64, LEAST.vips, MAX_VIPS);
-    Extent { vips, reals: with_room(reals, LEAST.reals, MAX_REALS) }
+    let vips = plan.vips.len() as u64;
+    let of_vips: u64 = plan.vips.iter().map(|vip| u64::from(room(plan.kept(vip).count()))).sum();
+    let reals = 1 + super::reals::unowned(plan).len() as u64 + of_vips;
+    let size = |needed: u64, least: u32, most: u32| needed.next_power_of_two().clamp(least.into(), most.into()) as u32;
+    // The least is room enough.
+    let vips = if vips <= u64::from(LEAST.vips) { vips } else { vips + vips / 4 };
+    Extent { vips: size(vips, LEAST.vips, MAX_VIPS), reals: size(reals, LEAST.reals, MAX_REALS) }
 }
 
 /// The ids that no real has.

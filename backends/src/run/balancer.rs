@@ -191,7 +191,11 @@ impl Running {
         balancer.tables().root().beat(balancer.clock().tick());
         let changes = control.apply(plan, &facts, &KernelGrace)?;
         tell_of(&interface.name, plan, &control, &changes);
-        log::info!("{}: memory of the tables for {found} CPUs and workers: {}", interface.name, balancer.tables().sizes().in_words());
+        log::info!(
+            "{}: memory of the tables for {found} CPUs and workers: {}",
+            interface.name,
+            balancer.tables().sizes().in_words()
+        );
         interfaces.iter().for_each(|interface| warn_of_narrow_ways(plan, interface, balancer.tables()));
         if plan.profile == Profile::Standard {
             warn_of_strange_sources(plan, [facts.source_v4.map(Into::into), facts.source_v6.map(Into::into)], &netlink);

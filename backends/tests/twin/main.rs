@@ -5,6 +5,7 @@
 //! `TANDEM_FRAMES=N` any number, and a fifth of it in each profile.
 
 mod frames;
+mod many;
 mod nat;
 mod oracle;
 mod plans;
