@@ -2,14 +2,15 @@
 
 use crate::capture;
 use crate::frame::Frame;
-use crate::tables::{DEVICES, Kernel, XSKS, again, flow, lane};
+use crate::tables::{DEVICES, EVERYTHING, Kernel, XSKS, again, flow, lane, plain_kernel};
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use tandem_engine::memory::counters::{SeatCounter, count_seat};
 use tandem_engine::memory::vips::LOCAL;
 use tandem_engine::memory::{Memory, Mode, Root, features};
-use tandem_engine::{Action, Flow, Part, Reason, Verdict, account, classify, exit, finish, handover};
+use tandem_engine::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header};
+use tandem_engine::{Action, Flow, Part, Reason, Verdict, account, classify, exit, finish, handover, plain};
 
 /// The balancer.
 #[xdp]
@@ -25,12 +26,32 @@ pub fn capturing(ctx: XdpContext) -> u32 {
     balance::<true>(&ctx)
 }
 
+/// Usual frames, in mode xdp: the same steps, compiled for each family without whatever else there is, and with what is known of
+/// the frame in local variables. `None`: nothing was done, and the frame has to take the other way.
+#[inline(always)]
+fn usual(ctx: &XdpContext) -> Option<u32> {
+    let kernel = plain_kernel()?;
+    let root = kernel.root()?;
+    if root.mode.get() != Mode::Xdp as u32 {
+        return None;
+    }
+    let action = match Ethernet::view(&Frame::<0>::new(ctx.ctx), 0)?.ethertype.get() {
+        ETHERTYPE_IPV4 => plain(&mut Frame::<ETHERTYPE_IPV4>::new(ctx.ctx), &kernel, root)?,
+        ETHERTYPE_IPV6 => plain(&mut Frame::<ETHERTYPE_IPV6>::new(ctx.ctx), &kernel, root)?,
+        _ => return None,
+    };
+    Some(xdp(action))
+}
+
 #[inline(always)]
 fn balance<const CAPTURE: bool>(ctx: &XdpContext) -> u32 {
-    let Some(kernel) = Kernel::new() else { return XDP_ABORTED };
+    if !CAPTURE && let Some(action) = usual(ctx) {
+        return action;
+    }
+    let Some(kernel) = Kernel::<EVERYTHING>::new() else { return XDP_ABORTED };
     let Some(root) = kernel.root() else { return XDP_ABORTED };
     let captured = CAPTURE && capture::came(ctx);
-    let (mut frame, flow) = (Frame::new(ctx.ctx), flow());
+    let (mut frame, flow) = (Frame::<0>::new(ctx.ctx), flow());
     if kernel.has(root, features::SEVERAL) {
         flow.interface = frame.interface();
     }
@@ -60,7 +81,7 @@ fn balance<const CAPTURE: bool>(ctx: &XdpContext) -> u32 {
     if captured {
         capture::went(ctx, &verdict, 0);
     }
-    action(&verdict)
+    xdp(verdict.action())
 }
 
 /// Sends a frame on by the interface that its way has.
@@ -77,8 +98,8 @@ fn leave(kernel: &Kernel, flow: &Flow, verdict: &Verdict) -> u32 {
 }
 
 #[inline(always)]
-fn action(verdict: &Verdict) -> u32 {
-    match verdict.action() {
+fn xdp(action: Action) -> u32 {
+    match action {
         Action::Tx => XDP_TX,
         Action::Pass => XDP_PASS,
         Action::Drop => XDP_DROP,

@@ -6,15 +6,18 @@ use core::hint::black_box;
 use tandem_engine::memory::{Memory, Root};
 use tandem_engine::{Flow, Packet, Reason, Stop, answer_too_big, encap, nat, relay, vlan};
 
-use crate::tables::{Kernel, known_flow};
+use crate::tables::{EVERYTHING, Kernel, beside, known_flow};
 
 /// The frame that `ctx` describes. Positions are read anew for each window, so that none outlives a moved head; volatile, or
 /// LLVM hands them to functions as plain numbers, with which the verifier lets nobody calculate.
-pub struct Frame {
+///
+/// `PLAIN`, if not 0: only usual frames of this EtherType come this way, and what is known of one is kept in registers, not in
+/// the CPU's place.
+pub struct Frame<const PLAIN: u16 = 0> {
     ctx: *mut xdp_md,
 }
 
-impl Frame {
+impl<const PLAIN: u16> Frame<PLAIN> {
     /// The frame of a running program.
     #[inline(always)]
     pub fn new(ctx: *mut xdp_md) -> Self {
@@ -61,7 +64,14 @@ impl Frame {
     }
 }
 
-impl Packet for Frame {
+impl<const PLAIN: u16> Packet for Frame<PLAIN> {
+    const PLAIN: u16 = PLAIN;
+
+    #[inline(always)]
+    fn with<R>(&mut self, flow: &Flow, call: impl FnOnce(&mut Self, &Flow) -> R) -> R {
+        if PLAIN != 0 { call(self, beside(flow)) } else { call(self, flow) }
+    }
+
     #[inline(always)]
     fn len(&self) -> usize {
         let len = self.end() - self.start();
@@ -193,7 +203,7 @@ const NO_SUM: u64 = u64::MAX;
 #[inline(never)]
 pub unsafe extern "C" fn tandem_sum(ctx: *mut xdp_md, at: u32, len: u32) -> u64 {
     // The offset is bounded for the verifier, to what no header chain is longer than.
-    tandem_engine::checksum::of_packet(&Frame::new(ctx), (at & 0x3ff) as usize, len as usize).unwrap_or(NO_SUM)
+    tandem_engine::checksum::of_packet(&Frame::<0>::new(ctx), (at & 0x3ff) as usize, len as usize).unwrap_or(NO_SUM)
 }
 
 /// Puts the frame into a tunnel; its flow is the one that this CPU knows.
@@ -203,10 +213,10 @@ pub unsafe extern "C" fn tandem_sum(ctx: *mut xdp_md, at: u32, len: u32) -> u64 
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub unsafe extern "C" fn tandem_tunnel(ctx: *mut xdp_md, real: u32, port: u32) -> u32 {
-    let Some(kernel) = Kernel::new() else { return NO_TABLES };
+    let Some(kernel) = Kernel::<EVERYTHING>::new() else { return NO_TABLES };
     let Some(root) = kernel.root() else { return NO_TABLES };
     // SAFETY: `Frame::tunnel` gave it away.
-    encap::tunnel(&mut Frame::new(ctx), &kernel, root, unsafe { known_flow() }, real, port)
+    encap::tunnel(&mut Frame::<0>::new(ctx), &kernel, root, unsafe { known_flow() }, real, port)
 }
 
 /// Translates the frame to the other side of its NAT; its flow is the one that this CPU knows.
@@ -216,10 +226,10 @@ pub unsafe extern "C" fn tandem_tunnel(ctx: *mut xdp_md, real: u32, port: u32) -
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub unsafe extern "C" fn tandem_nat(ctx: *mut xdp_md, real: u32) -> u32 {
-    let Some(kernel) = Kernel::new() else { return NO_TABLES };
+    let Some(kernel) = Kernel::<EVERYTHING>::new() else { return NO_TABLES };
     let Some(root) = kernel.root() else { return NO_TABLES };
     // SAFETY: `Frame::nat` gave it away.
-    nat::translate(&mut Frame::new(ctx), &kernel, root, unsafe { known_flow() }, real)
+    nat::translate(&mut Frame::<0>::new(ctx), &kernel, root, unsafe { known_flow() }, real)
 }
 
 /// The same with an ICMP error.
@@ -229,10 +239,10 @@ pub unsafe extern "C" fn tandem_nat(ctx: *mut xdp_md, real: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub unsafe extern "C" fn tandem_nat_error(ctx: *mut xdp_md, real: u32) -> u32 {
-    let Some(kernel) = Kernel::new() else { return NO_TABLES };
+    let Some(kernel) = Kernel::<EVERYTHING>::new() else { return NO_TABLES };
     let Some(root) = kernel.root() else { return NO_TABLES };
     // SAFETY: `Frame::nat_error` gave it away.
-    nat::error(&mut Frame::new(ctx), &kernel, root, unsafe { known_flow() }, real)
+    nat::error(&mut Frame::<0>::new(ctx), &kernel, root, unsafe { known_flow() }, real)
 }
 
 const NO_TABLES: u32 = Stop::raw(Some(Stop::of(Reason::NoReal)));
@@ -244,7 +254,7 @@ const NO_TABLES: u32 = Stop::raw(Some(Stop::of(Reason::NoReal)));
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub unsafe extern "C" fn tandem_take_tag(ctx: *mut xdp_md) -> u32 {
-    vlan::take(&mut Frame::new(ctx))
+    vlan::take(&mut Frame::<0>::new(ctx))
 }
 
 /// Puts a VLAN tag on the frame; 0: there is no room. Global for the same reason.
@@ -254,7 +264,7 @@ pub unsafe extern "C" fn tandem_take_tag(ctx: *mut xdp_md) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub unsafe extern "C" fn tandem_put_tag(ctx: *mut xdp_md, tag: u32) -> u32 {
-    vlan::put(&mut Frame::new(ctx), tag) as u32
+    vlan::put(&mut Frame::<0>::new(ctx), tag) as u32
 }
 
 /// Answers a frame that is too large. Global for the same reason.
@@ -264,7 +274,7 @@ pub unsafe extern "C" fn tandem_put_tag(ctx: *mut xdp_md, tag: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub unsafe extern "C" fn tandem_too_big(ctx: *mut xdp_md, is_v6: u32, mtu: u32) -> u32 {
-    answer_too_big(&mut Frame::new(ctx), is_v6 != 0, mtu) as u32
+    answer_too_big(&mut Frame::<0>::new(ctx), is_v6 != 0, mtu) as u32
 }
 
 /// Relays an ICMP error about a tunnel to the client. Global for the same reason.
@@ -274,8 +284,8 @@ pub unsafe extern "C" fn tandem_too_big(ctx: *mut xdp_md, is_v6: u32, mtu: u32) 
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub unsafe extern "C" fn tandem_relay(ctx: *mut xdp_md) -> u32 {
-    match Kernel::new() {
-        Some(kernel) => relay::relay(&mut Frame::new(ctx), &kernel),
+    match Kernel::<EVERYTHING>::new() {
+        Some(kernel) => relay::relay(&mut Frame::<0>::new(ctx), &kernel),
         None => relay::NOT_OURS,
     }
 }

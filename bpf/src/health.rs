@@ -1,7 +1,7 @@
 //! Health checks: what a checker on this host sends to a VIP with a socket mark leaves towards the real of that mark.
 
 use crate::skb::Skb;
-use crate::tables::{Kernel, is_replay, trace};
+use crate::tables::{EVERYTHING, Kernel, is_replay, trace};
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
@@ -58,7 +58,7 @@ fn run(frame: &mut Skb) -> (Outcome, u32) {
     }
     // SAFETY: the value is read once, as a whole; entries are only ever written by userspace.
     let Some(&real) = (unsafe { HEALTH_MARKS.get(&mark) }) else { return (Outcome::Skipped, here) };
-    let Some(kernel) = Kernel::new() else { return (Outcome::Skipped, here) };
+    let Some(kernel) = Kernel::<EVERYTHING>::new() else { return (Outcome::Skipped, here) };
     frame.pull(HEADERS);
     let whole = frame.is_whole();
     let outcome = probe::encapsulate(frame, &kernel, real, whole, random);

@@ -16,7 +16,7 @@ use tandem_engine::memory::counters::{Block, HEAD, MAX_CPUS};
 use tandem_engine::memory::prefixes::{self, SPACES, Space};
 use tandem_engine::memory::{
     Addr, Answer, FlowSet, HashLine, IdKey, IdLine, Line, Memory, Nat, PrefixSlot, Real, RealLine, RingLine, Root, Trace, Tree,
-    VipSlot, ids, nats,
+    VipSlot, features, ids, nats,
 };
 use tandem_engine::nat::{self, Ask};
 use tandem_engine::{Entry, Flow, remember};
@@ -68,10 +68,13 @@ pub static XSKS: XskMap = XskMap::with_max_entries(INTERFACES * QUEUES, 0);
 #[map]
 static LANES: HashMap<u32, u32> = HashMap::with_max_entries(INTERFACES, 0);
 
-/// Load-time constant: not 0 for replays and tests. The clock is the root's `tick`, all is counted in block 0, and every
-/// decision is written to the trace cell. The verifier removes whatever it does not select.
+/// Load-time constant: not 0 for replays and tests. The clock is the root's `tick`, all is counted in block 0, and if it is
+/// [`TRACED`], every decision is written to the trace cell. The verifier removes whatever it does not select.
 #[unsafe(no_mangle)]
 static REPLAY: Global<u32> = Global::new(0);
+
+/// A replay that wants to know of decisions.
+const TRACED: u32 = 1;
 
 /// Load-time constant: the features that this program is loaded for.
 #[unsafe(no_mangle)]
@@ -93,7 +96,7 @@ pub fn is_replay() -> bool {
 /// Where replays want to know of decisions.
 #[inline(always)]
 pub fn trace() -> Option<&'static Trace> {
-    if is_replay() { TRACE.get(0) } else { None }
+    if REPLAY.load() == TRACED { TRACE.get(0) } else { None }
 }
 
 /// Counters of reals in a line.
@@ -119,6 +122,18 @@ fn flow_place() -> *mut Flow {
 pub unsafe fn known_flow() -> &'static Flow {
     // SAFETY: an entry of the array, in which `flow` put a flow.
     unsafe { &*flow_place() }
+}
+
+/// Puts what is known of a frame into this CPU's place.
+#[inline(always)]
+pub fn beside(flow: &Flow) -> &'static mut Flow {
+    let place = flow_place();
+    // SAFETY: the entry is this CPU's own, and programs on one CPU do not interrupt each other; who asks for it has no
+    // reference to it.
+    unsafe {
+        *place = *flow;
+        &mut *place
+    }
 }
 
 /// This CPU's place for what it knows of a frame, as new.
@@ -158,7 +173,7 @@ pub fn again(ctx: &XdpContext) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tandem_id(key: u64) -> u32 {
-    let Some(kernel) = Kernel::new() else { return 0 };
+    let Some(kernel) = Kernel::<EVERYTHING>::new() else { return 0 };
     match kernel.root() {
         Some(root) => ids::find(&kernel, root, IdKey::of_number(key)),
         None => 0,
@@ -169,7 +184,7 @@ pub extern "C" fn tandem_id(key: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tandem_longest(space: u32, tag: u32, a: u64, b: u64) -> u32 {
-    let Some(kernel) = Kernel::new() else { return 0 };
+    let Some(kernel) = Kernel::<EVERYTHING>::new() else { return 0 };
     match kernel.root() {
         Some(root) => prefixes::find(&kernel, root, Space::of_number(space), tag, [a, b]),
         None => 0,
@@ -181,7 +196,7 @@ pub extern "C" fn tandem_longest(space: u32, tag: u32, a: u64, b: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tandem_nat_place(ask: u32, real: u32) -> u32 {
-    let Some(kernel) = Kernel::new() else { return 0 };
+    let Some(kernel) = Kernel::<EVERYTHING>::new() else { return 0 };
     // SAFETY: `Kernel::nat_place` hid it.
     let flow = unsafe { known_flow() };
     match kernel.root() {
@@ -194,7 +209,7 @@ pub extern "C" fn tandem_nat_place(ask: u32, real: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tandem_remember(entry: u32, real: u32, now: u32) -> u32 {
-    let Some(kernel) = Kernel::new() else { return 0 };
+    let Some(kernel) = Kernel::<EVERYTHING>::new() else { return 0 };
     // SAFETY: `Kernel::remember` hid it.
     let flow = unsafe { known_flow() };
     if let Some(root) = kernel.root() {
@@ -210,25 +225,39 @@ pub fn cpu() -> u32 {
     unsafe { bpf_get_smp_processor_id() }
 }
 
-/// The tables as this CPU sees them. What every frame asks again and again is read once; in 64 bits, because older
-/// verifiers forget what they know of anything shorter that is kept on the stack.
-pub struct Kernel {
+/// The tables as this CPU sees them, for a program that knows the features `KNOWN`. What every frame asks again and again is
+/// read once; in 64 bits, because older verifiers forget what they know of anything shorter that is kept on the stack.
+pub struct Kernel<const KNOWN: u32 = EVERYTHING> {
     counts: &'static Block,
-    replay: u64,
     features: u64,
 }
 
-impl Kernel {
+/// What a program knows that can do everything.
+pub const EVERYTHING: u32 = features::ALL | features::KATRAN;
+
+impl<const KNOWN: u32> Kernel<KNOWN> {
+    /// Whether usual frames alone are looked at ([`tandem_engine::Packet::PLAIN`]).
+    const PLAIN: bool = KNOWN == features::PLAIN;
+
     /// This CPU's view; `None` if there is no block of counters for it.
     #[inline(always)]
     pub fn new() -> Option<Self> {
-        let replay = REPLAY.load() as u64;
-        let counts = COUNTS.get(if replay != 0 { 0 } else { cpu() })?;
-        Some(Self { counts, replay, features: FEATURES.load() as u64 })
+        let counts = COUNTS.get(if REPLAY.load() != 0 { 0 } else { cpu() })?;
+        Some(Self { counts, features: FEATURES.load() as u64 })
     }
 }
 
-impl Memory for Kernel {
+/// The view of the way of usual frames, if there are any.
+#[inline(always)]
+pub fn plain_kernel() -> Option<Kernel<{ features::PLAIN }>> {
+    const ASKED: u32 = features::PLAIN_NEVER | features::PLAIN_ALWAYS;
+    if FEATURES.load() & ASKED != features::PLAIN_ALWAYS || REPLAY.load() == TRACED {
+        return None;
+    }
+    Kernel::new()
+}
+
+impl<const KNOWN: u32> Memory for Kernel<KNOWN> {
     #[inline(always)]
     fn root(&self) -> Option<&Root> {
         ROOT.get(0)
@@ -289,18 +318,26 @@ impl Memory for Kernel {
         tandem_nat_place(ask as u32, real)
     }
     #[inline(always)]
-    fn remember(&self, _root: &Root, flow: &Flow, entry: Entry, real: u32, now: u32) {
-        black_box(core::ptr::from_ref(flow));
+    fn remember(&self, root: &Root, flow: &Flow, entry: Entry, real: u32, now: u32) {
+        if Self::PLAIN && entry == Entry::Flow {
+            // The stack has no room for the time since then: it is the same, or the next tick.
+            return remember(self, root, flow, entry, real, self.now());
+        }
+        if Self::PLAIN {
+            beside(flow);
+        } else {
+            black_box(core::ptr::from_ref(flow));
+        }
         tandem_remember(entry as u32, real, now);
     }
     #[inline(always)]
     fn has(&self, root: &Root, feature: u32) -> bool {
-        // The constant first: the verifier removes what it leaves out.
-        self.features & feature as u64 != 0 && root.features.get() & feature != 0
+        // The constants first: the compiler and the verifier remove what they leave out.
+        KNOWN & feature != 0 && (Self::PLAIN || self.features & feature as u64 != 0) && root.features.get() & feature != 0
     }
     #[inline(always)]
     fn can(&self, feature: u32) -> bool {
-        self.features & feature as u64 != 0
+        KNOWN & feature != 0 && (Self::PLAIN || self.features & feature as u64 != 0)
     }
     #[inline(always)]
     fn count(&self, index: u32) -> Option<&Line> {
@@ -321,7 +358,7 @@ impl Memory for Kernel {
     }
     #[inline(always)]
     fn now(&self) -> u32 {
-        if self.replay != 0 {
+        if REPLAY.load() != 0 {
             return ROOT.get(0).map_or(0, |root| root.tick.get());
         }
         // SAFETY: the helper only reads a counter of the kernel.
@@ -329,6 +366,6 @@ impl Memory for Kernel {
     }
     #[inline(always)]
     fn trace(&self) -> Option<&Trace> {
-        if self.replay != 0 { TRACE.get(0) } else { None }
+        if !Self::PLAIN && REPLAY.load() == TRACED { TRACE.get(0) } else { None }
     }
 }

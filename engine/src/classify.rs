@@ -6,13 +6,14 @@ use crate::hash::{self, Kind};
 use crate::memory::counters::{Event, VipCounter, add_event, count_event, count_vip};
 use crate::memory::prefixes::{Space, mask};
 use crate::memory::vips::{
-    self, BYPASS_FLOW_TABLE, DECAP, EGRESS, HAS_VIPS, HASH_DPORT_ONLY, HASH_SRC_DST_PORT, NO_SOURCE_PORT, QUIC, Vip, VipKey,
+    self, BYPASS_FLOW_TABLE, DECAP, EGRESS, HAS_VIPS, HASH_DPORT_ONLY, HASH_SRC_DST_PORT, NO_SOURCE_PORT, QUIC, SPECIAL, Vip, VipKey,
 };
 use crate::memory::{Memory, Root, features, root};
 use crate::nat::{self, Ask};
-use crate::packet::Packet;
+use crate::packet::{Packet, aside, is_plain, stop};
 use crate::parse::{Flow, Part, ethertype, is_ip, parse, parse_behind, parse_katran};
 use crate::relay;
+use crate::server_id;
 use crate::strip::{self, Looks, Tunnel, Tunnels};
 use crate::verdict::Reason::{
     BadLength, ControlLost, ControlLostDropped, DecapTtlExpired, Decapsulated, EgressDecap, Fragment, FrameTooBig, FrameTooShort,
@@ -36,7 +37,7 @@ pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, f
     match find_vip(packet, memory, root, flow) {
         // What is passed, answered or looked at again has its tag; what is dropped needs none.
         Err(stop) if memory.can(features::VLANS) && flow.vlan != 0 && stop.action() != Action::Drop => {
-            as_it_came(packet, memory, flow)?;
+            as_it_came(packet, flow)?;
             Err(stop)
         }
         other => other,
@@ -45,8 +46,8 @@ pub fn classify<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, f
 
 /// Puts the tag back that a frame came with.
 #[inline(always)]
-pub(crate) fn as_it_came<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow: &Flow) -> Result<(), Stop> {
-    if memory.can(features::VLANS) && flow.vlan != 0 && !packet.put_tag(flow.vlan) {
+pub(crate) fn as_it_came<P: Packet>(packet: &mut P, flow: &Flow) -> Result<(), Stop> {
+    if flow.vlan != 0 && !packet.put_tag(flow.vlan) {
         return Err(Stop::of(NoHeadroom));
     }
     Ok(())
@@ -55,6 +56,7 @@ pub(crate) fn as_it_came<P: Packet, M: Memory>(packet: &mut P, memory: &M, flow:
 /// Takes the tag off a frame that is no IP packet without one.
 #[inline(always)]
 fn untag<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<(), Stop> {
+    aside::<P>()?;
     if !memory.has(root, features::VLANS) {
         return Err(Stop::of(NotIp));
     }
@@ -76,13 +78,13 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
     let len = packet.len();
     flow.frame = len as u32;
     if len < Ethernet::LEN {
-        return Err(Stop::of(FrameTooShort));
+        return Err(stop::<P>(FrameTooShort));
     }
     if root.layout.get() != root::LAYOUT {
-        return Err(Stop::of(NotConfigured));
+        return Err(stop::<P>(NotConfigured));
     }
     let katran = memory.has(root, features::KATRAN);
-    let opens = memory.has(root, features::DECAP_IPIP) || memory.has(root, features::DECAP_GUE);
+    let opens = !is_plain::<P>() && memory.has(root, features::DECAP_IPIP | features::DECAP_GUE);
     if opens {
         // Asked before the call, which costs more than the answer.
         let mut looks = strip::looks(packet, root.gue_port.get() as u16);
@@ -106,11 +108,15 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
         if let Err(stop) = parse_behind(packet, flow, found) {
             return Err(relayed(packet, memory, root, stop));
         }
+        if is_plain::<P>() && memory.has(root, features::DECAP_GUE | features::TCP_ID) {
+            has_no_id_and_no_tunnel(memory, root, flow)?;
+        }
         if flow.part == Part::Later && memory.has(root, features::NAT) && reply(memory, root, flow) {
             return reply_fits(packet, memory, root, flow);
         }
         // Asked here, not there: a BPF call costs as much as the rest of a frame's classification.
         if flow.is_ping() || flow.part == Part::Later {
+            aside::<P>()?;
             unusual(packet, memory, root, flow)?;
         }
     }
@@ -118,13 +124,16 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
         // The real that got the first fragment says which VIP it is.
         let flags = Vip::flags_with_room(vips::SAME_TAG, crate::ROOM_MAX as u8);
         flow.vip = Vip { id: NO_VIP, flags, ..Vip::default() };
-        return fits(root, flow);
+        return fits::<P>(root, flow);
     }
-    let nat = memory.has(root, features::NAT);
+    let nat = !is_plain::<P>() && memory.has(root, features::NAT);
     if nat {
         flow.wire_ports = flow.ports;
     }
-    let Some(exact) = vip(memory, root, katran, flow) else {
+    let Some(exact) = vip::<P, M>(memory, root, katran, flow)? else {
+        if memory.has(root, features::NAT) {
+            aside::<P>()?;
+        }
         if nat && reply(memory, root, flow) {
             return reply_fits(packet, memory, root, flow);
         }
@@ -142,14 +151,18 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
     } else {
         fits_or_answer(packet, memory, root, flow, root.max_frame.get())?;
     }
-    if !exact && flow.vip.flags & (HASH_DPORT_ONLY | HASH_SRC_DST_PORT) == 0 {
+    if flow.vip.flags & SPECIAL != 0 {
+        aside::<P>()?;
+    }
+    let whole = memory.has(root, features::HASH_FLAGS) && flow.vip.flags & (HASH_DPORT_ONLY | HASH_SRC_DST_PORT) != 0;
+    if !exact && !whole {
         flow.ports &= !DESTINATION_PORT;
     }
-    if flow.vip.flags & NO_SOURCE_PORT != 0 {
+    if !is_plain::<P>() && flow.vip.flags & NO_SOURCE_PORT != 0 {
         flow.ports &= DESTINATION_PORT;
     }
-    if flow.vip.flags & BYPASS_FLOW_TABLE == 0 || katran && flow.vip.flags & QUIC != 0 {
-        flow.tag = hash::tag(root, flow, Kind::Flow);
+    if is_plain::<P>() || flow.vip.flags & BYPASS_FLOW_TABLE == 0 || katran && flow.vip.flags & QUIC != 0 {
+        flow.tag = hash::tag(root, katran, flow, Kind::Flow);
     }
     Ok(())
 }
@@ -180,9 +193,9 @@ fn relayed<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, stop: 
 
 /// Asks for both flow sets of a classified flow to be near soon.
 #[inline(always)]
-pub fn soon<M: Memory>(memory: &M, flow: &Flow) {
+pub fn soon<M: Memory>(memory: &M, root: &Root, flow: &Flow) {
     memory.soon(flow.tag.one);
-    memory.soon(flow.tag.two);
+    memory.soon(flow.tag.second(root.flow_mask.get()));
 }
 
 /// Pings and later fragments have no port: they are ours if their address has VIPs.
@@ -220,33 +233,46 @@ fn reply<M: Memory>(memory: &M, root: &Root, flow: &mut Flow) -> bool {
 
 /// Finds the VIP by address and port, else by address and any port. `true`: as the exact address and port.
 #[inline(always)]
-fn vip<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Option<bool> {
+fn vip<P: Packet, M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<Option<bool>, Stop> {
     let port = (flow.ports >> 16) as u16;
     if let Some(vip) = vips::find(memory, root, &VipKey::new(flow.dst, port, flow.protocol)) {
         flow.vip = vip;
-        return Some(true);
+        return Ok(Some(true));
     }
-    if let Some(vip) = prefix_vip(memory, root, flow, port) {
-        flow.vip = vip;
-        // Katran forgets that the port was right.
-        return Some(!katran);
+    let prefixes = memory.has(root, features::PREFIX_VIPS);
+    if prefixes {
+        aside::<P>()?;
+        if let Some(vip) = prefix_vip(memory, root, flow, port) {
+            flow.vip = vip;
+            // Katran forgets that the port was right.
+            return Ok(Some(!katran));
+        }
     }
     if root.any_port.get() == 0 {
-        return None;
+        return Ok(None);
     }
-    let any = vips::find(memory, root, &VipKey::new(flow.dst, 0, flow.protocol));
-    flow.vip = match any {
-        Some(vip) => vip,
-        None => prefix_vip(memory, root, flow, 0)?,
+    let mut any = vips::find(memory, root, &VipKey::new(flow.dst, 0, flow.protocol));
+    if any.is_none() && prefixes && !is_plain::<P>() {
+        any = prefix_vip(memory, root, flow, 0);
+    }
+    let Some(any) = any else { return Ok(None) };
+    flow.vip = any;
+    Ok(Some(false))
+}
+
+/// On the way of the usual frames: those of TCP have no server id, and those of UDP are no tunnel.
+#[inline(always)]
+fn has_no_id_and_no_tunnel<M: Memory>(memory: &M, root: &Root, flow: &Flow) -> Result<(), Stop> {
+    let unusual = if flow.protocol == IPPROTO_TCP {
+        memory.has(root, features::TCP_ID) && !server_id::has_no_option(flow)
+    } else {
+        memory.has(root, features::DECAP_GUE) && flow.ports >> 16 == root.gue_port.get() & 0xffff
     };
-    Some(false)
+    if unusual { Err(Stop::ASIDE) } else { Ok(()) }
 }
 
 #[inline(always)]
 fn prefix_vip<M: Memory>(memory: &M, root: &Root, flow: &Flow, port: u16) -> Option<Vip> {
-    if !memory.has(root, features::PREFIX_VIPS) {
-        return None;
-    }
     let space = if flow.is_v6 { Space::VipV6 } else { Space::VipV4 };
     let tag = (flow.protocol as u32) << 16 | port as u32;
     let len = memory.longest(root, space, tag, flow.dst).checked_sub(1)?;
@@ -255,13 +281,13 @@ fn prefix_vip<M: Memory>(memory: &M, root: &Root, flow: &Flow, port: u16) -> Opt
 
 /// The frame can be forwarded as it is: the lengths agree, it is not too large, it may take another hop.
 #[inline(always)]
-pub fn fits(root: &Root, flow: &Flow) -> Result<(), Stop> {
-    within(flow, root.max_frame.get())
+pub fn fits<P: Packet>(root: &Root, flow: &Flow) -> Result<(), Stop> {
+    within::<P>(flow, root.max_frame.get())
 }
 
 /// The same, with at most `most` bytes.
 #[inline(always)]
-fn within(flow: &Flow, most: u32) -> Result<(), Stop> {
+fn within<P: Packet>(flow: &Flow, most: u32) -> Result<(), Stop> {
     let frame = flow.frame;
     let header = if flow.quoted || flow.part != Part::Whole {
         0
@@ -271,13 +297,13 @@ fn within(flow: &Flow, most: u32) -> Result<(), Stop> {
     // The flow's transport header, and all that the IP header promises, are in the frame.
     let end = flow.len.wrapping_add(Ethernet::LEN as u32);
     if end > frame || end < flow.l4.wrapping_add(header) {
-        return Err(Stop::of(BadLength));
+        return Err(stop::<P>(BadLength));
     }
     if frame > most {
-        return Err(Stop::of(FrameTooBig));
+        return Err(stop::<P>(FrameTooBig));
     }
     if flow.ttl <= 1 {
-        return Err(Stop::of(TtlExpired));
+        return Err(stop::<P>(TtlExpired));
     }
     Ok(())
 }
@@ -286,7 +312,7 @@ fn within(flow: &Flow, most: u32) -> Result<(), Stop> {
 /// section 3.2.2).
 #[inline(always)]
 fn fits_or_answer<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &Flow, most: u32) -> Result<(), Stop> {
-    match within(flow, most) {
+    match within::<P>(flow, most) {
         Err(stop) if stop == Stop::of(FrameTooBig) => too_big(packet, memory, root, flow, most),
         other => other,
     }

@@ -44,6 +44,7 @@ pub mod memory;
 pub mod nat;
 mod packet;
 mod parse;
+mod plain;
 pub mod probe;
 pub mod relay;
 mod select;
@@ -59,6 +60,7 @@ pub use encap::{ROOM_MAX, overhead, room_for};
 pub use memory::{Addr, Memory};
 pub use packet::Packet;
 pub use parse::{Flow, Part};
+pub use plain::plain;
 pub use select::{Entry, remember};
 pub use verdict::{Action, From, NO_VIP, Reason, Stop, Verdict};
 
@@ -131,7 +133,7 @@ fn to_choice<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow
         && (later || flow.vip.flags & vips::LOCAL != 0)
         && memory.real(real).is_some_and(|real| real.hop().is_local());
     if is_local {
-        classify::as_it_came(packet, memory, flow)?;
+        classify::as_it_came(packet, flow)?;
     } else {
         encap::deliver(packet, memory, root, flow, real, port)?;
     }

@@ -2,6 +2,7 @@
 
 use crate::memory::{Memory, Root};
 use crate::parse::Flow;
+use crate::verdict::{Reason, Stop};
 use crate::vlan;
 
 /// A frame that the core may read, write and grow at the head.
@@ -85,6 +86,15 @@ pub trait Packet {
     {
         crate::nat::error(self, memory, root, flow, real)
     }
+    /// If not 0: this way through the core is that of usual frames of this EtherType, as fast as can be. Whatever is unusual
+    /// stops with [`Stop::ASIDE`], nothing changed and nothing counted, to take the other way, which is for all.
+    const PLAIN: u16 = 0;
+    /// Calls what is not inlined and reads the flow. Where the flow is kept in registers, somebody else's pointer to it would
+    /// keep it out of them: there it is copied.
+    #[inline(always)]
+    fn with<R>(&mut self, flow: &Flow, call: impl FnOnce(&mut Self, &Flow) -> R) -> R {
+        call(self, flow)
+    }
     /// Turns the frame into an ICMP error to its sender that names this MTU: see [`crate::answer_too_big`].
     #[inline(never)]
     fn answer_too_big(&mut self, is_v6: bool, mtu: u32) -> bool
@@ -101,4 +111,22 @@ pub trait Packet {
     {
         crate::relay::relay(self, memory)
     }
+}
+
+/// Whether only usual frames come this way.
+#[inline(always)]
+pub(crate) const fn is_plain<P: Packet>() -> bool {
+    P::PLAIN != 0
+}
+
+/// Stops an unusual frame on the way of the usual ones; on the other way it is nothing.
+#[inline(always)]
+pub(crate) const fn aside<P: Packet>() -> Result<(), Stop> {
+    if is_plain::<P>() { Err(Stop::ASIDE) } else { Ok(()) }
+}
+
+/// Stops a frame for this reason, before anything was done; on the way of the usual frames without saying why.
+#[inline(always)]
+pub(crate) const fn stop<P: Packet>(reason: Reason) -> Stop {
+    if is_plain::<P>() { Stop::ASIDE } else { Stop::of(reason) }
 }

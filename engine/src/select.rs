@@ -5,7 +5,7 @@
 
 use crate::hash::{self, Kind};
 use crate::memory::counters::{Event, GUARD_LINE, VipCounter, count_event, count_vip};
-use crate::memory::flows::{Hit, SECOND, Worth};
+use crate::memory::flows::{FIRST, Hit, Worth};
 use crate::memory::rings::{SLOTS_PER_LINE, slot_of};
 use crate::memory::vips::{
     BYPASS_FLOW_TABLE, GLOBAL_FLOW_TABLE, HASH_DPORT_ONLY, QUIC, SOURCE_ROUTING, UDP_FLOW_MIGRATION, UDP_STABLE_ROUTING,
@@ -103,13 +103,21 @@ fn named<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, katran: bool
     Named { real, to_check, by_tcp }
 }
 
+/// Counts a usual frame that could have carried a server id.
+#[inline(always)]
+pub(crate) fn count_without_id<M: Memory>(memory: &M, root: &Root, flow: &Flow) {
+    if memory.has(root, features::TCP_ID) && flow.protocol == IPPROTO_TCP {
+        count_event(memory, Event::TcpIdRing);
+    }
+}
+
 /// The real that the flow table knows, or the global table, unless the flow has to leave it; 0: none.
 #[inline(always)]
-fn known<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &Flow, now: u32) -> u32 {
+pub(crate) fn known<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &Flow, now: u32) -> u32 {
     let mut real = lookup(memory, root, flow, now);
     if memory.has(root, features::GLOBAL) && flow.vip.flags & GLOBAL_FLOW_TABLE != 0 && real == 0 && !flow.is_syn() {
-        let tag = hash::tag(root, flow, Kind::Global);
-        real = get(memory, &tag, now, 0).1.real();
+        let tag = hash::tag(root, katran, flow, Kind::Global);
+        real = get(memory, root, &tag, now, 0).1.real();
         if real != 0 {
             count_event(memory, Event::GlobalFlowHit);
         }
@@ -137,14 +145,14 @@ fn lookup<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> u32 {
     if let Some(trace) = memory.trace() {
         let [one, two] = &trace.sets;
         one.set(tag.one.wrapping_add(1));
-        two.set(tag.two.wrapping_add(1));
+        two.set(tag.second(root.flow_mask.get()).wrapping_add(1));
         trace.print.set(tag.print);
     }
     if flow.is_syn() {
         return 0;
     }
     let idle = if flow.protocol == IPPROTO_UDP { root.udp_idle.get() } else { 0 };
-    let (set, hit) = get(memory, tag, now, idle);
+    let (set, hit) = get(memory, root, tag, now, idle);
     if hit.is_some()
         && let Some(trace) = memory.trace()
     {
@@ -157,23 +165,24 @@ fn lookup<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> u32 {
 
 /// The set that the flow was found in, and what it knows.
 #[inline(always)]
-fn get<M: Memory>(memory: &M, tag: &Tag, now: u32, idle: u32) -> (u32, Hit) {
-    either(memory, tag, |set| set.get(tag, now, idle))
+fn get<M: Memory>(memory: &M, root: &Root, tag: &Tag, now: u32, idle: u32) -> (u32, Hit) {
+    either(memory, root, tag, |set| set.get(tag, now, idle))
 }
 
 /// Asks the flow's first set, then its second.
 #[inline(always)]
-fn either<M: Memory>(memory: &M, tag: &Tag, ask: impl Fn(&FlowSet) -> Hit) -> (u32, Hit) {
+fn either<M: Memory>(memory: &M, root: &Root, tag: &Tag, ask: impl Fn(&FlowSet) -> Hit) -> (u32, Hit) {
     let hit = memory.flows(tag.one).map_or(Hit::NONE, &ask);
     if hit.is_some() {
         return (tag.one, hit);
     }
-    (tag.two, memory.flows(tag.two).map_or(Hit::NONE, &ask))
+    let two = tag.second(root.flow_mask.get());
+    (two, memory.flows(two).map_or(Hit::NONE, &ask))
 }
 
 /// A new flow: the client's network, else the ring.
 #[inline(always)]
-fn decide<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<Choice, Stop> {
+pub(crate) fn decide<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<Choice, Stop> {
     if flow.protocol == IPPROTO_TCP {
         count_event(memory, if flow.is_syn() { Event::MissTcpSyn } else { Event::MissTcpOther });
     }
@@ -232,7 +241,7 @@ fn hash_by_dport(root: &Root, katran: bool, flow: &mut Flow) -> u32 {
     let anyone = Flow { src: [0, 0], ports: port << 16 | port, ..*flow };
     if katran {
         (flow.src, flow.ports) = (anyone.src, anyone.ports);
-        flow.tag = hash::tag(root, flow, Kind::Flow);
+        flow.tag = hash::tag(root, katran, flow, Kind::Flow);
     }
     hash::of_packet(katran, &anyone)
 }
@@ -273,12 +282,12 @@ impl Entry {
 #[inline(always)]
 pub fn remember<M: Memory>(memory: &M, root: &Root, flow: &Flow, entry: Entry, real: u32, now: u32) {
     if entry == Entry::Fragment {
-        let tag = hash::tag(root, flow, Kind::Fragment);
-        trace_fragment(memory, &tag);
-        enter(memory, &tag, real, HashLine::NONE, now);
+        let tag = hash::tag(root, memory.has(root, features::KATRAN), flow, Kind::Fragment);
+        trace_fragment(memory, root, &tag);
+        enter(memory, root, &tag, real, HashLine::NONE, now);
         return;
     }
-    let Some((set, way, evicted)) = enter(memory, &flow.tag, real, flow.asked, now) else { return };
+    let Some((set, way, evicted)) = enter(memory, root, &flow.tag, real, flow.asked, now) else { return };
     if let Some(line) = memory.vip_count(flow.vip.id) {
         line.add(VipCounter::Entered as usize, 1);
         if evicted {
@@ -295,10 +304,11 @@ pub fn remember<M: Memory>(memory: &M, root: &Root, flow: &Flow, entry: Entry, r
 
 /// Writes the flow into the best place of its sets: gives set, way, and whether another flow lost it.
 #[inline(always)]
-fn enter<M: Memory>(memory: &M, tag: &Tag, real: u32, hash: u32, now: u32) -> Option<(u32, u32, bool)> {
-    let (one, two) = (memory.flows(tag.one)?, memory.flows(tag.two)?);
-    let worth = two.place(tag, now, SECOND, one.place(tag, now, 0, Worth::NONE));
-    let (set, at) = if worth.is_second() { (two, tag.two) } else { (one, tag.one) };
+fn enter<M: Memory>(memory: &M, root: &Root, tag: &Tag, real: u32, hash: u32, now: u32) -> Option<(u32, u32, bool)> {
+    let second = tag.second(root.flow_mask.get());
+    let (one, two) = (memory.flows(tag.one)?, memory.flows(second)?);
+    let worth = two.place(tag, now, 0, one.place(tag, now, FIRST, Worth::NONE));
+    let (set, at) = if worth.is_second() { (two, second) } else { (one, tag.one) };
     set.write(worth.way(), tag, real, now);
     keep_hash(memory, at, worth.way(), hash);
     Some((at, worth.way(), worth.evicts()))
@@ -324,7 +334,7 @@ pub(crate) fn agree<M: Memory>(memory: &M, root: &Root, flow: &Flow, choice: &Ch
             count_event(memory, quic);
         }
     };
-    let (set, hit) = either(memory, &flow.tag, |set| set.peek(&flow.tag));
+    let (set, hit) = either(memory, root, &flow.tag, |set| set.peek(&flow.tag));
     match hit.is_some() {
         true if is_same(memory, hit.real(), real) => count(Event::QuicMatch),
         true => {
@@ -361,19 +371,19 @@ fn is_same<M: Memory>(memory: &M, one: u32, other: u32) -> bool {
 /// The real that the first fragment of the packet was sent to; 0: not known.
 #[inline(always)]
 pub(crate) fn fragment<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> u32 {
-    let tag = hash::tag(root, flow, Kind::Fragment);
-    trace_fragment(memory, &tag);
-    get(memory, &tag, now, FRAGMENT_IDLE).1.real()
+    let tag = hash::tag(root, memory.has(root, features::KATRAN), flow, Kind::Fragment);
+    trace_fragment(memory, root, &tag);
+    get(memory, root, &tag, now, FRAGMENT_IDLE).1.real()
 }
 
 /// Ticks after which the fragments of a packet are another packet's: 15 s at 250 Hz (RFC 791 suggests 15 s).
 pub(crate) const FRAGMENT_IDLE: u32 = 59;
 
 #[inline(always)]
-fn trace_fragment<M: Memory>(memory: &M, tag: &Tag) {
+fn trace_fragment<M: Memory>(memory: &M, root: &Root, tag: &Tag) {
     if let Some(trace) = memory.trace() {
         let [one, two] = &trace.fragment_sets;
         one.set(tag.one.wrapping_add(1));
-        two.set(tag.two.wrapping_add(1));
+        two.set(tag.second(root.flow_mask.get()).wrapping_add(1));
     }
 }

@@ -60,10 +60,19 @@ impl Stop {
     /// Stripped, and to be looked at again from its start.
     pub const AGAIN: Self = Self::encode(Reason::Decapsulated, AGAIN);
 
+    /// Nothing is done yet: an unusual frame on the way of the usual ones ([`crate::Packet::PLAIN`]).
+    pub const ASIDE: Self = Self::encode(Reason::NotConfigured, ASIDE);
+
     /// Stops a frame for this reason.
     #[inline(always)]
     pub const fn of(reason: Reason) -> Self {
         Self::encode(reason, 0)
+    }
+
+    /// Whether the frame has to take the other way.
+    #[inline(always)]
+    pub const fn is_aside(self) -> bool {
+        self.number() == Self::ASIDE.number()
     }
 
     /// One number, 0 for none: what a function of the kernel program returns.
@@ -126,6 +135,7 @@ impl Stop {
 
 const ACTION_SHIFT: u32 = 8;
 const AGAIN: u32 = 1 << 16;
+const ASIDE: u32 = 1 << 17;
 
 impl Verdict {
     /// Goes to a real: encapsulated ([`Reason::Forwarded`]), or unchanged to this host, which is the real

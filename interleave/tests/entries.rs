@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use shuttle::thread::{JoinHandle, spawn};
-use tandem_engine::memory::flows::{SECOND, Worth};
+use tandem_engine::memory::flows::{FIRST, Worth};
 use tandem_engine::memory::nats::{Nat, NatRules, Opening, Side};
 use tandem_engine::memory::shared::{S16, S64};
 use tandem_engine::memory::{FlowSet, Tag};
@@ -16,7 +16,7 @@ use tandem_interleave::{Readers, Watch, exhaust, explore, fails};
 
 /// A flow's print, and the real that it has alone.
 const fn flow(n: u64) -> (Tag, u32) {
-    (Tag { one: 0, two: 0, print: 1 << 63 | n << 20 | n }, 7 + n as u32)
+    (Tag { one: 0, print: 1 << 63 | n << 20 | n }, 7 + n as u32)
 }
 
 /// One way of a flow table.
@@ -99,7 +99,7 @@ fn core(set: &Arc<FlowSet>, flows: &'static [u64]) -> JoinHandle<()> {
             assert!(found == 0 || found == real, "flow {n} was given real {found}, its own is {real}");
             if found == 0 {
                 let worth = set.place(&tag, 100, 0, Worth::NONE);
-                assert!(worth > Worth::NONE && u64::from(worth.way()) < SECOND, "there always is a way");
+                assert!(worth > Worth::NONE && u64::from(worth.way()) < FIRST, "there always is a way");
                 set.write(worth.way(), &tag, real, 100);
             }
         }

@@ -50,7 +50,7 @@ pub fn handle<M: Memory>(
         }
         match frame.as_mut().map(|frame| classify(frame, memory, root, flow)) {
             Some(Ok(())) => {
-                soon(memory, flow);
+                soon(memory, root, flow);
                 ready |= 1 << i;
             }
             Some(Err(stop)) => {

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
-use tandem_engine::memory::flows::{SECOND, TIME, Worth, silence};
+use tandem_engine::memory::flows::{FIRST, TIME, Worth, silence};
 use tandem_engine::memory::{HashLine, Tag, Vip};
 
 use super::apply::Control;
@@ -214,17 +214,17 @@ impl Control {
         let tables = &self.tables;
         let here = tables.sizes().flow_sets - 1;
         // Its second set follows from the print; its first one only if it was found there, in a table no smaller.
-        let second = |mask: u32| (flow.print >> 24) as u32 & mask;
-        let one = if flow.set != second(mask) && here <= mask { flow.set & here } else { second(here) };
-        let tag = Tag { one, two: second(here), print: flow.print };
-        let (Some(first), Some(other)) = (tables.flows().get(tag.one as usize), tables.flows().get(tag.two as usize)) else {
+        let mut tag = Tag { one: 0, print: flow.print };
+        let two = tag.second(here);
+        tag.one = if flow.set != tag.second(mask) && here <= mask { flow.set & here } else { two };
+        let (Some(first), Some(other)) = (tables.flows().get(tag.one as usize), tables.flows().get(two as usize)) else {
             return false;
         };
         if first.peek(&tag).is_some() || other.peek(&tag).is_some() {
             return false;
         }
-        let worth = other.place(&tag, then, SECOND, first.place(&tag, then, 0, Worth::NONE));
-        let (set, at) = if worth.is_second() { (other, tag.two) } else { (first, tag.one) };
+        let worth = other.place(&tag, then, 0, first.place(&tag, then, FIRST, Worth::NONE));
+        let (set, at) = if worth.is_second() { (other, two) } else { (first, tag.one) };
         set.write(worth.way(), &tag, real, then);
         if let Some(line) = tables.hashes().get(at as usize) {
             line.set(worth.way(), flow.hash);

@@ -24,15 +24,15 @@ use crate::config::{Encap, GeneveInner, Plan, Then, Vip, VipFlags};
 pub(super) struct Needs {
     /// Bytes of the largest outer header: of frames without a tag, and with one.
     room: [u8; 2],
-    /// Flags of NAT.
-    nat: u32,
+    /// What flags the VIP has for their methods.
+    flags: u32,
 }
 
 impl Needs {
     fn and(self, other: Self) -> Self {
         let [a, b] = self.room;
         let [c, d] = other.room;
-        Self { room: [a.max(c), b.max(d)], nat: self.nat | other.nat }
+        Self { room: [a.max(c), b.max(d)], flags: self.flags | other.flags }
     }
 }
 
@@ -271,12 +271,13 @@ impl Control {
         let vlan = real.map_or(0, |real| real.out().vlan);
         // Of frames without a tag, and with one.
         let room = [leaving(0, vlan), leaving(PRESENT, vlan)].map(|tag| if tag == 0 { header } else { header + TAG_LEN as u8 });
-        let nat = match (encap, address) {
-            (Encap::Nat, IpAddr::V4(_)) => flags::NAT_V4,
-            (Encap::Nat, IpAddr::V6(_)) => flags::NAT_V6,
-            _ => 0,
+        let flags = match (encap, address) {
+            (Encap::Ipip, _) => 0,
+            (Encap::Nat, IpAddr::V4(_)) => flags::OTHER_METHODS | flags::NAT_V4,
+            (Encap::Nat, IpAddr::V6(_)) => flags::OTHER_METHODS | flags::NAT_V6,
+            _ => flags::OTHER_METHODS,
         };
-        Needs { room, nat }
+        Needs { room, flags }
     }
 
     /// The same of all that belong to no VIP. They are filled.
@@ -293,7 +294,7 @@ impl Control {
         let needs = own.fold(if others { scene.unowned } else { Needs::default() }, Needs::and);
         let [plain, tagged] = needs.room;
         let same = if tagged > plain { flags::SAME_TAG } else { 0 };
-        Entry::flags_with_room(bits(vip.flags) | same | needs.nat, plain)
+        Entry::flags_with_room(bits(vip.flags) | same | needs.flags, plain)
     }
 
     /// An id for a new VIP, and ids for its reals. The VIP's is the lowest free one; in a group with a key of its own one that

@@ -39,7 +39,7 @@ impl Opening {
             Tunnels { fou_ports: plan.fou_ports, geneve_port: plan.geneve_port, gue_port: plan.gue_port, ..Tunnels::standard() }
         };
         let seat = match backend {
-            Backend::Xdp => Seat::Kernel(Box::new(Decap::load(&tunnels)?)),
+            Backend::Xdp | Backend::Forwarding => Seat::Kernel(Box::new(Decap::load(&tunnels)?)),
             Backend::Engine => Seat::Engine(Buffer::default()),
         };
         let zero = vec![0; COUNTERS as usize];

@@ -89,7 +89,7 @@ impl Balancer {
                 make_directory(directory)?;
                 Some(directory.clone())
             }
-            Role::Unpinned | Role::Replay => None,
+            Role::Unpinned | Role::Replay | Role::Untraced => None,
         };
         let (mut ebpf, tables) = load(role, sizes, capture.as_ref())?;
         put_again(&mut ebpf, name_of(&capture))?;

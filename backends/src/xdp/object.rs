@@ -37,6 +37,8 @@ pub enum Role {
     Unpinned,
     /// To be asked, frame by frame: a clock that stands still, one block of counters, the trace cell written.
     Replay,
+    /// The same without the trace cell, on the way that forwarding takes.
+    Untraced,
 }
 
 /// The maps that make up the one memory, and the workers' sockets.
@@ -57,7 +59,11 @@ pub(super) fn load(role: &Role, sizes: Sizes, capture: Option<&Wish>) -> Result<
     }
     let mut loader = EbpfLoader::new();
     loader.verifier_log_level(VerifierLogLevel::STATS);
-    let replay = u32::from(*role == Role::Replay);
+    let replay = match role {
+        Role::Forward(_) | Role::Unpinned => 0_u32,
+        Role::Replay => 1,
+        Role::Untraced => 2,
+    };
     loader.override_global("REPLAY", &replay, true);
     let features = sizes.features;
     loader.override_global("FEATURES", &features, true);

@@ -2,15 +2,15 @@
 //! programs of this kind usually have them. Parsing, ring, reals, encapsulation and counters are the engine's.
 
 use crate::frame::Frame;
-use crate::tables::{Kernel, flow};
+use crate::tables::Kernel;
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{HashMap, LruHashMap};
 use aya_ebpf::programs::XdpContext;
 use tandem_engine::memory::rings::{SLOTS_PER_LINE, slot_of};
 use tandem_engine::memory::vips::{BYPASS_FLOW_TABLE, NO_SOURCE_PORT};
-use tandem_engine::memory::{Memory, Root, Vip, VipCounter};
-use tandem_engine::wire::IPPROTO_UDP;
+use tandem_engine::memory::{Memory, Root, Vip, VipCounter, features};
+use tandem_engine::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, IPPROTO_UDP};
 use tandem_engine::{Action, Flow, From, Packet, Reason, Stop, Verdict, account, hash, steps};
 
 /// Address, then `protocol << 16 | port`: id and flags, then the ring's line and length, and what its numbers are counted from.
@@ -20,26 +20,48 @@ static VIP_HASH: HashMap<[u64; 3], [u32; 5]> = HashMap::with_max_entries(512, 0)
 #[map]
 static FLOW_HASH: LruHashMap<[u64; 5], u64> = LruHashMap::with_max_entries(1, 0);
 
+/// What it knows of features: as the balancer's way of usual frames, which it takes the form of, too.
+type Plain = Kernel<{ features::PLAIN }>;
+
 /// The same core on hash maps.
 #[xdp]
 pub fn hashed(ctx: XdpContext) -> u32 {
-    let Some(kernel) = Kernel::new() else { return XDP_ABORTED };
-    let (flow, Some(root)) = (flow(), kernel.root()) else { return XDP_ABORTED };
-    let verdict = process(&mut Frame::new(ctx.ctx), &kernel, root, flow).unwrap_or_else(Verdict::stopped);
-    account(&verdict, flow, &kernel);
-    match verdict.action() {
-        Action::Tx => XDP_TX,
-        Action::Pass => XDP_PASS,
-        Action::Drop => XDP_DROP,
+    balance(&ctx).unwrap_or(XDP_ABORTED)
+}
+
+/// `None`: not a usual frame, which no row has.
+#[inline(always)]
+fn balance(ctx: &XdpContext) -> Option<u32> {
+    let kernel = Plain::new()?;
+    let root = kernel.root()?;
+    match Ethernet::view(&Frame::<0>::new(ctx.ctx), 0)?.ethertype.get() {
+        ETHERTYPE_IPV4 => count(&mut Frame::<ETHERTYPE_IPV4>::new(ctx.ctx), &kernel, root),
+        ETHERTYPE_IPV6 => count(&mut Frame::<ETHERTYPE_IPV6>::new(ctx.ctx), &kernel, root),
+        _ => None,
     }
 }
 
 #[inline(always)]
-fn process(frame: &mut Frame, kernel: &Kernel, root: &Root, flow: &mut Flow) -> Result<Verdict, Stop> {
+fn count<P: Packet>(frame: &mut P, kernel: &Plain, root: &Root) -> Option<u32> {
+    let mut flow = Flow::default();
+    let verdict = match process(frame, kernel, root, &mut flow) {
+        Err(stop) if stop.is_aside() => return None,
+        other => other.unwrap_or_else(Verdict::stopped),
+    };
+    account(&verdict, &flow, kernel);
+    Some(match verdict.action() {
+        Action::Tx => XDP_TX,
+        Action::Pass => XDP_PASS,
+        Action::Drop => XDP_DROP,
+    })
+}
+
+#[inline(always)]
+fn process<P: Packet>(frame: &mut P, kernel: &Plain, root: &Root, flow: &mut Flow) -> Result<Verdict, Stop> {
     flow.frame = frame.len() as u32;
     steps::parse(frame, flow)?;
     flow.vip = vip(root, flow).ok_or(Stop::of(Reason::NotAVip))?;
-    steps::fits(root, flow)?;
+    steps::fits::<P>(root, flow)?;
     if flow.vip.flags & NO_SOURCE_PORT != 0 {
         flow.ports &= 0xffff_0000;
     }
@@ -105,7 +127,7 @@ fn lookup(key: &[u64; 5], root: &Root, flow: &Flow, now: u32) -> Option<u32> {
 }
 
 #[inline(always)]
-fn ring(kernel: &Kernel, flow: &Flow) -> Result<u32, Stop> {
+fn ring(kernel: &Plain, flow: &Flow) -> Result<u32, Stop> {
     let slot = slot_of(hash::packet(flow), flow.vip.ring_len);
     let line = kernel.ring(flow.vip.ring.wrapping_add(slot / SLOTS_PER_LINE));
     match line.map_or(0, |line| line.get(slot)) {
@@ -115,7 +137,7 @@ fn ring(kernel: &Kernel, flow: &Flow) -> Result<u32, Stop> {
 }
 
 #[inline(always)]
-fn remember(kernel: &Kernel, key: &[u64; 5], flow: &Flow, real: u32, now: u32) {
+fn remember(kernel: &Plain, key: &[u64; 5], flow: &Flow, real: u32, now: u32) {
     if flow.vip.flags & BYPASS_FLOW_TABLE != 0 || flow.is_rst() {
         return;
     }

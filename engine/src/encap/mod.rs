@@ -12,7 +12,7 @@ use crate::memory::counters::{Event, count_event};
 use crate::memory::reals::{Hop, Method};
 use crate::memory::{Addr, Memory, Real, Root, features};
 use crate::nat;
-use crate::packet::Packet;
+use crate::packet::{Packet, is_plain};
 use crate::parse::{Flow, Part};
 use crate::verdict::{Action, Reason, Stop};
 use crate::vlan;
@@ -79,16 +79,18 @@ pub(crate) fn fits_way<P: Packet, M: Memory>(
     if !memory.has(root, features::PATH_MTU) || memory.has(root, features::KATRAN) || !real.hop().is_narrow() {
         return Ok(());
     }
-    done(narrow(packet, memory, root, flow, real))
+    // All that is read of the flow.
+    let about = Flow { len: flow.len, is_v6: flow.is_v6, part: flow.part, quoted: flow.quoted, vlan: flow.vlan, ..Flow::default() };
+    let answers = memory.has(root, features::TOO_BIG);
+    done(packet.with(if is_plain::<P>() { &about } else { flow }, |packet, flow| narrow(packet, flow, real, answers)))
 }
 
 /// Gives a raw [`Stop`], 0: it fits. What has become an answer gets its tag back. Not inlined: off the usual way, and asked
 /// for in several places.
 #[inline(never)]
-fn narrow<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &Flow, real: &Real) -> u32 {
-    let answers = memory.has(root, features::TOO_BIG);
+fn narrow<P: Packet>(packet: &mut P, flow: &Flow, real: &Real, answers: bool) -> u32 {
     let stop = match fits_the_way(packet, flow, real.hop(), real.out().mtu, answers) {
-        Err(stop) if stop.action() == Action::Tx => as_it_came(packet, memory, flow).err().or(Some(stop)),
+        Err(stop) if stop.action() == Action::Tx => as_it_came(packet, flow).err().or(Some(stop)),
         other => other.err(),
     };
     Stop::raw(stop)
@@ -155,29 +157,38 @@ pub fn deliver<P: Packet, M: Memory>(
 ) -> Result<(), Stop> {
     let real = memory.real(id).ok_or(Stop::of(Reason::NoReal))?;
     let hop = real.hop();
-    if !hop.is_present() {
-        return Err(Stop::of(Reason::NoReal));
+    let usual = hop.is_usual();
+    if !usual {
+        if !hop.is_present() {
+            return Err(Stop::of(Reason::NoReal));
+        }
+        if !is_plain::<P>() && memory.has(root, features::NAT) && hop.is(Method::Nat) && hop.is_resolved() {
+            return nat::send(packet, memory, root, flow, id);
+        }
+        if hop.is_resolved() {
+            fits_way(packet, memory, root, flow, real)?;
+        }
     }
-    if memory.has(root, features::NAT) && hop.is(Method::Nat) && hop.is_resolved() {
-        return nat::send(packet, memory, root, flow, id);
-    }
-    if hop.is_resolved() {
-        fits_way(packet, memory, root, flow, real)?;
-    }
-    let done = if !hop.is_resolved() {
+    let done = if !usual && !hop.is_resolved() {
         Err(Stop::of(if hop.is_gone() { Reason::RealRemoved } else { Reason::NoNextHop }))
-    } else if memory.has(root, features::TUNNELS) && !hop.is(Method::Ipip) && !hop.is(Method::L2) {
+    } else if is_plain::<P>() && !usual && !hop.is(Method::Ipip) {
+        // It has just been given another method.
+        Err(Stop::ASIDE)
+    } else if !usual && memory.has(root, features::TUNNELS) && !hop.is(Method::Ipip) && !hop.is(Method::L2) {
         done(packet.tunnel(memory, root, flow, id, port))
     } else {
         let path = path(packet, memory, root, real, port);
-        let sent = if memory.has(root, features::L2) && hop.is(Method::L2) {
+        let sent = if !usual && memory.has(root, features::L2) && hop.is(Method::L2) {
             l2::forward(packet, flow, &path)
         } else {
             ipip::encapsulate(packet, flow, &path)
         };
         sent.ok_or(Stop::of(Reason::NoHeadroom))
     };
-    let done = done.and_then(|()| tag(packet, memory, flow, real));
+    let done = done.and_then(|()| if usual && flow.vlan == 0 { Ok(()) } else { tag(packet, memory, flow, real) });
+    if done == Err(Stop::ASIDE) {
+        return done;
+    }
     done.inspect_err(|_| count_event(memory, if hop.is_v6() { Event::EncapFailedV6 } else { Event::EncapFailedV4 }))
 }
 

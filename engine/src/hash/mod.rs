@@ -2,7 +2,6 @@
 
 mod katran;
 
-use crate::memory::features::KATRAN;
 use crate::memory::shared::settled;
 use crate::memory::vips::MAX_VIPS;
 use crate::memory::{Addr, Root, Tag};
@@ -59,9 +58,9 @@ pub enum Kind {
 /// NH (UMAC, RFC 4418 section 5.2) twice over the flow's 32-bit words with shifted keys, then mixed. The key is the
 /// instance's own, so nobody outside can aim at a set or at another flow's print. The VIP's id is part of the input.
 #[inline(always)]
-pub(crate) fn tag(root: &Root, flow: &Flow, kind: Kind) -> Tag {
+pub(crate) fn tag(root: &Root, katran: bool, flow: &Flow, kind: Kind) -> Tag {
     // Katran's key does not know the VIP.
-    let vip = if root.features.get() & KATRAN != 0 { 0 } else { flow.vip.id };
+    let vip = if katran { 0 } else { flow.vip.id };
     let (ports, owner) = match kind {
         Kind::Flow => (flow.ports, vip),
         Kind::Global => (flow.ports, vip.wrapping_add(MAX_VIPS)),
@@ -90,7 +89,7 @@ pub(crate) fn tag(root: &Root, flow: &Flow, kind: Kind) -> Tag {
     let mut print = b ^ a.rotate_left(32);
     print = (print ^ print >> 31).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     print ^= print >> 29;
-    Tag { one: set & mask, two: (print >> 24) as u32 & mask, print: print | 1 << 63 }
+    Tag { one: set & mask, print: print | 1 << 63 }
 }
 
 /// Where the NAT table may have a client's connections: the first place and the step to the next, to be scaled.

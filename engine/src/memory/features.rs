@@ -51,6 +51,14 @@ pub const CONTROL_LOSS: u32 = 1 << 22;
 /// What a flow asked the ring by is kept beside its entry.
 pub const RING_HASHES: u32 = 1 << 23;
 
+/// What the way of the usual frames ([`crate::Packet::PLAIN`]) has to do with: what the standard profile has without being asked,
+/// and what is only looked at there to leave a frame to the other way.
+pub const PLAIN: u32 = TOO_BIG | GUARD | VLANS | PATH_MTU | RING_HASHES | DECAP_GUE | TCP_ID | PREFIX_VIPS | NAT;
+/// Of these, what it does not ask for: it is taken where they are used.
+pub const PLAIN_ALWAYS: u32 = VLANS | RING_HASHES;
+/// Where one of these is used, no frame is usual.
+pub const PLAIN_NEVER: u32 = KATRAN | SEVERAL | CONTROL_LOSS;
+
 /// What [`KATRAN`] excludes.
 pub const STANDARD: u32 = L2 | NAT | VLANS | PATH_MTU | RELAY | RING_HASHES;
 /// All of them but [`KATRAN`].

@@ -45,14 +45,21 @@ const AHEAD: u16 = 8;
 pub struct Tag {
     /// Index of its first set.
     pub one: u32,
-    /// Index of its second set.
-    pub two: u32,
     /// 63 bits of hash, of which an entry keeps 59 ([`PRINT`] and [`CHECK`]); the top bit is set, so that no print looks like an
     /// empty way.
     pub print: u64,
 }
 
-/// How little is lost by taking a way, in the upper bits; the way in the lowest four (8 and up: the second set).
+impl Tag {
+    /// Index of its second set in a table with this mask: other bits of the print.
+    #[inline(always)]
+    pub const fn second(&self, mask: u32) -> u32 {
+        (self.print >> 24) as u32 & mask
+    }
+}
+
+/// How little is lost by taking a way, in the upper bits; the way in the lowest four (8 and up: the first set, so that
+/// it is taken where both are worth the same).
 ///
 /// One number, so that the verifier follows as few states as there are ways.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -62,8 +69,8 @@ pub struct Worth(u64);
 const ONCE: u64 = 1 << 32;
 const FREE: u64 = 1 << 33;
 const ITSELF: u64 = 1 << 34;
-/// Ways of the second set are numbered from here.
-pub const SECOND: u64 = 8;
+/// Ways of the first set are numbered from here, those of the second from 0.
+pub const FIRST: u64 = 8;
 
 impl Worth {
     /// Less than any way.
@@ -72,7 +79,7 @@ impl Worth {
     /// Whether it is a way of the second set.
     #[inline(always)]
     pub fn is_second(self) -> bool {
-        self.0 & SECOND != 0
+        self.0 & FIRST == 0
     }
     /// Whether another flow loses its place.
     #[inline(always)]
@@ -183,7 +190,7 @@ impl FlowSet {
             let worth = if x ^ print <= REAL {
                 ITSELF
             } else if x == 0 {
-                FREE.wrapping_add(SECOND).wrapping_sub(way as u64)
+                FREE.wrapping_add(FIRST).wrapping_sub(way as u64)
             } else if stamp & HELD == 0 {
                 age.wrapping_add(ONCE)
             } else {
@@ -320,7 +327,7 @@ mod tests {
     /// the word, in the check, in both.
     #[test]
     fn a_torn_entry_is_nobody_elses() {
-        let tag = |print: u64| Tag { one: 0, two: 0, print: print | 1 << 63 };
+        let tag = |print: u64| Tag { one: 0, print: print | 1 << 63 };
         for other in [0x1234_5678 ^ 1 << 20, 0x1234_5679, 0x9876_4321] {
             let (a, b) = ((tag(0x1234_5678), 0xf_fff7_u32), (tag(other), 8_u32));
             for torn in 0..8 {
@@ -348,7 +355,7 @@ mod tests {
     fn ids_and_prints_come_back() {
         let set = FlowSet::default();
         let flow =
-            |way: u32| (Tag { one: 0, two: 0, print: 1 << 63 | u64::from(way + 1) << 20 | 0xfeed }, (1 << REAL_BITS) - 1 - way);
+            |way: u32| (Tag { one: 0, print: 1 << 63 | u64::from(way + 1) << 20 | 0xfeed }, (1 << REAL_BITS) - 1 - way);
         for way in 0..WAYS as u32 {
             let (tag, real) = flow(way);
             set.write(way, &tag, real, 7);

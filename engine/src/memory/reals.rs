@@ -20,6 +20,8 @@ const RESOLVED: u64 = 1 << 50;
 const LOCAL: u64 = 1 << 51;
 /// It was removed, and its flows are dropped.
 const GONE: u64 = 1 << 52;
+/// Frames without a tag get one on the way to it.
+const TAGGED: u64 = 1 << 54;
 /// Some frames are too large for the way to it.
 const NARROW: u64 = 1 << 55;
 /// Where its [`Method`] is.
@@ -156,6 +158,11 @@ impl Hop {
     pub fn is_narrow(self) -> bool {
         self.0 & NARROW != 0
     }
+    /// Its MAC is known, it is reached by IPIP, and its way takes every frame, without a tag: nothing else is to be asked.
+    #[inline(always)]
+    pub fn is_usual(self) -> bool {
+        self.0 & !(MAC | IS_V6 | LOCAL) == PRESENT | RESOLVED
+    }
     /// It is reached by this method.
     #[inline(always)]
     pub fn is(self, method: Method) -> bool {
@@ -237,7 +244,7 @@ impl Real {
     /// Another way to reach it.
     pub fn set_way(&self, way: &Way) {
         self.set_tunnel(way);
-        let kept = PRESENT | IS_V6 | RESOLVED | MAC;
+        let kept = PRESENT | IS_V6 | RESOLVED | TAGGED | MAC;
         self.hop.publish(self.hop.get() & kept | Self::way_bits(way));
     }
 
@@ -250,6 +257,8 @@ impl Real {
     pub fn set_out(&self, out: Out, from: u64) {
         self.from.set(from & MAC);
         self.out.publish(out.word());
+        let tagged = !matches!(out.vlan, 0 | Out::SAME_VLAN);
+        self.hop.publish(self.hop.get() & !TAGGED | if tagged { TAGGED } else { 0 });
     }
 
     /// Whether some frames are too large for its way out.

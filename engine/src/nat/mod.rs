@@ -197,7 +197,7 @@ fn of_real<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> u32 {
     if flow.part == Part::Whole || flow.part == Part::First && place == 0 {
         return place;
     }
-    let print = hash::tag(root, flow, Kind::Fragment).print;
+    let print = hash::tag(root, false, flow, Kind::Fragment).print;
     let Some(answer) = memory.answer(print as u32 & const { ANSWERS - 1 }) else { return place };
     if flow.part == Part::First {
         answer.note(print, place, now);

@@ -9,7 +9,7 @@ pub use standard::parse;
 pub(crate) use standard::{ethertype, is_ip, parse_behind};
 
 use crate::memory::{Addr, Tag, Vip};
-use crate::packet::Packet;
+use crate::packet::{Packet, stop};
 use crate::verdict::{Reason, Stop};
 use crate::wire::{self, Header, Ipv4, Ipv6, Tcp, Udp};
 
@@ -161,16 +161,16 @@ fn transport<P: Packet>(packet: &P, at: usize, flow: &mut Flow, short: Reason, o
     flow.l4 = at as u32;
     match flow.protocol {
         wire::IPPROTO_TCP => {
-            let tcp = Tcp::view(packet, at).ok_or(Stop::of(short))?;
+            let tcp = Tcp::view(packet, at).ok_or(stop::<P>(short))?;
             flow.ports = u32::from_ne_bytes(tcp.ports);
             flow.tcp_flags = tcp.flags;
             flow.tcp_words = tcp.offset;
         }
         wire::IPPROTO_UDP => {
-            let udp = Udp::view(packet, at).ok_or(Stop::of(short))?;
+            let udp = Udp::view(packet, at).ok_or(stop::<P>(short))?;
             flow.ports = u32::from_ne_bytes(udp.ports);
         }
-        _ => return Err(Stop::of(other)),
+        _ => return Err(stop::<P>(other)),
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use tandem_engine::memory::FlowSet;
-use tandem_engine::memory::flows::{SECOND, Tag, Worth};
+use tandem_engine::memory::flows::{FIRST, Tag, Worth};
 
 use crate::bed::Rng;
 
@@ -29,7 +29,7 @@ fn real(n: u32) -> u32 {
 /// What a core does with a packet; `true`: the flow was found.
 fn packet(table: &[FlowSet], n: u32, tags: &[Tag], now: u32) -> bool {
     let tag = &tags[n as usize];
-    let (one, two) = (&table[tag.one as usize], &table[tag.two as usize]);
+    let (one, two) = (&table[tag.one as usize], &table[tag.second(table.len() as u32 - 1) as usize]);
     let found = match one.get(tag, now, 0).real() {
         0 => two.get(tag, now, 0).real(),
         found => found,
@@ -38,7 +38,7 @@ fn packet(table: &[FlowSet], n: u32, tags: &[Tag], now: u32) -> bool {
         assert_eq!(found, real(n), "flow {n} got the real of flow {}", found - 1);
         return true;
     }
-    let worth = two.place(tag, now, SECOND, one.place(tag, now, 0, Worth::NONE));
+    let worth = two.place(tag, now, 0, one.place(tag, now, FIRST, Worth::NONE));
     let set = if worth.is_second() { two } else { one };
     set.write(worth.way(), tag, real(n), now);
     false
