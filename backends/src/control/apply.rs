@@ -17,7 +17,7 @@ use super::reals::{local, wanted};
 use super::rings::Rings;
 use super::runs::Runs;
 use super::vips::Needs;
-use super::{features, ids, prefixes, vip_key, vip_table, words_addr};
+use super::{features, ids, key_name, prefixes, vip_key, vip_table, words_addr};
 use crate::config::{Plan, Vip};
 use crate::memory::Tables;
 
@@ -99,6 +99,11 @@ impl Control {
     /// The tables.
     pub fn tables(&self) -> &Arc<Tables> {
         &self.tables
+    }
+
+    /// The id and the name of each VIP.
+    pub(crate) fn vip_names(&self) -> impl Iterator<Item = (u32, String)> {
+        self.vips.iter().map(|(key, id)| (*id, key_name(key)))
     }
 
     /// The id of a VIP's real.

@@ -1,13 +1,18 @@
 //! What the data path wrote down about one frame.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::Serialize;
 use tandem_engine::vlan::PRESENT;
 use tandem_engine::{From, Reason, Verdict};
 
-use crate::control::{key_name, words_addr};
+use crate::control::words_addr;
 use crate::memory::Tables;
+
+/// The names of VIPs by id, read when a plan is applied: to look for one in its table takes longer than most frames.
+pub(super) type Names = BTreeMap<u32, Arc<str>>;
 
 /// What happened to a frame; the numbers are XDP's (`enum xdp_action`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,7 +73,7 @@ pub struct Decision {
     /// The VLAN tag that was taken off: its control information.
     pub vlan: Option<u16>,
     /// The VIP's id, and its name.
-    pub vip: Option<(u32, String)>,
+    pub vip: Option<(u32, Arc<str>)>,
     /// The real's id, and its address.
     pub real: Option<(u32, IpAddr)>,
     /// Who chose the real.
@@ -87,10 +92,11 @@ pub struct Decision {
 
 impl Decision {
     /// Reads the trace cell.
-    pub(super) fn read(tables: &Tables, action: Action) -> Self {
+    pub(super) fn read(tables: &Tables, names: &Names, action: Action) -> Self {
         let cell = tables.trace();
         let index = |value: u32| value.checked_sub(1);
-        let vip = index(cell.vip.get()).map(|id| (id, vip_name(tables, id)));
+        let name = |id| names.get(&id).cloned().unwrap_or_else(|| format!("vip {id}").into());
+        let vip = index(cell.vip.get()).map(|id| (id, name(id)));
         let real = index(cell.real.get()).and_then(|id| Some((id, real_addr(tables, id)?)));
         let place = |cells: &[tandem_engine::memory::shared::S32; 2]| {
             let [set, way] = cells;
@@ -134,7 +140,7 @@ impl Decision {
             frame,
             action: self.action.name(),
             reason: self.reason.map(Reason::name),
-            vip: self.vip.as_ref().map(|(_, name)| name.as_str()),
+            vip: self.vip.as_ref().map(|(_, name)| &**name),
             real: self.real.map(|(_, address)| address),
             from: self.from.map_or("none", From::name),
         }
@@ -168,11 +174,6 @@ impl VerdictRow<'static> {
     pub(super) fn too_short(frame: u64) -> Self {
         Self::of(frame, Action::Drop, Reason::FrameTooShort.name(), None)
     }
-}
-
-fn vip_name(tables: &Tables, id: u32) -> String {
-    let entry = tables.vips().iter().filter_map(|slot| slot.entry()).find(|(_, vip)| vip.id == id);
-    entry.map_or_else(|| format!("vip {id}"), |(key, _)| key_name(&key))
 }
 
 pub(crate) fn real_addr(tables: &Tables, id: u32) -> Option<IpAddr> {

@@ -8,7 +8,7 @@ use tandem_engine::wire::Ethernet;
 use tandem_engine::{Reason, process};
 
 use super::buffer::Buffer;
-use super::decision::{Action, Decision};
+use super::decision::{Action, Decision, Names};
 use crate::config::Plan;
 use crate::control::{Changes, Control, ControlError, Facts, KernelGrace, NoGrace};
 use crate::memory::{MapError, Sizes, Tables, Traced};
@@ -72,6 +72,7 @@ pub struct Instance {
     traced: bool,
     control: Control,
     facts: Facts,
+    names: Names,
     out: Vec<u8>,
 }
 
@@ -104,8 +105,8 @@ impl Instance {
         };
         let control = Control::adopt(tables)?;
         let traced = backend != Backend::Forwarding;
-        let mut instance = Self { seat, traced, control, facts, out: Vec::new() };
-        instance.apply(plan)?;
+        let mut instance = Self { seat, traced, control, facts, names: Names::new(), out: Vec::new() };
+         instance.apply(plan)?;
         Ok(instance)
     }
 
@@ -116,10 +117,12 @@ impl Instance {
     pub fn apply(&mut self, plan: &Plan) -> Result<Changes, ReplayError> {
         let key = self.facts.key;
         self.facts = Facts { key, ..Facts::of_plan(plan, 0).map_err(ReplayError::Facts)? };
-        Ok(match self.seat {
+        let changes = match self.seat {
             Seat::Kernel(_) => self.control.apply(plan, &self.facts, &KernelGrace)?,
             Seat::Engine(..) => self.control.apply(plan, &self.facts, &NoGrace)?,
-        })
+        };
+        self.names = self.control.vip_names().map(|(id, name)| (id, name.into())).collect();
+        Ok(changes)
     }
 
     /// Sends one frame through; gives what became of it, and the frame as it was left.
@@ -162,9 +165,9 @@ impl Instance {
                 (Action::of_verdict(&verdict), buffer.frame())
             }
         };
-        let decision = Decision::read(tables, action);
+        let decision = Decision::read(tables, &self.names, action);
         if self.traced && decision.reason.map(Action::of_reason) != Some(action) {
-            let reason = decision.reason.map(Reason::name);
+             let reason = decision.reason.map(Reason::name);
             return Err(ReplayError::Contradiction { action: action as u32, reason });
         }
         Ok((decision, out))

@@ -337,7 +337,7 @@ impl Balancer {
     /// # Errors
     /// [`XdpError::TestRun`]: a frame that is shorter than an Ethernet header or longer than [`LARGEST_TEST_FRAME`].
     pub fn run_frame(&self, frame: &[u8], headroom: Headroom, out: &mut Vec<u8>) -> Result<u32, XdpError> {
-        out.clear();
+        // What the kernel does not write is cut off below.
         out.resize(frame.len() + HEADROOM, 0);
         let failed = |source| XdpError::TestRun { program: BALANCER, bytes: frame.len(), source: Box::new(source) };
         let program = self.program()?;

@@ -6,7 +6,8 @@ use tandem_backends::xdp::Headroom;
 use tandem_engine::Reason;
 
 use crate::frames::{self, Rng};
-use crate::{Twins, frames_of_this_run, plans};
+use crate::told::Told;
+use crate::{Differ, Twins, plans};
 
 /// Sources of one, both or no family.
 const SOURCES: [&str; 3] =
@@ -35,7 +36,7 @@ pub fn plan(rng: &mut Rng, sources: usize) -> Plan {
 pub struct Talk {
     last: Vec<(Vec<u8>, Vec<u8>)>,
     /// Later fragments that were translated: clients', and answers.
-    later: [u32; 2],
+    later: [u64; 2],
 }
 
 impl Talk {
@@ -67,8 +68,8 @@ impl Talk {
     /// Remembers what came of it.
     pub fn note(&mut self, frame: &[u8], out: &[u8], decision: &Decision) {
         if is_later(frame) {
-            self.later[0] += u32::from(decision.reason == Some(Reason::Forwarded));
-            self.later[1] += u32::from(decision.reason == Some(Reason::NatReply));
+            self.later[0] += u64::from(decision.reason == Some(Reason::Forwarded));
+            self.later[1] += u64::from(decision.reason == Some(Reason::NatReply));
         }
         let plain = |frame: &[u8]| matches!(frame[12..14], [8, 0] | [0x86, 0xdd]);
         if decision.reason == Some(Reason::Forwarded) && frame.len() < 300 && plain(frame) && plain(out) {
@@ -142,50 +143,47 @@ fn error(rng: &mut Rng, frame: &[u8]) -> Vec<u8> {
 }
 
 /// Sends `count` frames through both seats.
-pub fn talk(rng: &mut Rng, plan: &Plan, twins: &mut Twins, count: u64) -> Talk {
+pub fn talk(rng: &mut Rng, plan: &Plan, twins: &mut Twins, count: u64) -> Result<Talk, Differ> {
     let mut talk = Talk::default();
     for n in 0..count {
         if n % 100 == 0 {
             twins.tick(30_000 + n as u32 / 100);
         }
+        if n % 10_000 == 9_999 {
+            twins.check()?;
+        }
         let frame = talk.next(rng, plan);
         let (decision, out) = twins.frame_and_bytes(&frame, Headroom::Usual);
-        talk.note(&frame, &out, &decision);
+        talk.note(&frame, out, &decision);
     }
-    talk
+    Ok(talk)
 }
 
-#[test]
-fn nat() {
-    for sources in 0..SOURCES.len() {
-        let mut rng = Rng(21 + sources as u64);
-        let plan = plan(&mut rng, sources);
-        let Some(mut twins) = Twins::new(&plan, 64) else { return };
-        let talked = talk(&mut rng, &plan, &mut twins, frames_of_this_run() / 5);
-        eprintln!("later fragments of clients' and of answers: {:?}", talked.later);
-        assert!(talked.later.iter().all(|count| *count > 10));
-        let counters = twins.assert_tables_equal();
-        eprintln!("NAT, sources {sources}: {:?}", counters.reasons);
-        for reason in [Reason::Forwarded, Reason::NatReply, Reason::NatUnknown, Reason::TtlExpired] {
-            assert!(counters.reason(reason) > 0, "no {}", reason.name());
-        }
-        // In long runs most of what is answered has been closed before.
-        assert!(counters.reason(Reason::NatReply) > 1000);
-        assert!(counters.events["nat-errors"] > 0 && counters.events["nat-opened"] > 0);
-        // Reals go, and their connections with them.
-        let mut fewer = plan.clone();
-        for vip in &mut fewer.vips {
-            vip.reals.pop();
-        }
-        assert!(twins.apply(&fewer).reals_removed > 0);
-        talk(&mut rng, &fewer, &mut twins, 3000);
-        twins.assert_tables_equal();
-        // What starts anew knows of no connection.
-        for twin in [&twins.kernel, &twins.engine] {
-            let open = || twin.tables().nats().iter().filter(|nat| nat.entry().is_some()).count();
-            assert!(open() > 0);
-            twin.start_anew();
-            assert_eq!(open(), 0);
-        }
+/// A round of such frames; then reals go, and their connections with them.
+pub fn round(sources: usize, seed: u64, frames: u64, each_from: u64) -> Result<Option<Told>, Differ> {
+    let mut rng = Rng(seed);
+    let plan = plan(&mut rng, sources);
+    let Some(mut twins) = Twins::new(&plan, 64) else { return Ok(None) };
+    twins.each_from = each_from;
+    let talked = talk(&mut rng, &plan, &mut twins, frames)?;
+    let mut told = Told::default();
+    told.later = talked.later;
+    twins.check()?;
+    let mut fewer = plan.clone();
+    for vip in &mut fewer.vips {
+        vip.reals.pop();
     }
+    let changes = twins.apply(&fewer);
+    assert!(changes.reals_removed > 0);
+    told.changed(&changes);
+    talk(&mut rng, &fewer, &mut twins, 3000)?;
+    told.twins(&mut twins)?;
+    // What starts anew knows of no connection.
+    for twin in [&twins.kernel, &twins.engine] {
+        let open = || twin.tables().nats().iter().filter(|nat| nat.entry().is_some()).count();
+        assert!(open() > 0);
+        twin.start_anew();
+        assert_eq!(open(), 0);
+    }
+    Ok(Some(told))
 }

@@ -2,16 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use etherparse::{IpNumber, Ipv6ExtensionSlice, LaxNetSlice, LaxSlicedPacket};
-use tandem_backends::config::{Plan, Profile, RealState, Vip, VipFlags};
+use tandem_backends::config::{Plan, Profile, Real, RealState, Vip, VipFlags};
 use tandem_backends::replay::Decision;
 use tandem_engine::maglev::{Endpoint, Recipe, fill};
 use tandem_engine::memory::rings::slot_of;
 use tandem_engine::{From, Reason};
 
 /// A flow, whole: its VIP, its client, the ports that take part.
-type Key = (String, IpAddr, u16, u16);
+type Key = (Arc<str>, IpAddr, u16, u16);
 
 #[derive(Default)]
 pub struct Oracle {
@@ -19,26 +20,30 @@ pub struct Oracle {
     reals: HashMap<Key, HashSet<IpAddr>>,
     /// The reals that the first fragments of a packet (client, VIP, identification) went to.
     fragments: HashMap<(IpAddr, IpAddr, u32), HashSet<IpAddr>>,
-    rings: HashMap<String, Option<Vec<IpAddr>>>,
+    /// The plan's VIPs by their names, and what their rings say; those are made when they are asked for.
+    vips: HashMap<Arc<str>, (Vip, Option<Option<Vec<IpAddr>>>)>,
     pub by_flow: u64,
 }
 
 impl Oracle {
+    pub fn new(plan: &Plan) -> Self {
+        let mut oracle = Self::default();
+        oracle.plan(plan);
+        oracle
+    }
+
     /// Learns of a new plan: reals that are gone or down may be nobody's any more.
     pub fn plan(&mut self, plan: &Plan) {
-        self.rings.clear();
-        let kept: HashSet<(String, IpAddr)> = plan
-            .vips
-            .iter()
-            .flat_map(|v| v.reals.iter().filter(|r| r.state != RealState::Down).map(|r| (v.to_string(), r.address)))
-            .collect();
+        self.vips = plan.vips.iter().map(|vip| (vip.to_string().into(), (vip.clone(), None))).collect();
         for (key, reals) in &mut self.reals {
-            reals.retain(|real| kept.contains(&(key.0.clone(), *real)));
+            let stays = |real: &Real, address: &IpAddr| real.address == *address && real.state != RealState::Down;
+            let vip = self.vips.get(&key.0);
+            reals.retain(|address| vip.is_some_and(|(vip, _)| vip.reals.iter().any(|real| stays(real, address))));
         }
     }
 
     /// Checks one forwarded frame.
-    pub fn check(&mut self, plan: &Plan, frame: &[u8], decision: &Decision) {
+    pub fn check(&mut self, frame: &[u8], decision: &Decision) {
         if decision.reason != Some(Reason::Forwarded) {
             return;
         }
@@ -51,12 +56,12 @@ impl Oracle {
             return;
         }
         let (_, name) = decision.vip.as_ref().expect("a forwarded frame has a VIP");
-        let vip = plan.vips.iter().find(|v| v.to_string() == *name).expect("only VIPs of the plan forward");
+        let (vip, ring) = self.vips.get_mut(name).expect("only VIPs of the plan forward");
         let (sport, dport) = ends.ports_of(vip);
         let key: Key = (name.clone(), ends.source, sport, dport);
         let from = decision.from.expect("somebody chose the real");
-        let ring =
-            self.ring(vip).as_ref().zip(decision.ring).map(|(ring, (hash, _))| ring[slot_of(hash, vip.ring_size) as usize]);
+        let ring = ring.get_or_insert_with(|| ring_of(vip)).as_ref();
+        let ring = ring.zip(decision.ring).map(|(ring, (hash, _))| ring[slot_of(hash, vip.ring_size) as usize]);
         match from {
             From::ServerId | From::SourceRoute => panic!("{key:?}: nothing configures these"),
             From::Ring => assert_eq!(Some(real), ring, "{key:?}: not what the ring says"),
@@ -74,17 +79,15 @@ impl Oracle {
             self.reals.entry(key).or_default().insert(real);
         }
     }
+}
 
-    fn ring(&mut self, vip: &Vip) -> &Option<Vec<IpAddr>> {
-        self.rings.entry(vip.to_string()).or_insert_with(|| {
-            let up: Vec<_> = vip.reals.iter().filter(|r| Profile::Standard.is_in_ring(r)).collect();
-            let endpoints =
-                up.iter().enumerate().map(|(i, r)| Endpoint::new(Recipe::Standard, i as u16 + 1, r.address, r.weight));
-            let mut ring = vec![0; vip.ring_size as usize];
-            fill(&mut ring, &mut endpoints.collect::<Vec<_>>(), vip.weighting.into());
-            (!up.is_empty()).then(|| ring.into_iter().map(|i| up[usize::from(i) - 1].address).collect())
-        })
-    }
+/// The address in each slot.
+fn ring_of(vip: &Vip) -> Option<Vec<IpAddr>> {
+    let up: Vec<_> = vip.reals.iter().filter(|r| Profile::Standard.is_in_ring(r)).collect();
+    let endpoints = up.iter().enumerate().map(|(i, r)| Endpoint::new(Recipe::Standard, i as u16 + 1, r.address, r.weight));
+    let mut ring = vec![0; vip.ring_size as usize];
+    fill(&mut ring, &mut endpoints.collect::<Vec<_>>(), vip.weighting.into());
+    (!up.is_empty()).then(|| ring.into_iter().map(|i| up[usize::from(i) - 1].address).collect())
 }
 
 /// Both ends of a flow, as its client sends.

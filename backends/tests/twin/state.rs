@@ -56,7 +56,7 @@ pub fn lost_control() -> BTreeSet<&'static str> {
             let found = twins.frame(&frame, Headroom::Usual).reason;
             assert_eq!(found, Some(expected), "{policy:?} at {tick}");
         }
-        seen.extend(twins.seen);
+        seen.extend(twins.seen());
     }
     seen
 }
@@ -92,7 +92,7 @@ pub fn removed_reals() -> BTreeSet<&'static str> {
         assert_eq!(back.reason, Some(Reason::Forwarded));
         assert_eq!(back.from == Some(From::Flow), policy != OnRemoval::Reselect);
         twins.assert_tables_equal();
-        seen.extend(twins.seen);
+        seen.extend(twins.seen());
     }
     seen
 }
