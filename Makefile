@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-long test-kernels kernels bench bench-full bench-micro fuzz interleave soak clean
+.PHONY: help setup build demo test test-long twins test-kernels kernels bench bench-full bench-micro fuzz interleave soak clean
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # Runs a command with the compilers that setup found, TANDEM_BPF_RUSTC and TANDEM_BPF_LINKER in its environment.
@@ -14,6 +14,7 @@ help:
 	@echo 'make demo       the five-minute proof: real HTTP, TCP and UDP traffic, balanced in the kernel and in userspace (root)'
 	@echo 'make test       format, lints, documentation, all tests; as root the kernel tests are required'
 	@echo 'make test-long  the same tests at full length (millions of frames)'
+	@echo 'make twins      FRAMES=100000000 generated frames through both seats on all cores, by SEED=1 (root; a quarter of an hour)'
 	@echo 'make kernels    fetch four stock kernels of Debian and QEMU, for the next (root; 150 MB to download, 140 MB stay)'
 	@echo 'make test-kernels  our programs on those kernels, and their tunnel devices as the judge of our frames'
 	@echo 'make bench      kernel XDP against AF_XDP: one report, every number with its evidence (root, two cores, ten minutes)'
@@ -40,6 +41,11 @@ test: setup
 
 test-long: setup
 	@$(WITH) scripts/test.sh --long
+
+twins:
+	@[ "$$(id -u)" = 0 ] || { echo 'make twins: needs root, to load BPF programs; run it as root' >&2; exit 1; }
+	@$(MAKE) --no-print-directory setup
+	@TANDEM_FRAMES=$(or $(FRAMES),100000000) TANDEM_SEED=$(or $(SEED),1) $(WITH) scripts/test.sh --twins
 
 kernels:
 	@scripts/kernels.sh fetch

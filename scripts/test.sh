@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make test` runs, in the order in which a mistake is cheapest to find. `--long`: full-length tests. `--soak`: that one alone.
+# What `make test` runs, in the order in which a mistake is cheapest to find. `--long`: full-length tests. `--soak`, `--twins`: that one alone.
 # Everything is built in one profile (dev), so that the dependencies are compiled once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,11 +8,15 @@ cd "$(dirname "$0")/.."
 . scripts/toolchain.sh
 [ ${#features[@]} -gt 0 ] || echo "skipped: the bytecode in userspace, which takes x86-64"
 
-if [ "${1:-}" = --soak ]; then
+# Selected as below, so that nothing is built twice.
+alone() {
     export TANDEM_REQUIRE_KERNEL=1
-    # Selected as below, so that nothing is built twice.
-    exec cargo test --locked --workspace --exclude tandem-bpf "${features[@]}" --test production -- --exact soak::soak --nocapture
-fi
+    exec cargo test --locked --workspace --exclude tandem-bpf "${features[@]}" --test "$1" -- --exact "$2" --nocapture
+}
+case ${1:-} in
+--soak) alone production soak::soak ;;
+--twins) alone twin rounds::generated_frames ;;
+esac
 
 step() { printf '\n== %s\n' "$*"; }
 

@@ -21,8 +21,9 @@ impl Buffer {
 
     /// Takes a copy of `frame`, with this headroom.
     pub fn load_with(&mut self, headroom: usize, frame: &[u8]) {
-        self.bytes.clear();
-        self.bytes.resize(headroom, 0);
+        // What lies there still is nobody's: every byte of a header is written.
+        self.bytes.resize(headroom.max(self.bytes.len()), 0);
+        self.bytes.truncate(headroom);
         self.bytes.extend_from_slice(frame);
         self.head = headroom;
     }

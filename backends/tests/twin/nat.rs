@@ -1,5 +1,7 @@
 //! Frames of connections behind NAT: clients', what their reals answer to what they got, and errors about both.
 
+use std::collections::VecDeque;
+
 use tandem_backends::config::{Encap, Plan, parse};
 use tandem_backends::replay::Decision;
 use tandem_backends::xdp::Headroom;
@@ -34,7 +36,7 @@ pub fn plan(rng: &mut Rng, sources: usize) -> Plan {
 /// What was forwarded last: what was sent, and what came out.
 #[derive(Default)]
 pub struct Talk {
-    last: Vec<(Vec<u8>, Vec<u8>)>,
+    last: VecDeque<(Vec<u8>, Vec<u8>)>,
     /// Later fragments that were translated: clients', and answers.
     later: [u64; 2],
 }
@@ -42,8 +44,8 @@ pub struct Talk {
 impl Talk {
     /// The next frame: a client's, an answer to what came out, or an error about either.
     pub fn next(&self, rng: &mut Rng, plan: &Plan) -> Vec<u8> {
-        let about = (!self.last.is_empty()).then(|| rng.pick(&self.last).clone());
-        let Some((sent, out)) = about.filter(|_| rng.below(5) > 1) else { return frames::frame(rng, plan) };
+        let about = (!self.last.is_empty()).then(|| &self.last[rng.below(self.last.len() as u64) as usize]);
+        let Some((sent, out)) = about.filter(|_| rng.below(5) > 1).cloned() else { return frames::frame(rng, plan) };
         let mut frame = match rng.below(8) {
             0 => error(rng, &out),
             1 => error(rng, &turned(&sent)),
@@ -74,9 +76,9 @@ impl Talk {
         let plain = |frame: &[u8]| matches!(frame[12..14], [8, 0] | [0x86, 0xdd]);
         if decision.reason == Some(Reason::Forwarded) && frame.len() < 300 && plain(frame) && plain(out) {
             if self.last.len() > 200 {
-                self.last.remove(0);
+                self.last.pop_front();
             }
-            self.last.push((frame.to_vec(), out.to_vec()));
+            self.last.push_back((frame.to_vec(), out.to_vec()));
         }
     }
 }
