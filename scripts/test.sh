@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What `make test` runs, in the order in which a mistake is cheapest to find. `--long`: full-length tests. `--soak`, `--twins`: that one alone.
-# Everything is built in one profile (dev), so that the dependencies are compiled once.
+# What `make test` runs, in the order in which a mistake is cheapest to find. `--long`: full-length tests. `--soak`, `--twins`: that
+# one alone. Everything is built in one profile (dev), so that the dependencies are compiled once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -13,7 +13,7 @@ mod rounds;
 mod state;
 mod told;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tandem_backends::config::Plan;
 use tandem_backends::control::{Changes, Counters, Hops};
@@ -148,7 +148,16 @@ fn differing(ours: &Tables, theirs: &Tables) -> Result<Counters, String> {
     first("place of NAT", ours.nats(), theirs.nats(), |nat| nat.snapshot())?;
     first("place of NAT's answers in fragments", ours.answers(), theirs.answers(), |answer| answer.snapshot())?;
     let [ours, theirs] = [ours, theirs].map(|tables| Counters::read(tables, 0..1));
-    if ours == theirs { Ok(ours) } else { Err(format!("counters: engine {ours:?}, kernel {theirs:?}")) }
+    let named = |of: fn(&Counters) -> &BTreeMap<&'static str, u64>| {
+        let pairs = of(&ours).iter().zip(of(&theirs)).filter(|((_, a), (_, b))| a != b);
+        pairs.map(|((name, a), (_, b))| format!("{name}: engine {a}, kernel {b}")).collect::<Vec<_>>()
+    };
+    let differ = [named(|of| &of.reasons), named(|of| &of.events), named(|of| &of.seat)].concat();
+    match ours == theirs {
+        true => Ok(ours),
+        false if differ.is_empty() => Err(format!("counters: engine {ours:?}, kernel {theirs:?}")),
+        false => Err(format!("counters: {}", differ.join("; "))),
+    }
 }
 
 fn is_root() -> bool {
