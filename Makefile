@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-long twins test-kernels kernels bench bench-full bench-micro fuzz interleave soak clean
+.PHONY: help setup build demo test test-long twins ci test-kernels kernels bench bench-full bench-micro fuzz interleave soak clean
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # Runs a command with the compilers that setup found, TANDEM_BPF_RUSTC and TANDEM_BPF_LINKER in its environment.
@@ -17,6 +17,7 @@ help:
 	@echo 'make twins      FRAMES=100000000 generated frames through both seats on all cores, by SEED=1 (root; a quarter of an hour)'
 	@echo 'make kernels    fetch four stock kernels of Debian and QEMU, for the next (root; 150 MB to download, 140 MB stay)'
 	@echo 'make test-kernels  our programs on those kernels, and their tunnel devices as the judge of our frames'
+	@echo 'make ci         make test, and test-kernels on what can be fetched meanwhile: what CI runs'
 	@echo 'make bench      kernel XDP against AF_XDP: one report, every number with its evidence (root, two cores, ten minutes)'
 	@echo 'make bench-full the same with all scenarios and ten million flows (hours)'
 	@echo 'make bench-micro  the core alone, against rivals, in detail'
@@ -52,6 +53,9 @@ kernels:
 
 test-kernels: setup
 	@scripts/kernels.sh test
+
+ci:
+	@scripts/ci.sh
 
 bench: build
 	@$(TARGET_DIR)/release/tandem bench

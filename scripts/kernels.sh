@@ -2,7 +2,8 @@
 # Stock Debian kernels for the tests, booted under QEMU without acceleration, network or disk.
 #
 #   scripts/kernels.sh fetch [SERIES]...   downloads kernels and QEMU (root; about 150 MB; 140 MB stay, unpacked)
-#   scripts/kernels.sh test [SERIES]...    boots each kernel that is there and sums up what the guests say
+#   scripts/kernels.sh complete            the same for what is not there yet
+#   scripts/kernels.sh test [SERIES]...    boots each kernel that is there, one for each processor at a time, and sums up
 #
 # Series: 5.10 6.1 6.12 newest. Everything is kept in ~/.cache/tandem/kernels, or where TANDEM_KERNELS says. A kernel that
 # was not fetched is skipped by name; TANDEM_REQUIRE_KERNELS=1, or naming the series, turns that into a failure.
@@ -27,7 +28,11 @@ die() {
 }
 
 work=
-clean_up() { [ -z "$work" ] || rm -rf -- "$work"; }
+clean_up() {
+    # Guests in their own process groups.
+    jobs -rp | while read -r group; do kill -- "-$group" 2>/dev/null || true; done
+    [ -z "$work" ] || rm -rf -- "$work"
+}
 trap clean_up EXIT
 trap 'exit 130' INT TERM HUP
 
@@ -182,6 +187,16 @@ fetch() {
     [ ${#failed[@]} -eq 0 ] || die "not fetched: ${failed[*]}"
 }
 
+# What is missing of all that there is to fetch.
+complete() {
+    local series missing=() version
+    for series in "${ALL[@]}"; do
+        [ -e "$store/$series/vmlinuz" ] || missing+=("$series")
+    done
+    version=$(qemu_version "$(qemu)" || true)
+    if [ ${#missing[@]} -gt 0 ] || [ "${version:-0}" -lt "$QEMU_LEAST" ]; then fetch "${missing[@]}"; fi
+}
+
 # --- test --------------------------------------------------------------------------------------------------
 
 # The guest program, as cargo built it.
@@ -219,33 +234,57 @@ boot() {
         export QEMU_MODULE_DIR=$fetched/usr/lib/x86_64-linux-gnu/qemu
     fi
     # q35 without acceleration: hangs and crashes were seen with other machines, and there may be no KVM.
-    timeout -k 5 "${TANDEM_GUEST_SECONDS:-900}" "$(qemu)" "${firmware[@]}" -machine q35,graphics=off -accel tcg -cpu max -smp 1 -m 1024 \
+    timeout --foreground -k 5 "${TANDEM_GUEST_SECONDS:-900}" "$(qemu)" "${firmware[@]}" -machine q35,graphics=off -accel tcg -cpu max -smp 1 -m 1024 \
         -no-reboot -nodefaults -display none -no-user-config -serial "file:$work/$series.log" \
         -kernel "$store/$series/vmlinuz" -initrd "$work/initrd-$series.gz" \
         -append "console=ttyS0 panic=-1 quiet loglevel=3 mitigations=off nokaslr${TANDEM_LONG:+ TANDEM_LONG=1}${TANDEM_PART:+ TANDEM_PART=$TANDEM_PART}" </dev/null
 }
 
-# Runs one kernel; its results go to $work/SERIES.results. A guest that dies leaves no last line, and QEMU says nothing of it.
+# Boots one kernel and says what came of it: lines for people, results in $work/SERIES.results. A guest that dies leaves no last
+# line, and QEMU says nothing of it.
 run_kernel() {
     local series=$1 log=$work/$1.log results=$work/$1.results started=$SECONDS summary
-    say "$series: Linux $(cat "$store/$series/release")"
     make_initrd "$series"
     boot "$series" || say "$series: QEMU ended with status $?"
     # The serial line begins with the firmware's escape codes and has carriage returns.
     tr -d '\r' <"$log" | grep -aE '^(ok|FAIL|skip|note:) |^[0-9][^ ]*: [0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' >"$results" || true
     grep -aE '^(FAIL|skip|note:) ' "$results" || true
     summary=$(grep -aE ' passed, .* failed, .* skipped$' "$results" | tail -n 1 || true)
-    if [ -z "$summary" ]; then
-        failed=$((failed + 1))
+    if [ -n "$summary" ]; then
+        echo "$summary ($((SECONDS - started)) s)"
+        echo "$((SECONDS - started)) seconds" >>"$results"
+    else
         echo "FAIL $series: no last line: the guest died. The end of what it said:"
         tail -n 30 "$log" | tr -d '\r'
+    fi
+}
+
+# As many at a time as there are processors: an emulated machine uses one.
+run_kernels() {
+    local series
+    # Each in a process group of its own, to be ended as a whole.
+    set -m
+    for series in "$@"; do
+        while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n || true; done
+        say "$series: Linux $(cat "$store/$series/release")"
+        { said=$(run_kernel "$series" 2>&1) || true; echo "$said"; } &
+    done
+    wait
+    set +m
+}
+
+# Adds up what a kernel said.
+count_results() {
+    local summary
+    summary=$(grep -aE ' passed, .* failed, .* skipped$' "$work/$1.results" | tail -n 1 || true)
+    if [ -z "$summary" ]; then
+        failed=$((failed + 1))
         return
     fi
-    echo "$summary ($((SECONDS - started)) s)"
     passed=$((passed + $(sed 's/.*: \([0-9]*\) passed.*/\1/' <<<"$summary")))
     failed=$((failed + $(sed 's/.* \([0-9]*\) failed.*/\1/' <<<"$summary")))
     skipped=$((skipped + $(sed 's/.* \([0-9]*\) skipped$/\1/' <<<"$summary")))
-    done_results+=("$results")
+    done_results+=("$work/$1.results")
 }
 
 test_kernels() {
@@ -276,7 +315,8 @@ test_kernels() {
             with_libraries "$(command -v $program)" "$work/guest"
         done
     fi
-    for series in "${there[@]}"; do run_kernel "$series"; done
+    run_kernels "${there[@]}"
+    for series in "${there[@]}"; do count_results "$series"; done
     if [ "${TANDEM_BLESS:-0}" = 1 ] && [ -z "${TANDEM_PART:-}" ] && [ "$failed" = 0 ] && [ "${#done_results[@]}" = "${#ALL[@]}" ]; then
         "$guest" document "${done_results[@]}" >"$work/kernels.md"
         cp "$work/kernels.md" "$repo/docs/kernels.md"
@@ -295,6 +335,7 @@ for series in "$@"; do
 done
 case $verb in
 fetch) if [ $# -gt 0 ]; then fetch "$@"; else fetch "${ALL[@]}"; fi ;;
+complete) complete ;;
 test) if [ $# -gt 0 ]; then test_kernels named "$@"; else test_kernels '' "${ALL[@]}"; fi ;;
-*) die "usage: scripts/kernels.sh fetch|test [${ALL[*]}]" ;;
+*) die "usage: scripts/kernels.sh fetch|test [${ALL[*]}], or complete" ;;
 esac
