@@ -6,6 +6,8 @@
 //!   `rust-web-src`;
 //! * `TANDEM_BPF_LINKER`, else `~/.cache/tandem/bin/bpf-linker` (what `make setup` leaves), else `bpf-linker` in `PATH`.
 //!
+//! `TANDEM_BPF_CPU=generic` builds for the first instruction set instead of v3: `make test-kernels` asks kernels for that, too.
+//!
 //! What is missing is an error that names `make setup`. The objects land in `OUT_DIR`: `tandem-bpf`,
 //! and `tandem-bpf-bench` with what benchmarks compare it with.
 
@@ -23,7 +25,7 @@ fn main() {
 }
 
 fn build() -> Result<(), String> {
-    for variable in ["TANDEM_BPF_RUSTC", "TANDEM_BPF_LINKER"] {
+    for variable in ["TANDEM_BPF_RUSTC", "TANDEM_BPF_LINKER", "TANDEM_BPF_CPU"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     let root = var_path("CARGO_MANIFEST_DIR")?.join("..");
@@ -58,7 +60,7 @@ fn build() -> Result<(), String> {
         "-Cdebuginfo=2".to_owned(),
         // 32-bit arithmetic and jumps (Linux 5.1), and headers read by the word where they lie: together a fifth fewer
         // instructions. The kernel allows it on machines that read misaligned words as fast as others.
-        "-Ctarget-cpu=v3".to_owned(),
+        format!("-Ctarget-cpu={}", env::var("TANDEM_BPF_CPU").as_deref().unwrap_or("v3")),
         "-Ctarget-feature=+allows-misaligned-mem-access".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         format!("--cfg=bpf_target_arch=\"{}\"", var("CARGO_CFG_TARGET_ARCH")?),

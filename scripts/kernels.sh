@@ -7,7 +7,7 @@
 #
 # Series: 5.10 6.1 6.12 newest. Everything is kept in ~/.cache/tandem/kernels, or where TANDEM_KERNELS says. A kernel that
 # was not fetched is skipped by name; TANDEM_REQUIRE_KERNELS=1, or naming the series, turns that into a failure.
-# TANDEM_PART=doctor|interop|nat|twins|life|capture|links runs that part of the guest alone, and writes no page.
+# TANDEM_PART=doctor|interop|nat|twins|katran|generic|life|capture|links runs that part of the guest alone, and writes no page.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=toolchain.sh
 . "$(dirname "$0")/toolchain.sh"
@@ -209,6 +209,19 @@ build_guest() {
     sed 's/.*"executable":"\([^"]*\)".*/\1/' <<<"$line"
 }
 
+# The BPF object for the generic instruction set, by the build script itself, as cargo runs it.
+build_generic() {
+    local target=${CARGO_TARGET_DIR:-$repo/target}/generic
+    local out=$target/debug/build/backends/out
+    rm -f "$out/tandem-bpf"
+    mkdir -p "$out"
+    say "building the BPF object for the generic instruction set"
+    export CARGO_MANIFEST_DIR=$repo/backends OUT_DIR=$out CARGO_CFG_TARGET_ARCH=x86_64 TANDEM_BPF_CPU=generic
+    "$repo/scripts/with-toolchain.sh" rustc --edition 2024 -o "$target/build-script" "$repo/backends/build.rs" &&
+        "$repo/scripts/with-toolchain.sh" "$target/build-script" >/dev/null &&
+        cp "$out/tandem-bpf" "$work/guest/tandem-bpf-generic"
+}
+
 # Copies a program and the libraries that it loads to the same paths below $2.
 with_libraries() {
     local program=$1 to=$2 file
@@ -309,6 +322,10 @@ test_kernels() {
         mkdir -p "$work/guest/bin"
         strip -o "$work/guest/init" "$guest"
         with_libraries "$guest" "$work/guest"
+        (build_generic) || die "the BPF object for the generic instruction set does not build"
+        # At the path where the program looks for them.
+        mkdir -p "$work/guest$repo/cli/tests/katran"
+        cp -r "$repo/cli/tests/katran/vectors" "$work/guest$repo/cli/tests/katran/"
         # What the doctor's cures are written for.
         for program in ip sysctl sed; do
             cp -L "$(command -v $program)" "$work/guest/bin/$program"
@@ -319,8 +336,10 @@ test_kernels() {
     for series in "${there[@]}"; do count_results "$series"; done
     if [ "${TANDEM_BLESS:-0}" = 1 ] && [ -z "${TANDEM_PART:-}" ] && [ "$failed" = 0 ] && [ "${#done_results[@]}" = "${#ALL[@]}" ]; then
         "$guest" document "${done_results[@]}" >"$work/kernels.md"
+        "$guest" readme "${done_results[@]}" >"$work/readme.md"
         cp "$work/kernels.md" "$repo/docs/kernels.md"
-        say "docs/kernels.md is written"
+        "$repo/scripts/readme-section.sh" kernels "$work/readme.md"
+        say "docs/kernels.md is written, and its part of README.md"
     fi
     echo "$passed passed, $failed failed, $skipped skipped"
     [ "$failed" = 0 ]

@@ -11,13 +11,4 @@ if grep -q '^      "valid": false' "$results"; then
     echo "error: $results: some rows are invalid; run \`make bench\` again on a machine that does nothing else" >&2
     exit 1
 fi
-begin='<!-- bench: begin -->' end='<!-- bench: end -->'
-grep -qF "$begin" README.md && grep -qF "$end" README.md || { echo "error: README.md has lost its marks $begin and $end" >&2; exit 1; }
-new=$(mktemp)
-trap 'rm -f "$new"' EXIT
-awk -v begin="$begin" -v end="$end" -v file="$numbers" '
-    $0 == end { skip = 0 }
-    !skip { print }
-    $0 == begin { skip = 1; while ((getline line < file) > 0) print line }
-' README.md >"$new"
-cat "$new" >README.md
+scripts/readme-section.sh bench "$(realpath "$numbers")"

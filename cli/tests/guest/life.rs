@@ -1,6 +1,10 @@
 //! The balancer's life on this kernel: both ways of attachment in both modes, the live switch, and a restart that keeps its flows.
 
-use tandem_backends::run::{Handle, ModeName, Reply, Request};
+use std::path::PathBuf;
+
+use tandem_backends::config::Attach;
+use tandem_backends::run::{Handle, ModeName, Options, Reply, Request};
+use tandem_backends::xdp::{SlotWish, attach_root, detach_root, put_tap};
 
 use super::report::Report;
 use super::running::{PLAIN_LINK, Stand, comes_back, forwarded};
@@ -17,6 +21,17 @@ pub fn run(report: &mut Report) {
     report.result("live switch, there and back", stand("native", "xdp").run(switches));
     let kept = stand("native", "xdp");
     report.result("a restart keeps flows, counters and the frames between", kept.set_up(|| restarts(&kept)));
+    report.result("in a slot of a root, behind a tap", kept.set_up(|| behind_a_tap(&kept)));
+}
+
+fn behind_a_tap(stand: &Stand) -> Result<(), String> {
+    let path = PathBuf::from(format!("/sys/fs/bpf/guest-root-{}", std::process::id()));
+    attach_root(stand.interface, Attach::Native, &path).map_err(|error| format!("root: {error}"))?;
+    let tapped = put_tap(&path, 0).map_err(|error| format!("tap: {error}"));
+    let slot = Some(SlotWish { path: path.clone(), slot: 2 });
+    let done = tapped.and_then(|()| stand.balance_by(Options { slot, ..Options::default() }, |handle| forwards(handle, "xdp")));
+    detach_root(&path).map_err(|error| error.to_string())?;
+    done
 }
 
 /// The seat of the mode forwards, and only it.

@@ -9,7 +9,9 @@ mod capture;
 mod cases;
 mod doctor;
 mod document;
+mod generic;
 mod interop;
+mod katran;
 mod life;
 mod links;
 mod nat;
@@ -28,6 +30,26 @@ mod frames;
 mod plans;
 #[path = "../../../backends/tests/twin/rich.rs"]
 mod rich;
+// The model of Katran's rules, and its vectors.
+#[path = "../katran/beside.rs"]
+#[allow(dead_code, reason = "shared")]
+mod beside;
+#[path = "../katran/compare.rs"]
+mod compare;
+#[path = "../katran/frozen.rs"]
+mod frozen;
+#[path = "../katran/model/mod.rs"]
+#[allow(dead_code, reason = "shared")]
+mod model;
+#[path = "../katran/seats.rs"]
+#[allow(dead_code, reason = "shared")]
+mod seats;
+#[path = "../katran/settings.rs"]
+#[allow(dead_code, reason = "shared")]
+mod settings;
+#[path = "../katran/vectors.rs"]
+#[allow(dead_code, unused_imports, reason = "its own tests are not part of this program")]
+mod vectors;
 // Of the lab's test: addresses of packet sockets, and the methods.
 #[path = "../methods/packet.rs"]
 mod packet;
@@ -43,9 +65,9 @@ use report::Report;
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [verb, results @ ..] = arguments.as_slice()
-        && verb == "document"
+        && let Some(write) = document::writer(verb)
     {
-        print!("{}", document::document(results));
+        print!("{}", write(results));
         return;
     }
     if start::is_init() {
@@ -68,11 +90,13 @@ fn run() -> Report {
     let (mut report, started) = (Report::default(), Instant::now());
     let only = std::env::var("TANDEM_PART").ok();
     let cases = LazyCell::new(cases::all);
-    let parts: [(&str, Part<'_>); 7] = [
+    let parts: [(&str, Part<'_>); 9] = [
         ("doctor", &doctor::run),
         ("interop", &|report| interop::run(report, &cases)),
         ("nat", &nat::run),
         ("twins", &|report| twins::run(report, &cases)),
+        ("katran", &katran::run),
+        ("generic", &generic::run),
         ("life", &life::run),
         ("capture", &|report| capture::run(report, &cases)),
         ("links", &links::run),

@@ -81,9 +81,13 @@ impl Stand {
 
     /// The balancer until it is ready, the test, the balancer's end: with everything left in place, or taken away.
     pub fn balance(&self, leave: bool, test: impl FnOnce(&Handle) -> Result<(), String>) -> Result<(), String> {
+        self.balance_by(Options { leave_attached: leave, ..Options::default() }, test)
+    }
+
+    /// The same, run otherwise.
+    pub fn balance_by(&self, options: Options, test: impl FnOnce(&Handle) -> Result<(), String>) -> Result<(), String> {
         let plan = self.plan()?;
-        let name = Some(format!("guest-{}", std::process::id()));
-        let options = Options { name, leave_attached: leave, ..Options::default() };
+        let options = Options { name: Some(format!("guest-{}", std::process::id())), ..options };
         let (signals, (ready, is_ready), (handles, handle)) = (Signals::default(), channel(), channel());
         let running = std::thread::spawn({
             let signals = signals.clone();

@@ -29,7 +29,9 @@ impl Bench {
 
     /// Another configuration, and no flow or counter of before.
     pub fn restart(&mut self, settings: &Settings) {
-        self.seats.iter_mut().for_each(|seat| seat.apply(settings));
+        if self.settings != *settings {
+            self.seats.iter_mut().for_each(|seat| seat.apply(settings));
+        }
         self.seats.iter().for_each(Seat::start_anew);
         self.model = Model::new(settings);
         self.settings = settings.clone();

@@ -1,7 +1,9 @@
 //! `profile = "katran"` against an independent model of the rules that it follows.
 
+mod beside;
 mod companions;
 mod compare;
+mod frozen;
 mod generate;
 mod generated;
 mod goldens;

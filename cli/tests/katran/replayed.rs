@@ -10,48 +10,18 @@ use serde_json::Value;
 #[path = "../command/captures.rs"]
 mod captures;
 
-use crate::compare::{Bench, hex, moved};
+use crate::compare::{Bench, hex};
+use crate::frozen::{differing, listed};
 use crate::seats::{is_root, rows, skipped};
-use crate::vectors::{Step, Vector, all, is_listed};
+use crate::vectors::{Step, Vector, all};
 use captures::{frames, pcap};
 
 /// Verdict, bytes and counters of every vector, in both backends: as the model has them, and as they are frozen.
 #[test]
 fn both_backends_agree() {
     let vectors = all();
-    let mut bench = Bench::new(&vectors[0].settings);
-    let mut differing = Vec::new();
-    for vector in &vectors {
-        bench.restart(&vector.settings);
-        if let Err(text) = steps(&mut bench, vector) {
-            differing.push(format!("{}: {}: {text}", vector.file, vector.name));
-        }
-    }
-    let brief: Vec<&str> = differing.iter().map(|text| text.split("\nframes:").next().unwrap_or(text)).collect();
-    assert!(differing.is_empty(), "{} of {} vectors differ:\n{}", brief.len(), vectors.len(), brief.join("\n"));
-}
-
-fn steps(bench: &mut Bench, vector: &Vector) -> Result<(), String> {
-    for (number, step) in vector.steps.iter().enumerate() {
-        step.settings.iter().for_each(|settings| bench.apply(settings));
-        let before: Vec<_> = bench.seats.iter().map(|seat| seat.tally()).collect();
-        let found = bench.frame(&step.frame).map_err(|text| format!("step {number}: {text}"))?;
-        assert!(step.is(&found), "step {number} is not what is frozen");
-        for (seat, before) in bench.seats.iter().zip(&before) {
-            let now = seat.tally();
-            let differing = moved(step.moves(), &listed(&now, before));
-            if !differing.is_empty() {
-                return Err(format!("step {number}: {}: counters, expected and found: {differing:?}", seat.name));
-            }
-        }
-    }
-    bench.counters()
-}
-
-/// What moved since, of the counters that vectors list.
-fn listed(now: &BTreeMap<String, u64>, before: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    let rows = moved(before, now).into_iter().filter(|(row, _)| is_listed(row));
-    rows.map(|(row, (before, now))| (row, now - before)).collect()
+    let differing = differing(&mut Bench::new(&vectors[0].settings), &vectors);
+    assert!(differing.is_empty(), "{} of {} vectors differ:\n{}", differing.len(), vectors.len(), differing.join("\n"));
 }
 
 /// Bytes of a frame that damage is done to: all headers of every vector.
