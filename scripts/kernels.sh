@@ -211,8 +211,9 @@ build_guest() {
 
 # The BPF object for the generic instruction set, by the build script itself, as cargo runs it.
 build_generic() {
+    # Where the script finds the libraries that the object for v3 was built with.
     local target=${CARGO_TARGET_DIR:-$repo/target}/generic
-    local out=$target/debug/build/backends/out
+    local out=$target/build/backends/out
     rm -f "$out/tandem-bpf"
     mkdir -p "$out"
     say "building the BPF object for the generic instruction set"

@@ -53,13 +53,19 @@ else
     step "documentation"
     RUSTDOCFLAGS="${deny[*]}" cargo doc --locked --no-deps --document-private-items "${features[@]}"
 
-    step "advisories"
+    step "supply chain"
     if ! cargo deny --version >/dev/null 2>&1; then
         echo "skipped: no cargo-deny (\`cargo install --locked cargo-deny\`, then \`cargo deny fetch db\`)"
-    elif [ ! -d "${CARGO_HOME:-$HOME/.cargo}/advisory-dbs" ]; then
-        echo "skipped: cargo-deny has no database of advisories (\`cargo deny fetch db\`)"
     else
-        cargo deny --locked --offline check advisories
+        checks=(licenses bans sources)
+        if [ -d "${CARGO_HOME:-$HOME/.cargo}/advisory-dbs" ]; then
+            checks+=(advisories)
+        else
+            echo "skipped: the advisories, of which cargo-deny has no database (\`cargo deny fetch db\`)"
+        fi
+        for manifest in Cargo.toml fuzz/Cargo.toml interleave/Cargo.toml; do
+            cargo deny --locked --offline --manifest-path "$manifest" check --config deny.toml "${checks[@]}"
+        done
     fi
 fi
 

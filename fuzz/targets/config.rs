@@ -1,19 +1,7 @@
-//! Any text as a configuration: a plan or an error, and a plan's sizes can be calculated.
+//! `../bodies/config.rs` under libFuzzer.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use tandem_backends::config::parse;
-use tandem_backends::memory::Sizes;
+#[path = "../bodies/config.rs"]
+mod body;
 
-fuzz_target!(|text: &str| {
-    match parse(text, "fuzz.toml") {
-        Ok(loaded) => {
-            let sizes = Sizes::for_plan(&loaded.plan, 1);
-            assert!(sizes.flow_sets.is_power_of_two() && sizes.ring_lines > 0);
-            for vip in &loaded.plan.vips {
-                assert!(!vip.to_string().is_empty());
-            }
-        }
-        Err(error) => assert!(!error.to_string().is_empty()),
-    }
-});
+libfuzzer_sys::fuzz_target!(|input: &str| body::run(input));
