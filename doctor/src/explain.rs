@@ -30,11 +30,11 @@ fn proofs(check: &Check) -> String {
         .map(|proof| match proof {
             Proof::Lab => "lab".to_owned(),
             Proof::Qemu => "QEMU".to_owned(),
-            Proof::Recorded => "recorded facts".to_owned(),
+            Proof::Recorded(why) => format!("recorded facts: {why}"),
             Proof::Untried(why) => format!("not: {why}"),
         })
         .collect();
-    texts.join(", ")
+    texts.join("; ")
 }
 
 /// `docs/doctor.md`.
@@ -105,7 +105,8 @@ documentation's networks stands for somebody in the Internet.
 
 "Tried out" says how a check was: in the lab of network namespaces (broken; real traffic fails, or what the check guards against is seen;
 the doctor names this check as the root; the printed cure, run as it is printed; all is well again), in a stock kernel under QEMU likewise,
-or on recorded facts: those of a host that no lab has, written down as such a host reports them, not read from one (found, not cured).
+or on recorded facts: those of a host that no lab has, written down as such a host reports them, not read from one (found, not cured);
+then it says which part of the check that is, and why neither lab nor QEMU has it.
 
 | id | what | role | rule | cure | tried out |
 |---|---|---|---|---|---|

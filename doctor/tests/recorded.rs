@@ -229,7 +229,7 @@ const ROWS: &[(&str, Status, Host, Change, &str)] = &[
     ),
     (
         "D-52",
-        Status::Fail,
+        Status::Warn,
         balancer,
         |facts, _| {
             let row = |queue, bound| json!({ "queue": queue, "core": queue, "bound": bound });
@@ -291,7 +291,7 @@ fn each_is_found() {
 #[test]
 fn the_documentation_says_what_is_tried_here() {
     let tried: std::collections::BTreeSet<&str> = ROWS.iter().map(|(id, ..)| *id).collect();
-    for check in all().filter(|check| check.proof.contains(&Proof::Recorded)) {
+    for check in all().filter(|check| check.proof.iter().any(|proof| matches!(proof, Proof::Recorded(_)))) {
         assert!(tried.contains(check.id), "{} is said to be tried on recorded facts", check.id);
     }
 }

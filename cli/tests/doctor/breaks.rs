@@ -1,7 +1,7 @@
 //! The table: what is broken, what fails of it, and which check says so.
 //!
 //! In commands: `{vip}` `{vip6}` VIPs; `{lb}` `{real}` `{client}` hosts, `{lb6}` and so on their IPv6 addresses; `{gw}` the
-//! balancer's router, `{rgw}` the real's; `{mac}` the balancer's MAC; `{conf}` the configuration; `{pins}` the lab's pins.
+//! balancer's router, `{gw6}` by IPv6, `{rgw}` the real's; `{mac}` the balancer's MAC; `{conf}` the configuration; `{pins}` the lab's pins.
 
 use tandem_lab::Host;
 
@@ -20,6 +20,8 @@ pub enum Step {
     Killed,
     /// It is started.
     Started,
+    /// It is started, and refuses.
+    Refused,
     /// The server of the port 7200 listens on the VIP, or on the real's own address.
     Listening(bool),
 }
@@ -46,6 +48,8 @@ pub enum Effect {
     Stops,
     /// Traffic flows: it is a risk, or costs. The check warns.
     Risks,
+    /// Traffic fails by what this host cannot see. The check warns.
+    Elsewhere,
 }
 
 pub struct Break {
@@ -62,9 +66,9 @@ pub struct Break {
     pub after: &'static [Step],
 }
 
-use Effect::{Risks, Stops};
+use Effect::{Elsewhere, Risks, Stops};
 use Host::{Client, Lb, Router};
-use Step::{Killed, Listening, Reconfigured, Sh, Started, Stopped};
+use Step::{Killed, Listening, Reconfigured, Refused, Sh, Started, Stopped};
 
 const PLAIN: Break =
     Break { id: "", host: REAL, what: "", before: &[], breaks: &[], traffic: Traffic::Udp, effect: Stops, then: &[], after: &[] };
@@ -306,6 +310,55 @@ pub const BREAKS: &[Break] = &[
         breaks: &[Reconfigured("sed -i -e '/^interface/a cores = [0]' -e 's/^mode.*/mode = \"afxdp\"/' {conf}")],
         effect: Risks,
         then: &[Stopped, Started],
+        after: &[Reconfigured("sed -i 's/^mode.*/mode = \"xdp\"/' {conf}")],
+        ..PLAIN
+    },
+    Break {
+        id: "D-36",
+        host: Lb,
+        what: "data has a pool of outer sources, and a firewall knows the probes' alone",
+        before: &[Sh(
+            Router,
+            "nft add table ip fw; nft add chain ip fw across '{ type filter hook forward priority 0; }'; nft add rule ip fw across ip protocol 4 ip saddr != {lb} drop",
+        )],
+        breaks: &[Reconfigured("sed -i '/^.tunnel/a source_prefix_v4 = \"10.66.0.0/24\"' {conf}")],
+        effect: Elsewhere,
+        then: &[Stopped, Started],
+        after: &[Sh(Router, "nft delete table ip fw")],
+        ..PLAIN
+    },
+    Break {
+        id: "D-48",
+        host: Lb,
+        what: "the interface has no IPv6 address, and the configuration leaves it to the interface",
+        before: &[Sh(Lb, "ip -6 addr add fc00:99::1/128 dev lo nodad")],
+        breaks: &[Stopped, Sh(Lb, "ip -6 addr del {lb6}/64 dev eth0; sed -i '/^source_v6/d' {conf}"), Refused],
+        then: &[Started],
+        after: &[
+            Sh(Lb, "ip -6 addr add {lb6}/64 dev eth0 nodad; ip -6 addr del fc00:99::1/128 dev lo"),
+            Reconfigured("sed -i 's/^source_v6.*/source_v6 = \"{lb6}\"/' {conf}"),
+        ],
+        ..PLAIN
+    },
+    Break {
+        id: "D-54",
+        host: Lb,
+        what: "node.cores names a core that nobody has",
+        breaks: &[Stopped, Sh(Lb, "sed -i -e '/^interface/a cores = [1000]' -e 's/^mode.*/mode = \"afxdp\"/' {conf}"), Refused],
+        then: &[Started],
+        after: &[Reconfigured("sed -i 's/^mode.*/mode = \"xdp\"/' {conf}")],
+        ..PLAIN
+    },
+    Break {
+        id: "D-52",
+        host: Lb,
+        what: "the interface was down for a moment, which ends the workers",
+        before: &[Reconfigured("sed -i 's/^mode.*/mode = \"afxdp\"/' {conf}")],
+        breaks: &[
+            Sh(Lb, "ip link set eth0 down; sleep 0.3; ip link set eth0 up; ip route add default via {gw}"),
+            Sh(Lb, "ip -6 addr add {lb6}/64 dev eth0 nodad; ip -6 route add default via {gw6}"),
+        ],
+        effect: Risks,
         after: &[Reconfigured("sed -i 's/^mode.*/mode = \"xdp\"/' {conf}")],
         ..PLAIN
     },

@@ -4,6 +4,7 @@
 mod breaks;
 #[path = "../common/mod.rs"]
 mod common;
+mod spread;
 mod stand;
 
 use tandem_doctor::{Report, Status};
@@ -30,9 +31,11 @@ fn one(stand: &mut Stand, row: &Break) -> Result<(), String> {
     for step in row.breaks {
         stand.step(step)?;
     }
-    let fails = matches!(row.effect, Effect::Stops);
-    if fails && stand.flows_still(row.traffic) {
+    if !matches!(row.effect, Effect::Risks) && stand.flows_still(row.traffic) {
         return Err("traffic flows, although it is broken".to_owned());
+    }
+    if matches!(row.effect, Effect::Risks) && !stand.flows(row.traffic) {
+        return Err(format!("traffic does not flow any more, although this is a risk alone:\n{}", stand.state()));
     }
     let report = stand.doctor(row.host)?;
     let expected = if matches!(row.effect, Effect::Stops) { Status::Fail } else { Status::Warn };
@@ -160,8 +163,8 @@ fn the_documentation_says_what_is_tried_here() {
     use std::collections::BTreeSet;
     use tandem_doctor::checks::{Proof, all};
     let said: BTreeSet<&str> = all().filter(|check| check.proof.contains(&Proof::Lab)).map(|check| check.id).collect();
-    // D-09 is no check that could fail: a probe of its own, below.
-    let tried: BTreeSet<&str> = BREAKS.iter().map(|row| row.id).chain(["D-09"]).collect();
+    // D-09 is no check that could fail: a probe of its own, above. D-57 needs two balancers: `spread`.
+    let tried: BTreeSet<&str> = BREAKS.iter().map(|row| row.id).chain(["D-09", "D-57"]).collect();
     assert_eq!(said, tried);
 }
 

@@ -101,7 +101,9 @@ impl Stand {
             ("{real}", real.v4.to_string()),
             ("{client}", client.v4.to_string()),
             ("{client6}", client.v6.to_string()),
+            ("{lb6}", lb.v6.to_string()),
             ("{gw}", lb.router.gateway_v4.to_string()),
+            ("{gw6}", lb.router.gateway_v6.to_string()),
             ("{rgw}", real.router.gateway_v4.to_string()),
             ("{mac}", lb.mac.to_string()),
             ("{conf}", self.file().display().to_string()),
@@ -128,6 +130,11 @@ impl Stand {
                 }
             }
             Step::Started => self.start()?,
+            Step::Refused => {
+                if self.start().is_ok() {
+                    return Err("the balancer started".to_owned());
+                }
+            }
             Step::Listening(on_vip) => self.listen(*on_vip),
         }
         Ok(())

@@ -18,6 +18,24 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
+/// The third number, which counts the repairs; distributors that count otherwise leave 0.
+fn repair(release: &str) -> u32 {
+    let third = release.split(|c: char| !c.is_ascii_digit()).nth(2);
+    third.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// Whether vmxnet3's native XDP, which came with 6.6, gives frames a wrong length: 4c2227656d90 (v6.15), and the repairs of the
+/// kernels that were cared for then.
+fn has_wrong_lengths(release: &str) -> bool {
+    match version(release) {
+        Some((6, 6)) => repair(release) < 89,
+        Some((6, 12)) => repair(release) < 26,
+        Some((6, 14)) => repair(release) < 5,
+        Some(version) => ((6, 6)..(6, 15)).contains(&version),
+        None => false,
+    }
+}
+
 /// D-37.
 pub(super) fn losses(facts: &HostFacts, setting: &Setting) -> Vec<Finding> {
     let Some(balancer) = &setting.balancer else { return unconfigured() };
@@ -92,9 +110,10 @@ pub(super) fn offloads(facts: &HostFacts, setting: &Setting) -> Vec<Finding> {
             let observed = format!("rx-gro-hw is on at {name}: the card makes one frame of many before XDP sees them");
             findings.push(Finding::warn(observed).cure(format!("ethtool -K {name} rx-gro-hw off")));
         }
-        let index = facts.link(name).map(|link| link.index);
-        let vlans = facts.links.iter().filter(|link| link.vlan.is_some() && link.below == index).count();
-        if vlans > 0 && is_on("rx-vlan-hw-parse") {
+        let vlans = super::program::vlans_on(facts, name);
+        // The other end of a veth decides, whatever is set here: that is the router's veth (D-43).
+        let is_veth = facts.link(name).is_some_and(|link| link.kind == "veth");
+        if vlans > 0 && !is_veth && is_on("rx-vlan-hw-parse") {
             let observed = format!(
                 "rxvlan is on at {name}, which has {vlans} VLANs: the card takes the tags off, and XDP does not see which VLAN it was"
             );
@@ -110,10 +129,10 @@ pub(super) fn vmxnet3(facts: &HostFacts, setting: &Setting) -> Vec<Finding> {
     let is_it = |name: &&String| facts.places.get(*name).is_some_and(|place| place.driver == "vmxnet3");
     let Some(name) = interfaces(balancer).find(is_it) else { return vec![Finding::pass("no vmxnet3")] };
     let release = &facts.machine.release;
-    if balancer.native && version(release).is_some_and(|version| version < (6, 15)) {
+    if balancer.native && has_wrong_lengths(release) {
         let observed = format!(
             "{name} is a vmxnet3, and this is Linux {release}: with native XDP its driver gives wrong lengths (CVE-2025-37799; fixed in 6.15, \
-             and by distributors, Ubuntu in 6.14.0-24)"
+             6.14.5, 6.12.26 and 6.6.89, and by distributors, Ubuntu in 6.14.0-24)"
         );
         return vec![Finding::warn(observed).cure(format!("sed -i 's/^attach *=.*/attach = \"generic\"/' {}", balancer.file))];
     }
@@ -178,4 +197,26 @@ pub(super) fn privileges_and_power(facts: &HostFacts, setting: &Setting) -> Vec<
         );
     }
     or_pass(findings, "privileges suffice, and no governor saves power")
+}
+
+#[cfg(test)]
+mod tests {
+    /// The repairs of 6.12 by Debian's changelog of that kernel.
+    #[test]
+    fn kernels_with_wrong_lengths() {
+        for (release, wrong) in [
+            ("6.1.0-37-amd64", false),
+            ("6.6.88", true),
+            ("6.6.89", false),
+            ("6.8.0-45-generic", true),
+            ("6.12.25-amd64", true),
+            ("6.12.107+deb13-cloud-amd64", false),
+            ("6.14.0-24-generic", true),
+            ("6.14.5", false),
+            ("6.15.0", false),
+            ("7.2.13+deb14-cloud-amd64", false),
+        ] {
+            assert_eq!(super::has_wrong_lengths(release), wrong, "{release}");
+        }
+    }
 }

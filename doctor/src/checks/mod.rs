@@ -29,8 +29,8 @@ pub enum Proof {
     Lab,
     /// Likewise, in a stock kernel under QEMU, with its tunnel devices.
     Qemu,
-    /// On recorded facts: no lab has such hardware. Found, not cured.
-    Recorded,
+    /// On recorded facts, found and not cured; what of it, and why not better.
+    Recorded(&'static str),
     /// Not tried, and why.
     Untried(&'static str),
 }

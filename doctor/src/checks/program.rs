@@ -3,6 +3,7 @@
 use crate::facts::{HostFacts, Link, Xdp};
 use crate::finding::{Finding, or_pass};
 use crate::setting::{Balancer, Role, Setting};
+use tandem_backends::xdp::root_array;
 
 use super::router::ports_to_balancers;
 
@@ -127,6 +128,18 @@ fn leaves_checksums(facts: &HostFacts, link: &Link) -> bool {
     link.kind == "veth" && features.is_some_and(|features| features.iter().any(|name| name.starts_with("tx-checksum-ip")))
 }
 
+/// VLAN devices on a link.
+pub(super) fn vlans_on(facts: &HostFacts, name: &str) -> usize {
+    let index = facts.link(name).map(|link| link.index);
+    facts.links.iter().filter(|link| link.vlan.is_some() && index.is_some() && link.below == index).count()
+}
+
+/// Whether the tags of this link's VLANs are left to hardware: a veth hands them over beside the frame.
+fn leaves_tags(facts: &HostFacts, link: &Link) -> bool {
+    let is_on = facts.devices.get(&link.name).is_some_and(|device| device.features.contains("tx-vlan-hw-insert"));
+    link.kind == "veth" && is_on && vlans_on(facts, &link.name) > 0
+}
+
 /// D-43.
 pub(super) fn veth(facts: &HostFacts, setting: &Setting) -> Vec<Finding> {
     if let Some(why) = facts.unread.get("ethtool") {
@@ -144,6 +157,14 @@ pub(super) fn veth(facts: &HostFacts, setting: &Setting) -> Vec<Finding> {
                     link.name
                 );
                 findings.push(Finding::fail(observed).cure(off(link)));
+            }
+            for link in veths.iter().filter(|link| leaves_tags(facts, link)) {
+                let observed = format!(
+                    "txvlan is on at {}, a veth with VLANs: frames reach the balancer's XDP program without their tags, and what it sends back \
+                     has none",
+                    link.name
+                );
+                findings.push(Finding::fail(observed).cure(format!("ethtool -K {} txvlan off", link.name)));
             }
             let takes = |link: &&Link| {
                 let gro = facts.devices.get(&link.name).is_some_and(|device| device.features.contains("rx-gro"));
@@ -200,9 +221,7 @@ fn seat(facts: &HostFacts) -> Option<&str> {
 
 /// D-52.
 pub(super) fn userspace(facts: &HostFacts, setting: &Setting) -> Vec<Finding> {
-    if setting.balancer.is_none() {
-        return unconfigured();
-    }
+    let Some(balancer) = &setting.balancer else { return unconfigured() };
     let workers = workers(facts);
     if seat(facts) != Some("afxdp") {
         return vec![Finding::skip("userspace does not forward")];
@@ -210,9 +229,8 @@ pub(super) fn userspace(facts: &HostFacts, setting: &Setting) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (queue, core, bound) in &workers {
         if bound == "ended" {
-            findings.push(Finding::fail(format!(
-                "the worker of queue {queue} (core {core}) has ended: the kernel forwards its frames"
-            )));
+            let observed = format!("the worker of queue {queue} (core {core}) has ended: the kernel forwards its frames");
+            findings.push(Finding::warn(observed).cure(format!("{} --take-over", start(balancer))));
         }
     }
     let count = |name: &str| {
@@ -229,8 +247,7 @@ pub(super) fn userspace(facts: &HostFacts, setting: &Setting) -> Vec<Finding> {
     }
     let zero_copy =
         |name: &str| facts.devices.get(name).and_then(|device| device.xdp_features).is_some_and(|features| features & 8 != 0);
-    let interfaces = setting.balancer.iter().flat_map(|balancer| &balancer.interfaces);
-    for name in interfaces.filter(|name| zero_copy(name) && workers.iter().any(|(.., bound)| bound == "copy")) {
+    for name in balancer.interfaces.iter().filter(|name| zero_copy(name) && workers.iter().any(|(.., bound)| bound == "copy")) {
         findings.push(Finding::warn(format!("{name} can do zero-copy, and the sockets were bound in copy mode")));
     }
     let text: Vec<String> = workers.iter().map(|(queue, _, bound)| format!("queue {queue} {bound}")).collect();
@@ -283,12 +300,16 @@ pub(super) fn attach_flaps(facts: &HostFacts, setting: &Setting) -> Vec<Finding>
     let mut findings = Vec::new();
     for link in balancer.interfaces.iter().filter_map(|name| facts.link(name)) {
         let bond = if link.kind == "bond" { Some(link) } else { kind_of(link.master).filter(|master| master.kind == "bond") };
-        if let Some(bond) = bond.filter(|_| link.xdp.is_none()) {
-            findings.push(Finding::warn(format!(
-                "{} belongs to the bond {}: attaching XDP resets many cards for a second or two; keep `tandem root` attached for good, so that \
-                 only programs change",
-                link.name, bond.name
-            )));
+        // In the network stack it is no matter of the cards.
+        if let Some(bond) = bond.filter(|_| link.xdp.is_none() && balancer.native) {
+            let observed = format!(
+                "{} belongs to the bond {}: many drivers reset the card when the first XDP program comes and when the last one goes; with \
+                 `tandem root` attached for good, and `tandem run --xdp-root {} --xdp-slot 0`, that is when the root comes",
+                link.name,
+                bond.name,
+                root_array(&link.name).display()
+            );
+            findings.push(Finding::warn(observed).cure(format!("tandem root attach {}", link.name)));
         }
     }
     or_pass(findings, "attaching takes no bond's carrier away")

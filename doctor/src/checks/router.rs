@@ -212,5 +212,10 @@ pub(super) fn ports_to_balancers(facts: &HostFacts, setting: &Setting) -> BTreeS
             |bridge| facts.links.iter().filter(|link| link.master == Some(bridge)).map(|link| link.name.clone()).collect(),
         )
     };
-    ports.iter().flat_map(ports_of).collect()
+    // Of a VLAN: what it is on.
+    let below = |name: String| {
+        let below = facts.link(&name).filter(|link| link.kind == "vlan").and_then(|link| link.below);
+        below.map_or(name, |index| facts.name_of(index).to_owned())
+    };
+    ports.iter().flat_map(ports_of).map(below).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::facts::HostFacts;
+use crate::facts::{Address, HostFacts};
 use crate::finding::{Finding, or_pass};
 use crate::network::Network;
 use crate::setting::Setting;
@@ -105,8 +105,15 @@ pub(super) fn probes_look_like_data(_: &HostFacts, setting: &Setting) -> Vec<Fin
             "probes have the plain outer source, data those of {pool}: a firewall may pass one and drop the other; let it pass both, or set \
              no tunnel.source_prefix_{family}"
         ))
+        .cure(super::ways::without_key(balancer, &format!("source_prefix_{family}")))
     });
     or_pass(findings.collect(), "probes and data have the same outer source")
+}
+
+/// Whether an address of this host's can be the outer source for a family: no VIP, and known beyond the link.
+fn is_source(setting: &Setting, own: &Address, v6: bool) -> bool {
+    let is_vip = setting.vips().iter().any(|vip| vip.contains(own.address));
+    own.address.is_ipv6() == v6 && !is_link_local(own.address) && !own.address.is_loopback() && !is_vip
 }
 
 /// D-48.
@@ -116,16 +123,21 @@ pub(super) fn host_has_sources(facts: &HostFacts, setting: &Setting) -> Vec<Find
     for (needed, v6) in [(balancer.needs_source_v4, false), (balancer.needs_source_v6, true)] {
         let Some(interface) = balancer.interfaces.first().filter(|_| needed) else { continue };
         let Some(link) = facts.link(interface) else { continue };
-        let usable = facts
-            .addresses
-            .iter()
-            .any(|own| own.link == link.index && own.address.is_ipv6() == v6 && !is_link_local(own.address));
-        if !usable {
+        if !facts.addresses.iter().any(|own| own.link == link.index && is_source(setting, own, v6)) {
             let (family, key) = if v6 { ("IPv6", "source_v6") } else { ("IPv4", "source_v4") };
-            findings.push(Finding::fail(format!(
+            let observed = format!(
                 "{interface} has no {family} address, and there are {family} reals: tunnels and probes would have no source; give it one (`ip addr \
                  add`), or set tunnel.{key}"
-            )));
+            );
+            let other = facts.addresses.iter().find(|own| is_source(setting, own, v6)).map(|own| own.address);
+            let file = &balancer.file;
+            let cures = other.map(|address| {
+                [
+                    format!("grep -q '^\\[tunnel\\]' {file} || echo '[tunnel]' >> {file}"),
+                    format!("sed -i '/^\\[tunnel\\]/a {key} = \"{address}\"' {file}"),
+                ]
+            });
+            findings.push(Finding::fail(observed).cures(cures.into_iter().flatten()));
         }
     }
     or_pass(findings, "every family that is needed has a source")

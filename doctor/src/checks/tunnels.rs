@@ -267,7 +267,13 @@ pub(super) fn zero_checksums(facts: &HostFacts, setting: &Setting) -> Vec<Findin
                 "{} drops UDP over IPv6 without a checksum, which tunnel.udp_checksum = \"where-cheap\" may send",
                 link.name
             );
-            findings.push(Finding::fail(observed).cure(format!("ip link set {} type geneve udp6zerocsumrx", link.name)));
+            let inner = if service.ethernet { "" } else { " innerprotoinherit" };
+            let cures = [
+                format!("ip link del {}", link.name),
+                format!("ip link add {} type geneve external{inner} udp6zerocsumrx", link.name),
+                format!("ip link set {} up", link.name),
+            ];
+            findings.push(Finding::fail(observed).cures(cures));
         }
     }
     or_pass(findings, "whoever opens them takes tunnels without a UDP checksum")

@@ -158,7 +158,7 @@ pub(super) const CHECKS: &[Check] = &[
         explanation: "Public clouds commonly pass TCP, UDP and ICMP only. That is the reason why IPVS got GUE.",
         cure: "encap = \"gue\"; the instances' source/destination check off",
         after: &[],
-        proof: &[Recorded],
+        proof: &[Recorded("the fault is a public cloud's network")],
         run: tunnels::cloud,
     },
     Check {

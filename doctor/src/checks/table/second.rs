@@ -1,6 +1,6 @@
 //! The checks of balancers' own set-ups, of cards and kernels: D-30 to D-58.
 
-use crate::checks::Proof::{Lab, Recorded, Untried};
+use crate::checks::Proof::{Lab, Qemu, Recorded, Untried};
 use crate::checks::{Check, device, filtered, local, others, program, router, sources, tunnels, ways};
 use crate::setting::Role::{Client, Lb, Real, Router};
 
@@ -86,7 +86,7 @@ pub(super) const CHECKS: &[Check] = &[
         explanation: "A firewall that passes the probes' source and not the data's makes a real look healthy that gets nothing, and the other way round.",
         cure: "no pool, or a firewall that passes both",
         after: &[],
-        proof: &[Recorded],
+        proof: &[Lab],
         run: sources::probes_look_like_data,
     },
     Check {
@@ -98,7 +98,9 @@ pub(super) const CHECKS: &[Check] = &[
         explanation: "What the card drops for lack of buffers no program ever sees, and no counter of ours either.",
         cure: "ethtool -G eth0 rx …",
         after: &[],
-        proof: &[Recorded],
+        proof: &[Recorded(
+            "the fault is a card's that runs out of buffers; a veth has none, and in QEMU sender and receiver share a processor",
+        )],
         run: device::losses,
     },
     Check {
@@ -110,7 +112,7 @@ pub(super) const CHECKS: &[Check] = &[
         explanation: "All frames of a flow come by one queue. A queue without a worker is forwarded in the kernel; two on one core share it.",
         cure: "node.cores with as many cores as queues; ethtool -L",
         after: &["D-40"],
-        proof: &[Lab],
+        proof: &[Lab, Recorded("interrupts; a veth has none, the virtual machine one processor")],
         run: program::queues_and_cores,
     },
     Check {
@@ -122,7 +124,9 @@ pub(super) const CHECKS: &[Check] = &[
         explanation: "A frame that another node's processor handles crosses the machine twice.",
         cure: "node.cores on the card's node; systemctl stop irqbalance",
         after: &[],
-        proof: &[Recorded],
+        proof: &[Recorded(
+            "the fault is a machine's with several nodes of memory, or irqbalance's on cards with interrupts of their own",
+        )],
         run: device::places,
     },
     Check {
@@ -133,7 +137,7 @@ pub(super) const CHECKS: &[Check] = &[
         rule: "our program is there, native if that was asked for",
         explanation: "What is attached is asked of the kernel, not remembered. Without the JIT each instruction is interpreted.",
         cure: "tandem run -c FILE",
-        after: &["D-51", "D-54"],
+        after: &["D-48", "D-51", "D-54"],
         proof: &[Lab],
         run: program::attached,
     },
@@ -143,10 +147,10 @@ pub(super) const CHECKS: &[Check] = &[
         roles: &[Lb],
         looks_at: "features of the links (ethtool)",
         rule: "LRO and rx-gro-hw off; rxvlan off where there are VLANs",
-        explanation: "XDP sees frames as the card gives them. Joined ones do not fit any way, and a tag that the card took off is not seen.",
+        explanation: "XDP sees frames as the card gives them. Joined ones do not fit any way, and of a tag that the card took off it sees nothing: what is sent back has none, and gets to no VLAN.",
         cure: "ethtool -K eth0 lro off rxvlan off txvlan off",
         after: &[],
-        proof: &[Recorded],
+        proof: &[Qemu, Recorded("LRO; the drivers that QEMU has cards for switch it off when XDP comes")],
         run: device::offloads,
     },
     Check {
@@ -158,17 +162,19 @@ pub(super) const CHECKS: &[Check] = &[
         explanation: "With native XDP the driver of vmxnet3 gave frames a wrong length, so that IP's length did not agree with it.",
         cure: "attach = \"generic\", or a newer kernel",
         after: &[],
-        proof: &[Recorded],
+        proof: &[Recorded(
+            "the fault is of kernels that no distributor hands out any more; in QEMU, on such a card, the check passes",
+        )],
         run: device::vmxnet3,
     },
     Check {
         id: "D-43",
         title: "a veth takes and completes frames",
         roles: &[Lb, Router, Client],
-        looks_at: "kind, features and program of the links towards the balancer",
-        rule: "the end towards the balancer has an XDP program or GRO; tx-checksumming is off",
-        explanation: "A veth takes frames from its peer's XDP program only while it has an XDP program or GRO of its own. And it leaves checksums to hardware that is not there: a frame in XDP has a partial one, and the real drops the SYN without a word.",
-        cure: "tandem root attach; ethtool -K … tx off",
+        looks_at: "kind, features, program and VLANs of the links towards the balancer",
+        rule: "the end towards the balancer has an XDP program or GRO; tx-checksumming is off, and txvlan where there are VLANs",
+        explanation: "A veth takes frames from its peer's XDP program only while it has an XDP program or GRO of its own. And it leaves checksums and VLAN tags to hardware that is not there: a frame in XDP has a partial checksum, and the real drops the SYN without a word; its tag is beside it, and XDP sees none.",
+        cure: "tandem root attach; ethtool -K … tx off; ethtool -K … txvlan off",
         after: &[],
         proof: &[Lab],
         run: program::veth,
@@ -206,7 +212,7 @@ pub(super) const CHECKS: &[Check] = &[
         explanation: "Cards spread IPIP and GRE by the outer addresses alone. From one source all flows fall on one queue.",
         cure: "tunnel.source_prefix_v4, or a method over UDP",
         after: &[],
-        proof: &[Recorded],
+        proof: &[Recorded("the fault is how a card spreads frames; a veth looks into the tunnel, and so spreads them")],
         run: tunnels::one_queue,
     },
     Check {
@@ -215,10 +221,10 @@ pub(super) const CHECKS: &[Check] = &[
         roles: &[Real],
         looks_at: "Geneve devices over IPv6, and whether the balancer may leave checksums out",
         rule: "udp6zerocsumrx where that is so",
-        explanation: "Over IPv6 a UDP checksum of 0 is taken only where it was allowed. FOU's ports allow it, Geneve's devices do not by themselves.",
-        cure: "ip link set gnv0 type geneve udp6zerocsumrx; or tunnel.udp_checksum = \"always\"",
+        explanation: "Over IPv6 a UDP checksum of 0 is taken only where it was allowed. FOU's ports and Geneve's devices of `ip link` allow it; other programs make Geneve's devices that do not, and that cannot be changed.",
+        cure: "the device once more, by ip link; or tunnel.udp_checksum = \"always\"",
         after: &[],
-        proof: &[Recorded],
+        proof: &[Recorded("`ip link` makes no such device: the kernel does not obey its noudp6zerocsumrx")],
         run: tunnels::zero_checksums,
     },
     Check {
@@ -230,7 +236,7 @@ pub(super) const CHECKS: &[Check] = &[
         explanation: "A tunnel or probe without a source would leave from :: or 0.0.0.0, and nothing comes back.",
         cure: "ip addr add; or tunnel.source_v4, source_v6",
         after: &[],
-        proof: &[Recorded],
+        proof: &[Lab],
         run: sources::host_has_sources,
     },
     Check {
@@ -251,10 +257,10 @@ pub(super) const CHECKS: &[Check] = &[
         roles: &[Lb],
         looks_at: "bonds among the interfaces without a program",
         rule: "no bond, or a program that stays",
-        explanation: "Many drivers reset the card when the first XDP program comes. A bond, and BGP above it, may not survive that at all its cards at once.",
+        explanation: "Many drivers reset the card when the first XDP program comes and when the last one goes: its carrier is away for up to seconds, and a bond, and BGP above it, may not survive that at all its cards at once. With a root that stays, programs change and the cards notice nothing.",
         cure: "tandem root attach, for good",
         after: &[],
-        proof: &[Recorded],
+        proof: &[Qemu],
         run: program::attach_flaps,
     },
     Check {
@@ -276,9 +282,9 @@ pub(super) const CHECKS: &[Check] = &[
         looks_at: "workers of the running balancer, how they are bound, frames without a socket",
         rule: "each queue has a socket and a worker that lives; zero-copy where the driver has it",
         explanation: "A frame on a queue without a socket is forwarded by the kernel: nothing is lost, but it is not what was asked for.",
-        cure: "restarting the balancer",
-        after: &["D-40", "D-56"],
-        proof: &[Recorded],
+        cure: "tandem run -c FILE --take-over",
+        after: &["D-38", "D-40", "D-56"],
+        proof: &[Lab],
         run: program::userspace,
     },
     Check {
@@ -290,19 +296,19 @@ pub(super) const CHECKS: &[Check] = &[
         explanation: "ixgbe on 6.14 was seen to stop; copy mode with busy polling loses wake-ups before 5.18.",
         cure: "another kernel, or mode = \"xdp\"",
         after: &[],
-        proof: &[Recorded],
+        proof: &[Recorded("the faults are an ixgbe's, and a kernel's of before 5.18 under load")],
         run: device::busy_polling,
     },
     Check {
         id: "D-54",
         title: "privileges and power",
         roles: &[Lb],
-        looks_at: "capabilities, governors, node.cores",
-        rule: "all capabilities; governor performance; cores that exist",
+        looks_at: "capabilities, governors, node.cores, the BPF file system",
+        rule: "all capabilities; governor performance; cores that exist; a BPF file system at /sys/fs/bpf",
         explanation: "A processor that sleeps deeply takes microseconds to wake; results measured on it do not compare.",
         cure: "setcap, or root; cpupower frequency-set -g performance",
         after: &[],
-        proof: &[Recorded],
+        proof: &[Lab, Qemu, Recorded("capabilities, governors")],
         run: device::privileges_and_power,
     },
     Check {
@@ -338,7 +344,7 @@ pub(super) const CHECKS: &[Check] = &[
         explanation: "With the policy 0 all flows of a client go to one balancer. A balancer that is missing gets nothing.",
         cure: "sysctl -w net.ipv4.fib_multipath_hash_policy=1",
         after: &[],
-        proof: &[Recorded],
+        proof: &[Lab],
         run: router::several_balancers,
     },
     Check {
