@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-long twins ci test-kernels kernels bench bench-full bench-micro fuzz interleave soak clean
+.PHONY: help setup build static demo test test-long twins ci test-kernels kernels bench bench-full bench-micro fuzz interleave soak clean
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # Runs a command with the compilers that setup found, TANDEM_BPF_RUSTC and TANDEM_BPF_LINKER in its environment.
@@ -11,6 +11,7 @@ WITH := scripts/with-toolchain.sh
 help:
 	@echo 'make setup      install what is missing: compilers, libraries, nginx, iperf3, curl, tshark'
 	@echo 'make build      $(TARGET_DIR)/release/tandem'
+	@echo 'make static     the same, one file without any library: to copy to reals, routers, clients, older hosts'
 	@echo 'make demo       the five-minute proof: real HTTP, TCP and UDP traffic, balanced in the kernel and in userspace (root)'
 	@echo 'make test       format, lints, documentation, all tests; as root the kernel tests are required'
 	@echo 'make test-long  the same tests at full length (millions of frames)'
@@ -31,6 +32,9 @@ setup:
 
 build: setup
 	@$(WITH) cargo build --release --locked
+
+static: setup
+	@$(WITH) scripts/static.sh
 
 demo:
 	@[ "$$(id -u)" = 0 ] || { echo 'make demo: needs root, for network namespaces and XDP; run it as root' >&2; exit 1; }

@@ -7,7 +7,7 @@
 #
 # Series: 5.10 6.1 6.12 newest. Everything is kept in ~/.cache/tandem/kernels, or where TANDEM_KERNELS says. A kernel that
 # was not fetched is skipped by name; TANDEM_REQUIRE_KERNELS=1, or naming the series, turns that into a failure.
-# TANDEM_PART=doctor|interop|nat|twins|katran|generic|life|capture|links runs that part of the guest alone, and writes no page.
+# TANDEM_PART=doctor|cards|interop|nat|twins|katran|generic|life|capture|links runs that part of the guest alone, and writes no page.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=toolchain.sh
 . "$(dirname "$0")/toolchain.sh"
@@ -232,7 +232,7 @@ with_libraries() {
     done < <(ldd "$program" | grep -o '/[^ ]*')
 }
 
-# The initial file system: the guest as /init, `ip`, `sysctl` and `sed`, their libraries, the kernel's modules. No shell, no disk, no network.
+# The initial file system: the guest as /init, the programs of the doctor's cures, their libraries, the kernel's modules. No shell, no disk, no network.
 make_initrd() {
     local series=$1 root=$work/initrd-$1
     mkdir -p "$root/bin" "$root/modules" "$root"/{proc,sys,dev,tmp,run}
@@ -243,14 +243,14 @@ make_initrd() {
 }
 
 boot() {
-    local series=$1 fetched=$store/qemu firmware=() card cards=()
+    local series=$1 fetched=$store/qemu firmware=() mac cards=()
     if [ -d "$fetched" ]; then
         firmware=(-L "$fetched/usr/share/qemu" -L /usr/share/seabios)
         export QEMU_MODULE_DIR=$fetched/usr/lib/x86_64-linux-gnu/qemu
     fi
-    # Three cards on one wire: two of a balancer's and the far end.
-    for ((card = 0; card < 3; card++)); do
-        cards+=(-netdev "hubport,id=port$card,hubid=0" -device "vmxnet3,netdev=port$card,romfile=")
+    # Three cards on one wire: two of a balancer's, and the far end.
+    for mac in 00:08 00:09 07:07; do
+        cards+=(-netdev "hubport,id=port${mac/:/},hubid=0" -device "vmxnet3,netdev=port${mac/:/},mac=02:00:00:00:$mac,romfile=")
     done
     # q35 without acceleration: hangs and crashes were seen with other machines, and there may be no KVM.
     timeout --foreground -k 5 "${TANDEM_GUEST_SECONDS:-900}" "$(qemu)" "${firmware[@]}" -machine q35,graphics=off -accel tcg -cpu max -smp 1 -m 1024 \
@@ -332,7 +332,10 @@ test_kernels() {
         # At the path where the program looks for them.
         mkdir -p "$work/guest$repo/cli/tests/katran"
         cp -r "$repo/cli/tests/katran/vectors" "$work/guest$repo/cli/tests/katran/"
-        # What the doctor's cures are written for.
+        # What the doctor's cures are written for; cargo builds our own with the tests of its package.
+        program=$(dirname "$guest")/../tandem
+        strip -o "$work/guest/bin/tandem" "$program"
+        with_libraries "$program" "$work/guest"
         for program in ip sysctl sed ethtool mount; do
             cp -L "$(command -v $program)" "$work/guest/bin/$program"
             with_libraries "$(command -v $program)" "$work/guest"

@@ -70,6 +70,8 @@ tandem doctor --role real --service tcp,10.200.1.1:80,ipip,real=10.0.0.1 --sourc
 tandem doctor explain D-04
 ```
 
+The file that `make static` makes needs no library of the host that it is copied to ([operations](operations.md)).
+
 A real, a router (`--for-host ADDRESS --role router`) or a client needs no configuration: VIPs, methods, outer sources and ports come
 by options, and `--for-host` prints them. `--client ADDRESS` (several) stands for the clients; without it, an address of the
 documentation's networks stands for somebody in the Internet.

@@ -172,7 +172,8 @@ const ROWS: &[(&str, Status, Host, Change, &str)] = &[
         "D-41",
         Status::Fail,
         balancer,
-        |facts, _| {
+        |facts, setting| {
+            lb(setting).next_hop_mac = Some("3c:ec:ef:00:00:02".into());
             card(facts).features.insert("rx-vlan-hw-parse".into());
             facts.links.push(Link {
                 index: 5,

@@ -10,6 +10,7 @@ mod decap;
 mod filters;
 mod flows;
 mod katran_service;
+mod libraries;
 mod lifetime;
 mod metrics;
 mod modes;

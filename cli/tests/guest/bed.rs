@@ -26,7 +26,7 @@ const LINK_UP: Duration = Duration::from_secs(5);
 static LINKS: AtomicU32 = AtomicU32::new(0);
 
 /// The namespace of the calling thread.
-fn own_namespace() -> File {
+pub fn own_namespace() -> File {
     File::open("/proc/thread-self/ns/net").expect("procfs")
 }
 

@@ -12,7 +12,7 @@ use super::running::{PLAIN_LINK, Stand, comes_back, forwarded};
 const FLOWS: u16 = 20;
 
 pub fn run(report: &mut Report) {
-    let stand = |attach, mode| Stand { lines: PLAIN_LINK, far: &["far0"], interface: "lb0", attach, mode };
+    let stand = |attach, mode| Stand { lines: PLAIN_LINK, far: &["far0"], interface: "lb0", attach, node: "", mode };
     for attach in ["native", "generic"] {
         for mode in ["xdp", "afxdp"] {
             report.result(&format!("mode {mode}, {attach}"), stand(attach, mode).run(|handle| forwards(handle, mode)));

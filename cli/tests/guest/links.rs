@@ -21,23 +21,23 @@ const BOND: &str = "link add s0 type veth peer name f0\nlink add s1 type veth pe
 
 pub fn run(report: &mut Report) {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let plain = Stand { lines: PLAIN_LINK, far: &["far0"], interface: "lb0", attach: "native", mode: "xdp" };
+    let plain = Stand { lines: PLAIN_LINK, far: &["far0"], interface: "lb0", attach: "native", node: "", mode: "xdp" };
     say(report, "an ordinary device as the interface, to compare", plain.run(|_| comes_back(5000)));
     for mode in ["xdp", "afxdp"] {
-        let routed = Stand { lines: ROUTED, far: &["far0"], interface: "lb0", attach: "native", mode };
+        let routed = Stand { lines: ROUTED, far: &["far0"], interface: "lb0", attach: "native", node: "", mode };
         say(
             report,
             &format!("in by another VLAN or none, out by a VLAN's device, mode {mode}"),
             routed.run(|_| leaves_by_its_vlan()),
         );
-        let own = Stand { lines: OWN, far: &[], interface: "lb0.5", attach: "generic", mode };
+        let own = Stand { lines: OWN, far: &[], interface: "lb0.5", attach: "generic", node: "", mode };
         say(report, &format!("a VLAN's device as the interface, generic, mode {mode}"), own.run(|_| stays_in_its_vlan()));
     }
-    let native = Stand { lines: OWN, far: &[], interface: "lb0.5", attach: "native", mode: "xdp" };
+    let native = Stand { lines: OWN, far: &[], interface: "lb0.5", attach: "native", node: "", mode: "xdp" };
     say(report, "a VLAN's device as the interface, native: refused by name", refused(native.run(|_| Ok(())), "generic"));
     // Native XDP on bonds: 9e2ee5c7e7c3 (v5.15).
     let attach = if release.starts_with("5.10.") { "generic" } else { "native" };
-    let bond = Stand { lines: BOND, far: &["f0", "f1"], interface: "b0", attach, mode: "xdp" };
+    let bond = Stand { lines: BOND, far: &["f0", "f1"], interface: "b0", attach, node: "", mode: "xdp" };
     say(report, &format!("a bond as the interface, {attach}, with a member lost"), bond.run(|_| fails_over()));
     let workers = Stand { mode: "afxdp", ..bond };
     say(report, "a bond as the interface, mode afxdp: refused by name", refused(workers.run(|_| Ok(())), "node.mode = \"xdp\""));

@@ -6,6 +6,7 @@
 
 mod bed;
 mod capture;
+mod cards;
 mod cases;
 mod doctor;
 mod document;
@@ -90,8 +91,9 @@ fn run() -> Report {
     let (mut report, started) = (Report::default(), Instant::now());
     let only = std::env::var("TANDEM_PART").ok();
     let cases = LazyCell::new(cases::all);
-    let parts: [(&str, Part<'_>); 9] = [
-        ("doctor", &doctor::run),
+    let parts: [(&str, Part<'_>); 10] = [
+         ("doctor", &doctor::run),
+        ("cards", &cards::run),
         ("interop", &|report| interop::run(report, &cases)),
         ("nat", &nat::run),
         ("twins", &|report| twins::run(report, &cases)),

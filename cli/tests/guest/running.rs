@@ -28,6 +28,8 @@ pub struct Stand {
     pub far: &'static [&'static str],
     pub interface: &'static str,
     pub attach: &'static str,
+    /// Further lines of the configuration's `[node]`.
+    pub node: &'static str,
     pub mode: &'static str,
 }
 
@@ -69,10 +71,10 @@ impl Stand {
         self.set_up(|| self.balance(false, test))
     }
 
-    fn plan(&self) -> Result<Plan, String> {
-        let Self { interface, attach, mode, .. } = self;
+    pub fn plan(&self) -> Result<Plan, String> {
+        let Self { interface, attach, node, mode, .. } = self;
         let text = format!(
-            "[node]\ninterface = \"{interface}\"\nattach = \"{attach}\"\nmode = \"{mode}\"\n[tunnel]\nsource_v4 = \"10.2.0.2\"\n\
+            "[node]\ninterface = \"{interface}\"\nattach = \"{attach}\"\nmode = \"{mode}\"\n{node}[tunnel]\nsource_v4 = \"10.2.0.2\"\n\
              [flows]\ncapacity = 1000\n\
              [[vip]]\naddress = \"10.200.1.1\"\nport = 80\nprotocol = \"udp\"\nreal = [{{ address = \"10.2.0.1\" }}]\n"
         );
@@ -148,7 +150,12 @@ pub fn udp(from_port: u16) -> Vec<u8> {
 
 /// Sends until it comes back in IPIP towards the real, by another link.
 pub fn exchange(from: &Socket, to: &mut Socket, frame: &[u8], payload_at: usize) -> Result<(), String> {
-    let (until, mut buffer) = (Instant::now() + WAIT, [0; 2048]);
+    exchange_within(WAIT, from, to, frame, payload_at)
+}
+
+/// The same, for some time.
+pub fn exchange_within(most: Duration, from: &Socket, to: &mut Socket, frame: &[u8], payload_at: usize) -> Result<(), String> {
+    let (until, mut buffer) = (Instant::now() + most, [0; 2048]);
     let is_it = |out: &[u8]| {
         out.len() > 46
             && out[..12] == [HOP, [2, 0, 0, 0, 0, 8]].concat()

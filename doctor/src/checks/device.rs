@@ -114,10 +114,17 @@ pub(super) fn offloads(facts: &HostFacts, setting: &Setting) -> Vec<Finding> {
         // The other end of a veth decides, whatever is set here: that is the router's veth (D-43).
         let is_veth = facts.link(name).is_some_and(|link| link.kind == "veth");
         if vlans > 0 && !is_veth && is_on("rx-vlan-hw-parse") {
-            let observed = format!(
-                "rxvlan is on at {name}, which has {vlans} VLANs: the card takes the tags off, and XDP does not see which VLAN it was"
-            );
-            findings.push(Finding::fail(observed).cure(format!("ethtool -K {name} rxvlan off txvlan off")));
+            let observed = |what: &str| {
+                format!(
+                    "rxvlan is on at {name}, which has {vlans} VLANs: the card takes the tags off, XDP does not see them, and {what}"
+                )
+            };
+            // Without it, each frame leaves by the VLAN of the way to its real.
+            let finding = match &balancer.next_hop_mac {
+                Some(_) => Finding::fail(observed("with node.next_hop_mac all frames leave without the tag that they came with")),
+                None => Finding::warn(observed("what the balancer answers itself (pings, \"too big\") leaves without one")),
+            };
+            findings.push(finding.cure(format!("ethtool -K {name} rxvlan off txvlan off")));
         }
     }
     or_pass(findings, "nothing is joined, and no tag taken off, before XDP")

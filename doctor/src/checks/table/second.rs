@@ -147,7 +147,7 @@ pub(super) const CHECKS: &[Check] = &[
         roles: &[Lb],
         looks_at: "features of the links (ethtool)",
         rule: "LRO and rx-gro-hw off; rxvlan off where there are VLANs",
-        explanation: "XDP sees frames as the card gives them. Joined ones do not fit any way, and of a tag that the card took off it sees nothing: what is sent back has none, and gets to no VLAN.",
+        explanation: "XDP sees frames as the card gives them. Joined ones do not fit any way, and of a tag that the card took off it sees nothing: what is to leave by the VLAN that it came by leaves without one.",
         cure: "ethtool -K eth0 lro off rxvlan off txvlan off",
         after: &[],
         proof: &[Qemu, Recorded("LRO; the drivers that QEMU has cards for switch it off when XDP comes")],
