@@ -187,6 +187,15 @@ const ROWS: &[(&str, Status, Host, Change, &str)] = &[
         "rxvlan is on",
     ),
     (
+        "D-41",
+        Status::Warn,
+        balancer,
+        |facts, _| {
+            card(facts).features.insert("rx-gro-hw".into());
+        },
+        "rx-gro-hw is on",
+    ),
+    (
         "D-42",
         Status::Warn,
         balancer,

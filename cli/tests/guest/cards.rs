@@ -28,12 +28,27 @@ const CARDS: [&str; 3] = ["eth0", "eth1", "eth2"];
 
 /// Frames leave by the VLAN that they came by.
 const HOP: &str = "next_hop_mac = \"02:00:00:00:07:07\"\n";
-/// The balancer on a card whose VLANs it serves by the tag that a frame comes with.
-const TAGGED: &str = "link set eth0 up\nlink set eth2 up\n\
+
+/// A balancer on a card with VLANs. The client is in VLAN 5.
+struct Vlans {
+    attach: &'static str,
+    node: &'static str,
+    /// The device of the way to the real.
+    way: &'static str,
+    /// Where the real is seen.
+    real: &'static str,
+}
+
+/// In native mode a tag that the card took off is lost.
+const INTO_THE_SAME: Vlans = Vlans { attach: "native", node: HOP, way: "eth0", real: "eth2.5" };
+/// In generic mode it goes on beside the frame.
+const INTO_ANOTHER: Vlans = Vlans { attach: "generic", node: "", way: "eth0.7", real: "eth2.7" };
+const VLANS: &str = "link set eth0 up\nlink set eth2 up\n\
     link add link eth0 name eth0.5 type vlan id 5\nlink add link eth2 name eth2.5 type vlan id 5\n\
-    link set eth0.5 up\nlink set eth2.5 up\n\
-    addr add 10.2.0.2/24 dev eth0\nneigh add 10.2.0.1 lladdr 02:00:00:00:07:07 dev eth0 nud permanent\n";
-const UNTAGGED: &str = "link del eth0.5\nlink del eth2.5\naddr flush dev eth0\nlink set eth0 down\n";
+    link add link eth0 name eth0.7 type vlan id 7\nlink add link eth2 name eth2.7 type vlan id 7\n\
+    link set eth0.5 up\nlink set eth2.5 up\nlink set eth0.7 up\nlink set eth2.7 up\n";
+const NO_VLANS: &str =
+    "link del eth0.5\nlink del eth2.5\nlink del eth0.7\nlink del eth2.7\naddr flush dev eth0\nlink set eth0 down\n";
 const BOND: &str = "link add b0 address 02:00:00:00:00:08 type bond mode active-backup miimon 50\n\
     link set eth0 down\nlink set eth1 down\nlink set eth0 master b0\nlink set eth1 master b0\nlink set b0 up\n\
     link set eth2 up\n\
@@ -44,26 +59,29 @@ const VETH: &str = "link add lb0 address 02:00:00:00:00:08 type veth peer name f
 const ROUTER: &str = "link set far0 up\nlink add link far0 name far0.5 type vlan id 5\nlink set far0.5 up\n\
     addr add 10.2.0.1/24 dev far0.5\nneigh add 10.2.0.2 lladdr 02:00:00:00:00:08 dev far0.5 nud permanent\n\
     route add 10.200.1.1/32 via 10.2.0.2\n";
+
 pub fn run(results: &mut Results) {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     // Native XDP of this card's driver: 54f00cce1178 (v6.6).
     let native = !["5.10.", "6.1."].iter().any(|old| release.starts_with(old));
-    let (card, how) = (|name: &str| driver(name).as_deref() == Some("vmxnet3"), if native { "native" } else { "generic" });
-    let tags = format!("doctor: D-41 the card takes VLAN tags off, {how}");
+    let card = |name: &str| driver(name).as_deref() == Some("vmxnet3");
+    let tags = "doctor: D-41 the card takes VLAN tags off, ";
     let bond = "doctor: D-50 attaching takes the carrier of a bond's cards away";
     if CARDS.iter().all(|name| card(name)) {
-        results.result(&tags, tags_are_taken_off(how));
+        results.result(&format!("{tags}generic"), tags_are_taken_off(&INTO_ANOTHER));
         if native {
+            results.result(&format!("{tags}native"), tags_are_taken_off(&INTO_THE_SAME));
             results.result(bond, cards_are_reset());
         } else {
-            results.skip(bond, "this kernel's driver has no native XDP");
+            let why = "this kernel's driver has no native XDP";
+            results.skip(&format!("{tags}native"), why);
+            results.skip(bond, why);
         }
     } else if is_init() {
         let found: Vec<String> = CARDS.iter().map(|name| format!("{name}: {:?}", driver(name))).collect();
-        results.fail(&tags, &format!("not three cards of vmxnet3: {}", found.join(", ")));
+        results.fail("doctor: cards", &format!("not three of vmxnet3: {}", found.join(", ")));
     } else {
-        results.skip(&tags, "there is no such card");
-        results.skip(bond, "there is no such card");
+        results.skip("doctor: D-41, D-50", "there is no card of vmxnet3");
     }
     let name = "doctor: D-43 a veth's tags are left to hardware";
     match tags_beside_the_frame() {
@@ -114,39 +132,37 @@ fn cured(report: &Report, id: &str) -> Result<(), String> {
     cures.iter().try_for_each(|cure| shell(cure))
 }
 
-/// A frame of the far link comes back by it.
-fn comes_back(link: &str) -> Result<(), String> {
-    let mut to = wire(link)?;
-    let from = to.try_clone().map_err(|error| error.to_string())?;
-    exchange(&from, &mut to, &udp(5000), PLAIN)
+/// A frame of one far link comes back by another.
+fn comes_back(from: &str, to: &str) -> Result<(), String> {
+    exchange(&wire(from)?, &mut wire(to)?, &udp(5000), PLAIN)
 }
 
-fn does_not(link: &str) -> Result<(), String> {
-    let mut to = wire(link)?;
-    let from = to.try_clone().map_err(|error| error.to_string())?;
-    match exchange_within(SILENCE, &from, &mut to, &udp(5001), PLAIN) {
+fn does_not(from: &str, to: &str) -> Result<(), String> {
+    match exchange_within(SILENCE, &wire(from)?, &mut wire(to)?, &udp(5001), PLAIN) {
         Ok(()) => Err("it comes back, although it is broken".to_owned()),
         Err(_) => Ok(()),
     }
 }
 
-fn tags_are_taken_off(attach: &'static str) -> Result<(), String> {
-    ip(&[], TAGGED)?;
-    let stand = Stand { lines: "", far: &[], interface: "eth0", attach, node: HOP, mode: "xdp" };
+fn tags_are_taken_off(vlans: &Vlans) -> Result<(), String> {
+    let Vlans { attach, node, way, real } = *vlans;
+    let ways = format!("addr add 10.2.0.2/24 dev {way}\nneigh add 10.2.0.1 lladdr 02:00:00:00:07:07 dev {way} nud permanent\n");
+    ip(&[], &format!("{VLANS}{ways}"))?;
+    let stand = Stand { lines: "", far: &[], interface: "eth0", attach, node, mode: "xdp" };
     let result = shell("ethtool -K eth0 rxvlan off txvlan off").and_then(|()| {
         stand.balance(false, |_| {
-            comes_back("eth2.5").map_err(|why| format!("before anything was broken: {why}"))?;
+            comes_back("eth2.5", real).map_err(|why| format!("before anything was broken: {why}"))?;
             nothing(&examined(&stand, false)?)?;
             shell("ethtool -K eth0 rxvlan on")?;
-            does_not("eth2.5")?;
+            does_not("eth2.5", real)?;
             let report = examined(&stand, false)?;
             names(&report, "D-41")?;
             cured(&report, "D-41")?;
-            comes_back("eth2.5").map_err(|why| format!("cured: {why}"))?;
+            comes_back("eth2.5", real).map_err(|why| format!("cured: {why}"))?;
             nothing(&examined(&stand, false)?)
         })
     });
-    result.and(ip(&[], UNTAGGED))
+    result.and(ip(&[], NO_VLANS))
 }
 
 /// How often the carriers of the bond's cards went or came.
@@ -173,7 +189,7 @@ fn cards_are_reset() -> Result<(), String> {
 fn with_bond() -> Result<(), String> {
     let stand = Stand { lines: "", far: &[], interface: "b0", attach: "native", node: "", mode: "xdp" };
     let before = carriers()?;
-    stand.balance(false, |_| comes_back("eth2")).map_err(|why| format!("without a root: {why}"))?;
+    stand.balance(false, |_| comes_back("eth2", "eth2")).map_err(|why| format!("without a root: {why}"))?;
     let moved = carriers()? - before;
     if moved < 4 {
         return Err(format!("{moved} changes of carriers: nothing to warn of"));
@@ -187,7 +203,7 @@ fn with_bond() -> Result<(), String> {
     let before = carriers()?;
     let slot = Some(SlotWish { path: root_array("b0"), slot: 0 });
     stand
-        .balance_by(Options { slot, ..Options::default() }, |_| comes_back("eth2"))
+        .balance_by(Options { slot, ..Options::default() }, |_| comes_back("eth2", "eth2"))
         .map_err(|why| format!("in the root: {why}"))?;
     let moved = carriers()? - before;
     if moved > 0 {
@@ -230,17 +246,17 @@ fn on_router() -> Result<(), String> {
     };
     shell("ethtool -K far0 tx off")?;
     shell("ethtool -K far0 txvlan off")?;
-    comes_back("far0.5").map_err(|why| format!("before anything was broken: {why}"))?;
+    comes_back("far0.5", "far0.5").map_err(|why| format!("before anything was broken: {why}"))?;
     nothing(&examine(&setting).0)?;
     shell("ethtool -K far0 txvlan on")?;
-    does_not("far0.5")?;
+    does_not("far0.5", "far0.5")?;
     let report = examine(&setting).0;
     nothing(&report)?;
     if status(&report, "D-43") != Some(Status::Warn) {
         return Err(format!("no warning: {report}"));
     }
     cured(&report, "D-43")?;
-    comes_back("far0.5").map_err(|why| format!("cured: {why}"))?;
+    comes_back("far0.5", "far0.5").map_err(|why| format!("cured: {why}"))?;
     let report = examine(&setting).0;
     if status(&report, "D-43") == Some(Status::Pass) { nothing(&report) } else { Err(format!("cured, and still {report}")) }
 }
@@ -256,7 +272,7 @@ fn no_place_for_pins() -> Result<(), String> {
         let report = examined(&stand, true)?;
         names(&report, "D-54")?;
         cured(&report, "D-54")?;
-        stand.balance(false, |_| comes_back("far0"))?;
+        stand.balance(false, |_| comes_back("far0", "far0"))?;
         nothing(&examined(&stand, true)?)
     })
 }

@@ -14,7 +14,7 @@ use super::cards;
 use super::cases::{self, BALANCER, CLIENT, REAL};
 use super::report::Report as Results;
 use super::service::Service;
-use super::setups::{Delivers, SETUPS, is, is_ethernet};
+use super::setups::{Delivers, PLAIN, SETUPS, Setup, is, is_ethernet};
 use super::start::is_init;
 
 /// What a healthy real is given, by the name of its row; what is broken, as commands; what is not delivered then.
@@ -121,6 +121,15 @@ pub fn run(results: &mut Results) {
     }
     results.result("doctor: D-08 the real answers ARP for the VIP", answers_arp(&services));
     results.result("doctor: what is said to be tried on stock kernels is tried here", said());
+    let name = "doctor: D-47 a device that is to refuse UDP without a checksum";
+    match without_checksums(&services) {
+        Ok(said) => {
+            println!("note: {name}: {said}");
+            results.ok(name);
+        }
+        Err(why) if !is_init() && why.starts_with("ip: ") => results.skip(name, &why),
+        Err(why) => results.fail(name, &why),
+    }
     let name = "doctor: D-01 the outer source is the VIP";
     match source_is_vip(&services) {
         Ok(None) => results.ok(name),
@@ -211,6 +220,40 @@ fn answers_arp(services: &[Service]) -> Result<(), String> {
     }
     let report = examined(&bed, &setting);
     if bad(&report).is_empty() { Ok(()) } else { Err(format!("cured, and still {report}")) }
+}
+
+const REFUSING: Setup = Setup {
+    name: "Geneve that refuses UDP without a checksum",
+    commands: &[&["link add gnv0 address 02:00:00:00:77:77 type geneve external noudp6zerocsumrx", "link set gnv0 up"]],
+    ..PLAIN
+};
+
+/// D-47: whether the kernel obeys what `ip link` asks for, and the check says the same. What came of it.
+fn without_checksums(services: &[Service]) -> Result<&'static str, String> {
+    let service = services.iter().find(|to| is_ethernet(to) && to.v6_real && to.vip.is_ipv4()).ok_or("no such service")?;
+    let bed = Bed::new(&REFUSING, services)?;
+    let setting = Setting { zero_checksums: true, ..setting(service, BALANCER) };
+    // The checksum of UDP, behind Ethernet and IPv6.
+    let frame = |number: u8| {
+        let mut frame = cases::one(BALANCER, service, number);
+        frame[14 + 40 + 6..14 + 40 + 8].fill(0);
+        frame
+    };
+    let (is_delivered, report) = (delivered(&bed, &frame(1), 1, Duration::from_secs(2)), examined(&bed, &setting));
+    if is_delivered {
+        return if bad(&report).is_empty() { Ok("not obeyed: delivered, and nothing is said") } else { Err(report.to_string()) };
+    }
+    if bad(&report) != ["D-47"] {
+        return Err(format!("expected D-47 alone, found {:?}: {report}", bad(&report)));
+    }
+    for cure in report.cures("D-47") {
+        in_it(&bed, &cure)?;
+    }
+    if delivered(&bed, &frame(2), 2, Duration::from_secs(5)) {
+        Ok("obeyed, and cured")
+    } else {
+        Err("cured, and not delivered".to_owned())
+    }
 }
 
 /// An ARP request (RFC 826) of the balancer's for an address.

@@ -23,7 +23,7 @@ pub struct Setup {
     pub why: &'static str,
 }
 
-const PLAIN: Setup =
+pub const PLAIN: Setup =
     Setup { name: "", commands: &[], sysctls: &[], device: "r0", tags: &[], otherwise: &[], delivers: everything, why: "" };
 
 const FALLBACK: &[&str] =

@@ -119,10 +119,16 @@ pub(super) fn offloads(facts: &HostFacts, setting: &Setting) -> Vec<Finding> {
                     "rxvlan is on at {name}, which has {vlans} VLANs: the card takes the tags off, XDP does not see them, and {what}"
                 )
             };
-            // Without it, each frame leaves by the VLAN of the way to its real.
-            let finding = match &balancer.next_hop_mac {
-                Some(_) => Finding::fail(observed("with node.next_hop_mac all frames leave without the tag that they came with")),
-                None => Finding::warn(observed("what the balancer answers itself (pings, \"too big\") leaves without one")),
+            // With it, each frame leaves by the VLAN that it came by; without, by that of the way to its real.
+            let finding = match (balancer.native, &balancer.next_hop_mac) {
+                (true, Some(_)) => Finding::fail(observed("all frames leave without the tag that they came with")),
+                (true, None) => {
+                    Finding::warn(observed("what the balancer answers itself (pings, \"too big\") leaves without one"))
+                }
+                (false, None) => {
+                    Finding::fail(observed("in generic mode frames leave with them, whatever the way to their real says"))
+                }
+                (false, Some(_)) => continue,
             };
             findings.push(finding.cure(format!("ethtool -K {name} rxvlan off txvlan off")));
         }

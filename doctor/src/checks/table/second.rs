@@ -176,7 +176,7 @@ pub(super) const CHECKS: &[Check] = &[
         explanation: "A veth takes frames from its peer's XDP program only while it has an XDP program or GRO of its own. And it leaves checksums and VLAN tags to hardware that is not there: a frame in XDP has a partial checksum, and the real drops the SYN without a word; its tag is beside it, and XDP sees none.",
         cure: "tandem root attach; ethtool -K … tx off; ethtool -K … txvlan off",
         after: &[],
-        proof: &[Lab],
+        proof: &[Lab, Qemu],
         run: program::veth,
     },
     Check {
