@@ -1,5 +1,7 @@
 //! The twin test: the same frames through the BPF program and through the engine, on tables of their own. Bytes, verdicts,
-//! every decision, all counters and every byte of the flow table must be equal; time moves by hand.
+//! every decision, all counters and every byte of the flow table must be equal; time moves by hand. The program runs twice, each
+//! time on tables of its own: once as in a replay, so that it tells its decisions, and once as it forwards, when usual frames
+//! take a way of their own.
 //!
 //! `rounds` has the generated frames: 200,000, with `TANDEM_LONG=1` 20 million, with `make twins FRAMES=N` so many.
 
@@ -29,6 +31,7 @@ use frames::Rng;
 /// Both seats, one frame at a time.
 struct Twins {
     kernel: Instance,
+    forwarding: Instance,
     engine: Instance,
     /// Frames so far: all, by reason, and those that took another flow's place.
     sent: u64,
@@ -59,9 +62,10 @@ impl Twins {
             }
             Err(error) => panic!("the kernel twin cannot be loaded: {error}"),
         };
+        let forwarding = Instance::with_sizes(Backend::Forwarding, plan, 7, sizes).unwrap();
         let engine = Instance::with_sizes(Backend::Engine, plan, 7, sizes).unwrap();
         let by_reason = vec![0; Reason::ALL.len()];
-        let twins = Self { kernel, engine, sent: 0, by_reason, evictions: 0, alike: 0, each_from: u64::MAX };
+        let twins = Self { kernel, forwarding, engine, sent: 0, by_reason, evictions: 0, alike: 0, each_from: u64::MAX };
         twins.vary_ways();
         Some(twins)
     }
@@ -71,15 +75,18 @@ impl Twins {
     }
 
     fn frame_and_bytes(&mut self, frame: &[u8], headroom: Headroom) -> (Decision, &[u8]) {
-        let tables = (self.sent >= self.each_from).then(|| [&self.engine, &self.kernel].map(|twin| twin.tables().clone()));
+        let tables = (self.sent >= self.each_from).then(|| self.seats().map(|twin| twin.tables().clone()));
         let (ours, bytes) = self.engine.frame_with(frame, headroom).unwrap();
         let (theirs, kernel_bytes) = self.kernel.frame_with(frame, headroom).unwrap();
         assert_eq!(ours, theirs, "frame {}: {frame:02x?}", self.sent);
         assert_eq!(bytes, kernel_bytes, "frame {}: {frame:02x?}: {ours:?}", self.sent);
+        let (forwarded, forwarded_bytes) = self.forwarding.frame_with(frame, headroom).unwrap();
+        assert_eq!(ours.action, forwarded.action, "forwarding, frame {}: {frame:02x?}: {ours:?}", self.sent);
+        assert_eq!(bytes, forwarded_bytes, "forwarding, frame {}: {frame:02x?}: {ours:?}", self.sent);
         self.by_reason[ours.reason.map_or(0, |reason| reason as usize)] += 1;
         self.evictions += u64::from(ours.entered.is_some_and(|(.., evicted)| evicted));
-        if let Some([engine, kernel]) = tables
-            && let Err(what) = differing(&engine, &kernel)
+        if let Some(tables) = tables
+            && let Err(what) = differ(tables.each_ref().map(|tables| tables.as_ref()))
         {
             panic!("after frame {}: {what}: {frame:02x?}: {ours:?}", self.sent);
         }
@@ -98,20 +105,29 @@ impl Twins {
     }
 
     fn tick(&self, tick: u32) {
-        self.kernel.set_tick(tick);
-        self.engine.set_tick(tick);
+        self.seats().iter().for_each(|seat| seat.set_tick(tick));
+    }
+
+    fn seats(&self) -> [&Instance; 3] {
+        [&self.engine, &self.kernel, &self.forwarding]
+    }
+
+    /// What differs between the tables, and the counters of which all are.
+    fn compare(&self) -> Result<Counters, String> {
+        differ(self.seats().map(|seat| seat.tables().as_ref()))
     }
 
     fn apply(&mut self, plan: &Plan) -> Changes {
         let changes = self.engine.apply(plan).unwrap();
         assert_eq!(changes, self.kernel.apply(plan).unwrap());
+        assert_eq!(changes, self.forwarding.apply(plan).unwrap());
         self.vary_ways();
         changes
     }
 
     /// Each real is in a VLAN of its own, in that of its clients, or in none.
     fn vary_ways(&self) {
-        for twin in [&self.kernel, &self.engine] {
+        for twin in self.seats() {
             let present = twin.tables().reals().iter().enumerate().filter(|(_, real)| real.hop().is_present());
             for (id, real) in present {
                 let vlan = [Out::SAME_VLAN, 0, 1 + id as u16 % 4094][id % 3];
@@ -123,15 +139,19 @@ impl Twins {
     /// Compares the tables.
     fn check(&mut self) -> Result<Counters, Differ> {
         let after = self.sent;
-        let counters =
-            differing(self.engine.tables(), self.kernel.tables()).map_err(|what| Differ { what, after, alike: self.alike })?;
+        let counters = self.compare().map_err(|what| Differ { what, after, alike: self.alike })?;
         self.alike = after;
         Ok(counters)
     }
 
     fn assert_tables_equal(&self) -> Counters {
-        differing(self.engine.tables(), self.kernel.tables()).unwrap_or_else(|what| panic!("after {} frames: {what}", self.sent))
+        self.compare().unwrap_or_else(|what| panic!("after {} frames: {what}", self.sent))
     }
+}
+
+fn differ([engine, kernel, forwarding]: [&Tables; 3]) -> Result<Counters, String> {
+    differing(engine, forwarding).map_err(|what| format!("forwarding: {what}"))?;
+    differing(engine, kernel)
 }
 
 /// The counters of both, or what differs in their tables.

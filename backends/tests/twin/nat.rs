@@ -181,7 +181,7 @@ pub fn round(sources: usize, seed: u64, frames: u64, each_from: u64) -> Result<O
     talk(&mut rng, &fewer, &mut twins, 3000)?;
     told.twins(&mut twins)?;
     // What starts anew knows of no connection.
-    for twin in [&twins.kernel, &twins.engine] {
+    for twin in twins.seats() {
         let open = || twin.tables().nats().iter().filter(|nat| nat.entry().is_some()).count();
         assert!(open() > 0);
         twin.start_anew();

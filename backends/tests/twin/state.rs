@@ -49,7 +49,7 @@ pub fn lost_control() -> BTreeSet<&'static str> {
             (2, Some((1 << 26) - 20), Reason::Forwarded),
             (21, None, reason),
         ] {
-            for twin in [&twins.kernel, &twins.engine] {
+            for twin in twins.seats() {
                 beat.into_iter().for_each(|beat| twin.tables().root().beat(beat));
             }
             twins.tick(tick);
@@ -156,7 +156,7 @@ fn what_depends_on_state_is_what_changes_without_it() {
         })
         .collect();
     assert_eq!(known.len() as u64, found.flows, "flows in the table, and flows that are found there");
-    for twin in [&twins.kernel, &twins.engine] {
+    for twin in twins.seats() {
         twin.forget_flows();
     }
     let changed = known.iter().filter(|(frame, before)| real(&mut twins, frame) != *before).count();
