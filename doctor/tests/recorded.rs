@@ -249,6 +249,17 @@ const ROWS: &[(&str, Status, Host, Change, &str)] = &[
         "queue 1",
     ),
     (
+        "D-52",
+        Status::Warn,
+        balancer,
+        |facts, _| {
+            let counted = |number| Some(json!({ "xdp": { "seat": { "no-socket": number } }, "afxdp": { "seat": {} } }));
+            facts.balancer = Some(json!({ "mode": "afxdp", "interface": "eth0", "workers": [] }));
+            (facts.balancer_counters_before, facts.balancer_counters) = (counted(40), counted(47));
+        },
+        "7 frames came in a moment",
+    ),
+    (
         "D-53",
         Status::Warn,
         balancer,

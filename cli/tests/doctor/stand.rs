@@ -156,9 +156,16 @@ impl Stand {
     }
 
     fn started(&mut self, command: Command) -> Result<(), String> {
+        // One whose place is taken ends by itself, and answers until then.
+        let mut before = self.balancer.take();
         let mut balancer = self.lab.spawn(Host::Lb, command).expect("started");
         let until = Instant::now() + Duration::from_secs(30);
-        while !tandem(&["mode", "show", "--name", &self.name()]).output().is_ok_and(|output| output.status.success()) {
+        let mut answers = || {
+            let is_alone = before.as_mut().is_none_or(|before| before.try_wait().is_ok_and(|ended| ended.is_some()));
+            let asked = || tandem(&["mode", "show", "--name", &self.name()]).output();
+            is_alone && asked().is_ok_and(|output| output.status.success())
+        };
+        while !answers() {
             let ended = balancer.try_wait().expect("a child");
             if ended.is_some() || Instant::now() > until {
                 return Err(format!("the balancer did not start: {ended:?}: {}", balancer.last_words()));

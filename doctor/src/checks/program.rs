@@ -233,17 +233,17 @@ pub(super) fn userspace(facts: &HostFacts, setting: &Setting) -> Vec<Finding> {
             findings.push(Finding::warn(observed).cure(format!("{} --take-over", start(balancer))));
         }
     }
-    let count = |name: &str| {
-        let counters = facts.balancer_counters.as_ref();
-        ["xdp", "afxdp"].iter().filter_map(|seat| counters?[seat]["seat"][name].as_u64()).sum::<u64>()
+    // Since when is not known: while a process takes over, there is no socket for a moment.
+    let count = |counters: &serde_json::Value| {
+        ["xdp", "afxdp"].iter().filter_map(|seat| counters[seat]["seat"]["no-socket"].as_u64()).sum::<u64>()
     };
-    let lost = count("no-socket");
+    let looks = facts.balancer_counters_before.as_ref().zip(facts.balancer_counters.as_ref());
+    let lost = looks.map_or(0, |(before, now)| count(now).saturating_sub(count(before)));
     if lost > 0 {
         let interface = facts.balancer.as_ref().and_then(|report| report["interface"].as_str()).unwrap_or("the interface");
-        let observed = format!(
-            "{lost} frames came on queues of {interface} without a socket: the kernel forwarded them; restart the balancer after changing queues"
-        );
-        findings.push(Finding::warn(observed));
+        let observed =
+            format!("{lost} frames came in a moment on queues of {interface} without a socket: the kernel forwarded them");
+        findings.push(Finding::warn(observed).cure(format!("{} --take-over", start(balancer))));
     }
     let zero_copy =
         |name: &str| facts.devices.get(name).and_then(|device| device.xdp_features).is_some_and(|features| features & 8 != 0);

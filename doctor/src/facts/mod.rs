@@ -72,8 +72,10 @@ pub struct HostFacts {
     pub losses: Vec<(String, String, u64)>,
     /// What a running balancer said of itself (`tandem mode show --json`, `tandem counters --json`).
     pub balancer: Option<Value>,
-    /// What the balancer counted.
+    /// What the balancer has counted.
     pub balancer_counters: Option<Value>,
+    /// What it had counted a moment before.
+    pub balancer_counters_before: Option<Value>,
     /// Parts that could not be read, and why.
     pub unread: BTreeMap<String, String>,
 }
@@ -100,6 +102,11 @@ impl HostFacts {
         facts.filter = facts.noted("filter", filter::filter());
         facts.listeners = facts.noted("listeners", sockets::listeners());
         facts.name_programs();
+        let mut client = setting.balancer.as_ref().and_then(|balancer| Client::unix(&Paths::of(&balancer.name).socket).ok());
+        let counters = |client: &mut Option<Client>| serde_json::to_value(client.as_mut()?.counters().ok()?).ok();
+        facts.balancer_counters_before = counters(&mut client);
+        // Who does not answer is not asked twice.
+        client = client.filter(|_| facts.balancer_counters_before.is_some());
         if let Some(exchange) = &mut exchange {
             facts.ask(exchange, setting, questions);
             // A start does not wait for them.
@@ -107,13 +114,8 @@ impl HostFacts {
                 facts.watch_losses(exchange);
             }
         }
-        if let Some(balancer) = &setting.balancer {
-            let socket = Paths::of(&balancer.name).socket;
-            if let Ok(mut client) = Client::unix(&socket) {
-                facts.balancer = client.mode().ok().and_then(|mode| serde_json::to_value(mode).ok());
-                facts.balancer_counters = client.counters().ok().and_then(|counters| serde_json::to_value(counters).ok());
-            }
-        }
+        facts.balancer_counters = counters(&mut client);
+        facts.balancer = client.and_then(|mut client| client.mode().ok()).and_then(|mode| serde_json::to_value(mode).ok());
         facts
     }
 
