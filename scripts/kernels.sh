@@ -221,7 +221,7 @@ build_generic() {
     export CARGO_MANIFEST_DIR=$repo/backends OUT_DIR=$out CARGO_CFG_TARGET_ARCH=x86_64 TANDEM_BPF_CPU=generic
     "$repo/scripts/with-toolchain.sh" rustc --edition 2024 -o "$target/build-script" "$repo/backends/build.rs" &&
         "$repo/scripts/with-toolchain.sh" "$target/build-script" >/dev/null &&
-        cp "$out/tandem-bpf" "$work/guest/tandem-bpf-generic"
+        cp "$out/tandem-bpf" "$work/guest/generic"
 }
 
 # Copies a program and the libraries that it loads to the same paths below $2.
@@ -256,7 +256,7 @@ boot() {
     timeout --foreground -k 5 "${TANDEM_GUEST_SECONDS:-900}" "$(qemu)" "${firmware[@]}" -machine q35,graphics=off -accel tcg -cpu max -smp 1 -m 1024 \
         "${cards[@]}" -no-reboot -nodefaults -display none -no-user-config -serial "file:$work/$series.log" \
         -kernel "$store/$series/vmlinuz" -initrd "$work/initrd-$series.gz" \
-        -append "console=ttyS0 panic=-1 quiet loglevel=3 mitigations=off nokaslr${TANDEM_LONG:+ TANDEM_LONG=1}${TANDEM_PART:+ TANDEM_PART=$TANDEM_PART}" </dev/null \
+        -append "console=ttyS0 panic=-1 quiet loglevel=3 mitigations=off nokaslr TANDEM_VECTORS=/vectors TANDEM_GENERIC=/generic${TANDEM_LONG:+ TANDEM_LONG=1}${TANDEM_PART:+ TANDEM_PART=$TANDEM_PART}" </dev/null \
         2> >(grep -v 'hub 0 is not connected to host network' >&2)
 }
 
@@ -330,9 +330,7 @@ test_kernels() {
         strip -o "$work/guest/init" "$guest"
         with_libraries "$guest" "$work/guest"
         (build_generic) || die "the BPF object for the generic instruction set does not build"
-        # At the path where the program looks for them.
-        mkdir -p "$work/guest$repo/cli/tests/katran"
-        cp -r "$repo/cli/tests/katran/vectors" "$work/guest$repo/cli/tests/katran/"
+        cp -r "$repo/cli/tests/katran/vectors" "$work/guest/vectors"
         # What the doctor's cures are written for; cargo builds our own with the tests of its package.
         program=$(dirname "$guest")/../tandem
         strip -o "$work/guest/bin/tandem" "$program"

@@ -55,17 +55,16 @@ else
 
     step "supply chain"
     if ! cargo deny --version >/dev/null 2>&1; then
-        echo "skipped: no cargo-deny (\`cargo install --locked cargo-deny\`, then \`cargo deny fetch db\`)"
+        echo "skipped: no cargo-deny (\`cargo install --locked --version 0.20.2 cargo-deny\`, then \`cargo deny fetch db\`)"
     else
-        checks=(licenses bans sources)
+        for manifest in Cargo.toml fuzz/Cargo.toml interleave/Cargo.toml; do
+            cargo deny --locked --manifest-path "$manifest" --config deny.toml check licenses bans sources
+        done
         if [ -d "${CARGO_HOME:-$HOME/.cargo}/advisory-dbs" ]; then
-            checks+=(advisories)
+            cargo deny --locked --offline check advisories
         else
             echo "skipped: the advisories, of which cargo-deny has no database (\`cargo deny fetch db\`)"
         fi
-        for manifest in Cargo.toml fuzz/Cargo.toml interleave/Cargo.toml; do
-            cargo deny --locked --offline --manifest-path "$manifest" check --config deny.toml "${checks[@]}"
-        done
     fi
 fi
 

@@ -14,6 +14,9 @@ use tandem_engine::{From, Reason};
 /// A flow, whole: its VIP, its client, the ports that take part.
 type Key = (Arc<str>, IpAddr, u16, u16);
 
+/// The address in each slot; `None`: there are no slots.
+type Ring = Option<Vec<IpAddr>>;
+
 #[derive(Default)]
 pub struct Oracle {
     /// The real that each flow has had last since it was told of all that are gone.
@@ -21,7 +24,7 @@ pub struct Oracle {
     /// The reals that the first fragments of a packet (client, VIP, identification) went to.
     fragments: HashMap<(IpAddr, IpAddr, u32), HashSet<IpAddr>>,
     /// The plan's VIPs by their names, and what their rings say; those are made when they are asked for.
-    vips: HashMap<Arc<str>, (Vip, Option<Option<Vec<IpAddr>>>)>,
+    vips: HashMap<Arc<str>, (Vip, Option<Ring>)>,
     pub by_flow: u64,
 }
 
@@ -81,8 +84,7 @@ impl Oracle {
     }
 }
 
-/// The address in each slot.
-fn ring_of(vip: &Vip) -> Option<Vec<IpAddr>> {
+fn ring_of(vip: &Vip) -> Ring {
     let up: Vec<_> = vip.reals.iter().filter(|r| Profile::Standard.is_in_ring(r)).collect();
     let endpoints = up.iter().enumerate().map(|(i, r)| Endpoint::new(Recipe::Standard, i as u16 + 1, r.address, r.weight));
     let mut ring = vec![0; vip.ring_size as usize];

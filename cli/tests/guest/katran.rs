@@ -23,15 +23,21 @@ pub fn run(report: &mut Report) {
     }
     for (file, beside) in beside::all() {
         let done = companions(&beside);
-        let name = format!("{}, {} vectors", beside.program, beside.vector.len());
+        let name = format!("{}, {} vectors", beside.program, rows(&beside).count());
         report.result(&name, done.map_err(|why| format!("{file}: {why}")));
     }
 }
 
-/// All vectors of a program; those of one configuration and mark at once, as loading takes its time.
+/// Of probes, those of one socket mark: for each other one an emulated verifier would have the whole balancer again. `make test` has
+/// them all.
+fn rows(beside: &beside::File) -> impl Iterator<Item = &Row> {
+    beside.vector.iter().filter(|row| beside.program != "health-encap" || row.mark == Some(1))
+}
+
+/// Vectors of a program; those of one configuration and mark at once.
 fn companions(beside: &beside::File) -> Result<(), String> {
     let mut groups: BTreeMap<(&str, u32), Vec<&Row>> = BTreeMap::new();
-    for row in &beside.vector {
+    for row in rows(beside) {
         groups.entry((&row.config, row.mark.unwrap_or(0))).or_default().push(row);
     }
     for ((config, mark), rows) in groups {

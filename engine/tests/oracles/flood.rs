@@ -2,9 +2,11 @@
 //! established lose their entry, beside what a simulation of the table with random numbers for hashes predicts.
 
 use std::net::Ipv4Addr;
+use std::time::Instant;
 
-use tandem_engine::From;
+use tandem_engine::memory::features::GUARD;
 use tandem_engine::memory::flows::WAYS;
+use tandem_engine::{From, Verdict};
 
 use crate::bed::{Bed, Frame, Rng, Tuple, process};
 
@@ -228,6 +230,63 @@ fn a_lost_entry_costs_nothing_while_the_ring_stays() {
         before = percent;
     }
     assert!(before > 10.0, "a table with four times as many flows as places lost only {before:.2} %: was there a flood?");
+}
+
+/// What is left to the established of a core that has nothing else to do: the time of their packets alone, against that of all packets
+/// with ten of a flood for each of theirs. Without a limit of new flows (`flows.new_flows_per_core`), and above it. The times are
+/// printed, and worth something in a release build on a quiet machine; what is asserted is that each packet was forwarded by whom
+/// it had to be.
+#[test]
+fn what_a_flood_leaves() {
+    let (sets, established, measurements) = (4096, 10_000, if cfg!(debug_assertions) { 20 } else { 400 });
+    for (flood, guarded) in [Flood::Syn, Flood::Ack, Flood::Udp].into_iter().flat_map(|flood| [(flood, false), (flood, true)]) {
+        let bed = bed(sets);
+        let first = Tuple::numbered(0, VIP, 80);
+        let mut known = Template::new(first.tcp(64, false, false, &[]));
+        let mut new = Template::new(match flood {
+            Flood::Udp => first.udp(64, &[]),
+            _ => first.tcp(64, flood == Flood::Syn, false, &[]),
+        });
+        let mut rng = Rng(23);
+        let mut of_established = |flow: u32| known.of(0x0a40_0000 | flow >> 12, 1024 + (flow & 0xfff) as u16);
+        for flow in (0..established).chain(0..established) {
+            assert!(process(&mut of_established(flow), &bed).is_forwarded());
+        }
+        if guarded {
+            bed.root.features.set(bed.root.features.get() | GUARD);
+            bed.root.guard_limit.set(1);
+            bed.root.guard_window.set(1 << 20);
+        }
+        // Packets are made first, all alike, so that the time is that of the data path alone.
+        let mut measure = |times: u32| {
+            let kinds = (0..1100).map(|n| n % (times + 1) == 0);
+            let mut frames: Vec<(bool, Frame)> = kinds
+                .map(|is_known| match is_known {
+                    true => (true, of_established(rng.below(established))),
+                    false => (false, new.of(0xc000_0000 | rng.next() as u32 >> 3, rng.next() as u16)),
+                })
+                .collect();
+            let begun = Instant::now();
+            let verdicts: Vec<Verdict> = frames.iter_mut().map(|(_, frame)| process(frame, &bed)).collect();
+            let nanos = begun.elapsed().as_nanos() as f64 / frames.len() as f64;
+            for ((is_known, _), verdict) in frames.iter().zip(&verdicts) {
+                let by = if *is_known { From::Flow } else { From::Ring };
+                assert!(verdict.is_forwarded() && verdict.from == by, "{flood:?}: {verdict:?}");
+            }
+            nanos
+        };
+        // By turns, and the least of many: what the code takes when nothing disturbs it.
+        let (mut alone, mut among) = (f64::MAX, f64::MAX);
+        for _ in 0..measurements {
+            alone = alone.min(measure(0));
+            among = among.min(measure(TIMES));
+        }
+        println!(
+            "{flood:?}, {}: {alone:.0} ns a packet of the established alone, {among:.0} ns of all among the flood: {:.0} % of their share",
+            if guarded { "above the limit of new flows" } else { "no limit" },
+            100.0 * alone / among
+        );
+    }
 }
 
 /// The sets under another key say nothing about the sets under ours.
