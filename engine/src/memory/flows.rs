@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn flows_that_differ_in_the_check_alone_do_not_meet() {
         let set = FlowSet::default();
-        let flow = |n: u64| Tag { one: 0, two: 0, print: 1 << 63 | 7 << 20 | n };
+        let flow = |n: u64| Tag { one: 0, print: 1 << 63 | 7 << 20 | n };
         for n in 0..3 {
             let worth = set.place(&flow(n), 5, 0, Worth::NONE);
             assert!(!worth.evicts());
