@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use core::hint::black_box;
-use tandem_engine::memory::{Memory, Root};
+use tandem_engine::memory::{Memory, Real, Root};
 use tandem_engine::{Flow, Packet, Reason, Stop, answer_too_big, encap, nat, relay, vlan};
 
 use crate::tables::{EVERYTHING, Kernel, beside, known_flow};
@@ -68,8 +68,10 @@ impl<const PLAIN: u16> Packet for Frame<PLAIN> {
     const PLAIN: u16 = PLAIN;
 
     #[inline(always)]
-    fn with<R>(&mut self, flow: &Flow, call: impl FnOnce(&mut Self, &Flow) -> R) -> R {
-        if PLAIN != 0 { call(self, beside(flow)) } else { call(self, flow) }
+    fn narrow(&mut self, flow: &Flow, real: &Real, answers: bool) -> u32 {
+        // One function for all ways.
+        let frame = &mut Frame::<0>::new(self.ctx);
+        if PLAIN != 0 { encap::narrow(frame, beside(flow), real, answers) } else { encap::narrow(frame, flow, real, answers) }
     }
 
     #[inline(always)]

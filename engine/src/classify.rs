@@ -6,7 +6,8 @@ use crate::hash::{self, Kind};
 use crate::memory::counters::{Event, VipCounter, add_event, count_event, count_vip};
 use crate::memory::prefixes::{Space, mask};
 use crate::memory::vips::{
-    self, BYPASS_FLOW_TABLE, DECAP, EGRESS, HAS_VIPS, HASH_DPORT_ONLY, HASH_SRC_DST_PORT, NO_SOURCE_PORT, QUIC, SPECIAL, Vip, VipKey,
+    self, BYPASS_FLOW_TABLE, DECAP, EGRESS, HAS_VIPS, HASH_DPORT_ONLY, HASH_SRC_DST_PORT, NO_SOURCE_PORT, QUIC, SPECIAL, Vip,
+    VipKey,
 };
 use crate::memory::{Memory, Root, features, root};
 use crate::nat::{self, Ask};

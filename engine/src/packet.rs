@@ -1,6 +1,6 @@
 //! A frame, seen through windows of fixed size.
 
-use crate::memory::{Memory, Root};
+use crate::memory::{Memory, Real, Root};
 use crate::parse::Flow;
 use crate::verdict::{Reason, Stop};
 use crate::vlan;
@@ -89,11 +89,14 @@ pub trait Packet {
     /// If not 0: this way through the core is that of usual frames of this EtherType, as fast as can be. Whatever is unusual
     /// stops with [`Stop::ASIDE`], nothing changed and nothing counted, to take the other way, which is for all.
     const PLAIN: u16 = 0;
-    /// Calls what is not inlined and reads the flow. Where the flow is kept in registers, somebody else's pointer to it would
-    /// keep it out of them: there it is copied.
+    /// [`crate::encap::narrow`]. Where the flow is kept in registers, somebody else's pointer to it would keep it out of them:
+    /// there a copy of it is given.
     #[inline(always)]
-    fn with<R>(&mut self, flow: &Flow, call: impl FnOnce(&mut Self, &Flow) -> R) -> R {
-        call(self, flow)
+    fn narrow(&mut self, flow: &Flow, real: &Real, answers: bool) -> u32
+    where
+        Self: Sized,
+    {
+        crate::encap::narrow(self, flow, real, answers)
     }
     /// Turns the frame into an ICMP error to its sender that names this MTU: see [`crate::answer_too_big`].
     #[inline(never)]

@@ -106,7 +106,7 @@ impl Instance {
         let control = Control::adopt(tables)?;
         let traced = backend != Backend::Forwarding;
         let mut instance = Self { seat, traced, control, facts, names: Names::new(), out: Vec::new() };
-         instance.apply(plan)?;
+        instance.apply(plan)?;
         Ok(instance)
     }
 
@@ -167,7 +167,7 @@ impl Instance {
         };
         let decision = Decision::read(tables, &self.names, action);
         if self.traced && decision.reason.map(Action::of_reason) != Some(action) {
-             let reason = decision.reason.map(Reason::name);
+            let reason = decision.reason.map(Reason::name);
             return Err(ReplayError::Contradiction { action: action as u32, reason });
         }
         Ok((decision, out))

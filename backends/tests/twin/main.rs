@@ -205,15 +205,15 @@ fn every_reason_is_reached() {
     let frame = forwarded();
     assert_eq!(twins.frame(&frame, Headroom::None).reason, Some(Reason::NoHeadroom));
     let unresolved: Hops = plan.vips.iter().flat_map(|v| &v.reals).map(|r| (r.address, None)).collect();
-    for twin in [&twins.kernel, &twins.engine] {
+    for twin in twins.seats() {
         assert!(twin.control().set_hops(&unresolved) > 0);
     }
     assert_eq!(twins.frame(&frame, Headroom::Usual).reason, Some(Reason::NoNextHop));
-    for twin in [&twins.kernel, &twins.engine] {
+    for twin in twins.seats() {
         twin.tables().reals().iter().for_each(tandem_engine::memory::Real::clear);
     }
     assert_eq!(twins.frame(&frame, Headroom::Usual).reason, Some(Reason::NoReal));
-    for twin in [&twins.kernel, &twins.engine] {
+    for twin in twins.seats() {
         twin.tables().root().layout.set(0);
     }
     assert_eq!(twins.frame(&frame, Headroom::Usual).reason, Some(Reason::NotConfigured));
@@ -226,7 +226,7 @@ fn every_reason_is_reached() {
             twins.frame(&rich::rich_frame(&mut rng, &plan), Headroom::Usual);
         }
         // A source that was configured goes missing.
-        for twin in [&twins.kernel, &twins.engine] {
+        for twin in twins.seats() {
             let root = twin.tables().root();
             root.source_v4.set(0);
             root.source_v6.iter().for_each(|word| word.set(0));

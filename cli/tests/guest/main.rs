@@ -92,7 +92,7 @@ fn run() -> Report {
     let only = std::env::var("TANDEM_PART").ok();
     let cases = LazyCell::new(cases::all);
     let parts: [(&str, Part<'_>); 10] = [
-         ("doctor", &doctor::run),
+        ("doctor", &doctor::run),
         ("cards", &cards::run),
         ("interop", &|report| interop::run(report, &cases)),
         ("nat", &nat::run),

@@ -80,15 +80,15 @@ pub(crate) fn fits_way<P: Packet, M: Memory>(
         return Ok(());
     }
     // All that is read of the flow.
-    let about = Flow { len: flow.len, is_v6: flow.is_v6, part: flow.part, quoted: flow.quoted, vlan: flow.vlan, ..Flow::default() };
-    let answers = memory.has(root, features::TOO_BIG);
-    done(packet.with(if is_plain::<P>() { &about } else { flow }, |packet, flow| narrow(packet, flow, real, answers)))
+    let about =
+        Flow { len: flow.len, is_v6: flow.is_v6, part: flow.part, quoted: flow.quoted, vlan: flow.vlan, ..Flow::default() };
+    done(packet.narrow(if is_plain::<P>() { &about } else { flow }, real, memory.has(root, features::TOO_BIG)))
 }
 
 /// Gives a raw [`Stop`], 0: it fits. What has become an answer gets its tag back. Not inlined: off the usual way, and asked
 /// for in several places.
 #[inline(never)]
-fn narrow<P: Packet>(packet: &mut P, flow: &Flow, real: &Real, answers: bool) -> u32 {
+pub fn narrow<P: Packet>(packet: &mut P, flow: &Flow, real: &Real, answers: bool) -> u32 {
     let stop = match fits_the_way(packet, flow, real.hop(), real.out().mtu, answers) {
         Err(stop) if stop.action() == Action::Tx => as_it_came(packet, flow).err().or(Some(stop)),
         other => other.err(),

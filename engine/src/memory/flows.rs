@@ -375,8 +375,7 @@ mod tests {
     #[test]
     fn ids_and_prints_come_back() {
         let set = FlowSet::default();
-        let flow =
-            |way: u32| (Tag { one: 0, print: 1 << 63 | u64::from(way + 1) << 20 | 0xfeed }, (1 << REAL_BITS) - 1 - way);
+        let flow = |way: u32| (Tag { one: 0, print: 1 << 63 | u64::from(way + 1) << 20 | 0xfeed }, (1 << REAL_BITS) - 1 - way);
         for way in 0..WAYS as u32 {
             let (tag, real) = flow(way);
             set.write(way, &tag, real, 7);
