@@ -1,6 +1,6 @@
 //! The way of the usual frames: whole TCP and UDP packets to a VIP without flags, whose reals are reached by IPIP.
 //!
-//! The same steps as for any other frame ([`crate::classify`], [`crate::select`], [`crate::encap`]), compiled for a [`Packet`] that
+//! The same steps as for any other frame (`classify`, `select`, `encap`), compiled for a [`Packet`] that
 //! says what it is not ([`Packet::PLAIN`]), and put together so that what is known of the frame stays in registers: a hit and a
 //! new flow each have a branch of their own to the end, with its counters. A frame that is not usual after all has neither been
 //! changed nor counted, and takes the other way.
