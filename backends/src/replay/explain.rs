@@ -50,7 +50,11 @@ pub fn explain(decision: &Decision, tables: &Tables, out: &[u8]) -> String {
 }
 
 fn vip_details(tables: &Tables, id: u32) -> String {
-    let entry = tables.vips().iter().filter_map(|slot| slot.entry()).find(|(_, vip)| vip.id == id);
+    let root = tables.root();
+    let (first, slots) = ((root.vips.get() >> 32) as usize, root.vip_mask.get() as usize + 1);
+    let mut in_force = tables.vips().iter().skip(first).take(slots).filter_map(|slot| slot.entry());
+    // What is known of an address itself has no protocol.
+    let entry = in_force.find(|(key, vip)| key.protocol() != 0 && vip.id == id);
     entry.map_or_else(String::new, |(_, vip)| match vip.ring_len {
         0 => ", no ring".to_owned(),
         len => format!(", ring of {len} slots from line {}, room for {} bytes", vip.ring, vip.room()),
