@@ -94,7 +94,8 @@ fn a_bad_one_changes_nothing() {
         let before = links.xdp(NEAR);
         let large = format!("{first}{}", QUIC.replace("encap = \"gue\"", "ring_size = 1_000_003\n"));
         let many = (1..130).fold(first.clone(), |text, n| {
-            let vip = QUIC.replace("192.0.2.101", &format!("192.0.2.{}", 101 + n));
+            // With a real of its own: VIPs with the same reals share a ring.
+            let vip = QUIC.replace("192.0.2.101", &format!("192.0.2.{}", 101 + n)).replace("10.0.0.3", &format!("10.0.1.{n}"));
             text + &vip.replace("encap = \"gue\"", "ring_size = 1_000_003")
         });
         let bad = [
