@@ -76,13 +76,13 @@ impl Model {
         Step { real: ring, from: From::Ring, place: Some(place), evicted }
     }
 
-    /// Ties go to the second set, then to the later way.
+    /// Ties go to the first set, then to the later way.
     fn victim(&self, key: &(Tuple, u8), now: u32) -> Place {
         let rank = |(nth, (set, way)): &(usize, Place)| match &self.sets[*set][*way] {
-            Some(entry) if entry.key == *key => (4, Reverse(0), 0, *nth, *way),
-            None => (3, Reverse(*way), 0, *nth, *way),
-            Some(entry) if !entry.held => (2, Reverse(0), age(now, entry.tick), *nth, *way),
-            Some(entry) => (1, Reverse(0), age(now, entry.tick), *nth, *way),
+            Some(entry) if entry.key == *key => (4, Reverse(0), 0, Reverse(*nth), *way),
+            None => (3, Reverse(*way), 0, Reverse(*nth), *way),
+            Some(entry) if !entry.held => (2, Reverse(0), age(now, entry.tick), Reverse(*nth), *way),
+            Some(entry) => (1, Reverse(0), age(now, entry.tick), Reverse(*nth), *way),
         };
         self.candidates(key).into_iter().max_by_key(rank).unwrap().1
     }
