@@ -8,6 +8,8 @@ use aya::programs::{Program, ProgramError, ProgramInfo};
 use aya::{EbpfLoader, VerifierLogLevel};
 
 use tandem_backends::control::features;
+use tandem_backends::xdp::{masks, with_extent};
+use tandem_engine::memory::counters::Extent;
 
 use super::frames::Rng;
 use super::plans;
@@ -64,7 +66,11 @@ fn release() -> String {
 fn loaded(path: &Path, name: &str, features: u32) -> Result<String, String> {
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     let mut loader = EbpfLoader::new();
+    let extent = Extent { vips: 512, reals: 1 << 14 };
+    let [vips, reals] = masks(extent);
     let loader = loader.verifier_log_level(VerifierLogLevel::STATS).override_global("FEATURES", &features, true);
+    let loader = loader.override_global("VIP_MASK", &vips, true).override_global("REAL_MASK", &reals, true);
+    let bytes = with_extent(&bytes, extent).map_err(|error| error.to_string())?;
     let mut ebpf = loader.load(&bytes).map_err(|error| format!("{error:?}"))?;
     let (done, info) = match ebpf.program_mut(name) {
         Some(Program::Xdp(program)) => (program.load(), program.info()),
