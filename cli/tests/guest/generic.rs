@@ -8,8 +8,8 @@ use aya::programs::{Program, ProgramError, ProgramInfo};
 use aya::{EbpfLoader, VerifierLogLevel};
 
 use tandem_backends::control::features;
+use tandem_backends::memory::Sizes;
 use tandem_backends::xdp::{masks, with_extent};
-use tandem_engine::memory::counters::Extent;
 
 use super::frames::Rng;
 use super::plans;
@@ -66,7 +66,7 @@ fn release() -> String {
 fn loaded(path: &Path, name: &str, features: u32) -> Result<String, String> {
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     let mut loader = EbpfLoader::new();
-    let extent = Extent { vips: 512, reals: 1 << 14 };
+    let extent = Sizes::for_plan(&plans::first(&mut Rng(4)), 1).extent;
     let [vips, reals] = masks(extent);
     let loader = loader.verifier_log_level(VerifierLogLevel::STATS).override_global("FEATURES", &features, true);
     let loader = loader.override_global("VIP_MASK", &vips, true).override_global("REAL_MASK", &reals, true);
