@@ -290,10 +290,13 @@ pub fn fits<P: Packet>(root: &Root, flow: &Flow) -> Result<(), Stop> {
 #[inline(always)]
 fn within<P: Packet>(flow: &Flow, most: u32) -> Result<(), Stop> {
     let frame = flow.frame;
-    let header = if flow.quoted || flow.part != Part::Whole {
+    let header = if flow.part == Part::Later {
         0
+    } else if flow.protocol == IPPROTO_TCP && !flow.quoted {
+        Tcp::LEN as u32
     } else {
-        (if flow.protocol == IPPROTO_TCP { Tcp::LEN } else { Udp::LEN }) as u32
+        // Of a quoted packet there are 8 bytes (RFC 792).
+        Udp::LEN as u32
     };
     // The flow's transport header, and all that the IP header promises, are in the frame.
     let end = flow.len.wrapping_add(Ethernet::LEN as u32);

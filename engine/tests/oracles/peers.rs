@@ -167,6 +167,20 @@ fn probes_go_by_every_method() {
     assert_eq!(frame.as_slice(), probe);
 }
 
+/// The ports of a first fragment are in the packet, not in what fills up its frame: found by generated frames.
+#[test]
+fn ports_are_within_the_packet() {
+    let bed = bed(address(V4[2]), address(V4[1]), 0);
+    methods::sources(&bed);
+    let mut frame = tuple(V4).udp(64, &[7; 33]);
+    // "More fragments", and bytes of payload that the IP header tells of.
+    frame[20] = 0x20;
+    for (payload, reason) in [(0, Reason::BadLength), (4, Reason::BadLength), (7, Reason::BadLength), (8, Reason::Forwarded)] {
+        frame[17] = 20 + payload;
+        assert_eq!(sent(&bed, &frame).0.reason(), reason, "{payload} bytes");
+    }
+}
+
 /// A driver that tells another length than the packet's (vmxnet3, CVE-2025-37799): what is behind the packet is in no header and no
 /// checksum, and a packet that the frame does not hold is dropped and counted, by every method.
 #[test]
