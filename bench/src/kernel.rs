@@ -11,7 +11,7 @@ use aya::maps::{HashMap, Map, ProgramArray};
 use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use tandem_backends::memory::{Area, Shared, Tables};
-use tandem_backends::xdp::{REFERENCES, masks, with_extent};
+use tandem_backends::xdp::{Direct, REFERENCES, constants, with_extent};
 use tandem_engine::memory::counters::Extent;
 use tandem_engine::memory::reals::{Method, Way};
 use tandem_engine::memory::rings::SLOTS_PER_LINE;
@@ -35,17 +35,19 @@ impl References {
     pub fn load(tables: &Tables, flows: u32) -> Result<Self> {
         let sizes = tables.sizes();
         let extent = sizes.extent;
-        let [vips, reals] = masks(extent);
-        let mut ebpf = EbpfLoader::new()
-            .override_global("VIP_MASK", &vips, true)
-            .override_global("REAL_MASK", &reals, true)
-            .map_max_entries("REALS", extent.reals)
+        let (constants, direct) = (constants(sizes, 0), Direct::make(sizes, None)?);
+        let mut loader = EbpfLoader::new();
+        for (name, value) in &constants {
+            // Not all of them are in these programs.
+            loader.override_global(name, value, false);
+        }
+        let mut ebpf = loader
             .map_max_entries("RINGS", sizes.ring_lines)
             .map_max_entries("COUNTS", sizes.blocks)
             .map_max_entries("FLOW_HASH", flows)
-            .load(&with_extent(REFERENCES, extent)?)
+            .load(&direct.link(&with_extent(REFERENCES, extent)?)?)
             .context("the benchmarks' object")?;
-        copy(tables, &mut ebpf)?;
+        copy(tables, &mut ebpf, &direct)?;
         let counts = area(&ebpf, "COUNTS", sizes.blocks as usize * extent.lines() as usize)?;
         for name in ["null", "room", "fixed", "hashed"] {
             program(&mut ebpf, name)?.load().with_context(|| format!("the program {name}"))?;
@@ -73,8 +75,8 @@ impl References {
 }
 
 /// Fills the rival's tables from the balancer's.
-fn copy(tables: &Tables, ebpf: &mut Ebpf) -> Result<()> {
-    let (from, to) = (tables.root(), area::<Root>(ebpf, "ROOT", 1)?);
+fn copy(tables: &Tables, ebpf: &mut Ebpf, direct: &Direct) -> Result<()> {
+    let (from, to) = (tables.root(), direct.area::<Root>("ROOT", 1)?);
     for to in to.iter() {
         to.any_port.set(from.any_port.get());
         to.udp_idle.set(from.udp_idle.get());
@@ -92,7 +94,7 @@ fn copy(tables: &Tables, ebpf: &mut Ebpf) -> Result<()> {
         let numbers: Vec<u16> = (0..SLOTS_PER_LINE).map(|slot| from.get(slot) as u16).collect();
         to.fill(&numbers);
     }
-    for (to, from) in area::<Real>(ebpf, "REALS", tables.reals().len())?.iter().zip(tables.reals()) {
+    for (to, from) in direct.area::<Real>("REALS", tables.reals().len())?.iter().zip(tables.reals()) {
         if let Some(owner) = from.owner() {
             to.fill(Some(owner), from.addr(), from.hop().is_v6(), &Way::by(Method::Ipip), Some(from.hop().mac()));
         }

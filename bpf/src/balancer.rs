@@ -35,10 +35,14 @@ fn usual(ctx: &XdpContext) -> Option<u32> {
     if root.mode.get() != Mode::Xdp as u32 {
         return None;
     }
-    let action = match Ethernet::view(&Frame::<0>::new(ctx.ctx), 0)?.ethertype.get() {
-        ETHERTYPE_IPV4 => plain(&mut Frame::<ETHERTYPE_IPV4>::new(ctx.ctx), &kernel, root)?,
-        ETHERTYPE_IPV6 => plain(&mut Frame::<ETHERTYPE_IPV6>::new(ctx.ctx), &kernel, root)?,
-        _ => return None,
+    let frame = Frame::<0>::new(ctx.ctx);
+    let ethernet = Ethernet::view(&frame, 0)?;
+    let action = if ethernet.is(ETHERTYPE_IPV4) {
+        plain(&mut Frame::<ETHERTYPE_IPV4>::new(ctx.ctx), &kernel, root)?
+    } else if ethernet.is(ETHERTYPE_IPV6) {
+        plain(&mut Frame::<ETHERTYPE_IPV6>::new(ctx.ctx), &kernel, root)?
+    } else {
+        return None;
     };
     Some(xdp(action))
 }

@@ -2,6 +2,7 @@
 //!
 //! The numbers of entries here are the smallest, and so is the size of a core's counters; the loader sets the real ones.
 
+use core::cell::UnsafeCell;
 use core::hint::black_box;
 use core::mem::MaybeUninit;
 
@@ -19,19 +20,45 @@ use tandem_engine::memory::{
     VipSlot, features, ids, nats,
 };
 use tandem_engine::nat::{self, Ask};
-use tandem_engine::{Entry, Flow, remember};
+use tandem_engine::{Entry, Flow, NO_VIP, remember};
 
 /// `BPF_F_MMAPABLE` (kernel fc9702273e2e, v5.5): only plain arrays can have it.
 const MMAPABLE: u32 = 1 << 10;
 
-#[map]
-static ROOT: Array<Root> = Array::with_max_entries(1, MMAPABLE);
-#[map]
-static VIPS: Array<VipSlot> = Array::with_max_entries(2, MMAPABLE);
+/// A table whose address the loader puts into the program: nothing is looked up, which takes 14 instructions, and a store and a load
+/// of the index. Here is its first entry; the mask, a load-time constant, tells the verifier how many there are.
+#[repr(transparent)]
+pub struct Direct<T>(UnsafeCell<MaybeUninit<T>>);
+
+// SAFETY: `T` consists of the engine's shared integers alone, of which each access is one load or store.
+unsafe impl<T: Sync> Sync for Direct<T> {}
+
+impl<T> Direct<T> {
+    const fn new() -> Self {
+        Self(UnsafeCell::new(MaybeUninit::zeroed()))
+    }
+
+    /// The entry at this index, modulo the number of entries: the mask plus one.
+    #[inline(always)]
+    fn at(&self, index: u32, mask: u32) -> &T {
+        let first: *const T = self.0.get().cast();
+        // SAFETY: the loader makes the table that large, and zeroes are a `T`; the verifier proves the first. Wrapping, because
+        // the compiler knows of one entry.
+        unsafe { &*first.wrapping_add((index & mask) as usize) }
+    }
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.ROOT")]
+static ROOT: Direct<Root> = Direct::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.VIPS")]
+static VIPS: Direct<VipSlot> = Direct::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.REALS")]
+static REALS: Direct<Real> = Direct::new();
 #[map]
 static RINGS: Array<RingLine> = Array::with_max_entries(1, MMAPABLE);
-#[map]
-static REALS: Array<Real> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static FLOWS: Array<FlowSet> = Array::with_max_entries(1, MMAPABLE);
 #[map]
@@ -80,12 +107,19 @@ const TRACED: u32 = 1;
 #[unsafe(no_mangle)]
 static FEATURES: Global<u32> = Global::new(0);
 
+/// Load-time constant: not 0 where usual frames have a way of their own. All that is asked about it for each frame.
+#[unsafe(no_mangle)]
+static USUAL: Global<u32> = Global::new(0);
+
 /// Load-time constants: VIPs and reals that a core's counters have room for, minus one (powers of two minus one). Loaded where
 /// they are needed, not kept: the stack has no room.
 #[unsafe(no_mangle)]
 static VIP_MASK: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static REAL_MASK: Global<u32> = Global::new(0);
+/// The same of both halves of the VIP table.
+#[unsafe(no_mangle)]
+static SLOT_MASK: Global<u32> = Global::new(0);
 
 /// Whether this program is loaded for a replay.
 #[inline(always)]
@@ -124,16 +158,15 @@ pub unsafe fn known_flow() -> &'static Flow {
     unsafe { &*flow_place() }
 }
 
-/// Puts what is known of a frame into this CPU's place.
+/// Puts what is known of a usual frame into this CPU's place, as far as it is read there. Field by field: the whole would be copied
+/// byte by byte.
 #[inline(always)]
-pub fn beside(flow: &Flow) -> &'static mut Flow {
-    let place = flow_place();
-    // SAFETY: the entry is this CPU's own, and programs on one CPU do not interrupt each other; who asks for it has no
-    // reference to it.
-    unsafe {
-        *place = *flow;
-        &mut *place
-    }
+pub fn beside(known: &Flow) -> &'static mut Flow {
+    let flow = flow();
+    (flow.src, flow.ports, flow.protocol, flow.tos) = (known.src, known.ports, known.protocol, known.tos);
+    (flow.is_v6, flow.l4, flow.len) = (known.is_v6, known.l4, known.len);
+    black_box(core::ptr::from_mut(flow));
+    flow
 }
 
 /// This CPU's place for what it knows of a frame, as new.
@@ -243,28 +276,24 @@ impl<const KNOWN: u32> Kernel<KNOWN> {
     #[inline(always)]
     pub fn new() -> Option<Self> {
         let counts = COUNTS.get(if REPLAY.load() != 0 { 0 } else { cpu() })?;
-        Some(Self { counts, features: FEATURES.load() as u64 })
+        Some(Self { counts, features: if Self::PLAIN { 0 } else { FEATURES.load() as u64 } })
     }
 }
 
 /// The view of the way of usual frames, if there are any.
 #[inline(always)]
 pub fn plain_kernel() -> Option<Kernel<{ features::PLAIN }>> {
-    const ASKED: u32 = features::PLAIN_NEVER | features::PLAIN_ALWAYS;
-    if FEATURES.load() & ASKED != features::PLAIN_ALWAYS || REPLAY.load() == TRACED {
-        return None;
-    }
-    Kernel::new()
+    if USUAL.load() == 0 { None } else { Kernel::new() }
 }
 
 impl<const KNOWN: u32> Memory for Kernel<KNOWN> {
     #[inline(always)]
     fn root(&self) -> Option<&Root> {
-        ROOT.get(0)
+        Some(ROOT.at(0, 0))
     }
     #[inline(always)]
     fn vip(&self, index: u32) -> Option<&VipSlot> {
-        VIPS.get(index)
+        Some(VIPS.at(index, SLOT_MASK.load()))
     }
     #[inline(always)]
     fn ring(&self, index: u32) -> Option<&RingLine> {
@@ -272,7 +301,7 @@ impl<const KNOWN: u32> Memory for Kernel<KNOWN> {
     }
     #[inline(always)]
     fn real(&self, id: u32) -> Option<&Real> {
-        REALS.get(id)
+        Some(REALS.at(id, REAL_MASK.load()))
     }
     #[inline(always)]
     fn flows(&self, index: u32) -> Option<&FlowSet> {
@@ -319,15 +348,11 @@ impl<const KNOWN: u32> Memory for Kernel<KNOWN> {
     }
     #[inline(always)]
     fn remember(&self, root: &Root, flow: &Flow, entry: Entry, real: u32, now: u32) {
-        if Self::PLAIN && entry == Entry::Flow {
+        if Self::PLAIN {
             // The stack has no room for the time since then: it is the same, or the next tick.
             return remember(self, root, flow, entry, real, self.now());
         }
-        if Self::PLAIN {
-            beside(flow);
-        } else {
-            black_box(core::ptr::from_ref(flow));
-        }
+        black_box(core::ptr::from_ref(flow));
         tandem_remember(entry as u32, real, now);
     }
     #[inline(always)]
@@ -342,6 +367,10 @@ impl<const KNOWN: u32> Memory for Kernel<KNOWN> {
     #[inline(always)]
     fn count(&self, index: u32) -> Option<&Line> {
         self.counts.line(index)
+    }
+    #[inline(always)]
+    fn is_vip(&self, vip: u32) -> bool {
+        Self::PLAIN || vip != NO_VIP
     }
     #[inline(always)]
     fn vip_count(&self, vip: u32) -> Option<&Line> {
@@ -359,7 +388,7 @@ impl<const KNOWN: u32> Memory for Kernel<KNOWN> {
     #[inline(always)]
     fn now(&self) -> u32 {
         if REPLAY.load() != 0 {
-            return ROOT.get(0).map_or(0, |root| root.tick.get());
+            return ROOT.at(0, 0).tick.get();
         }
         // SAFETY: the helper only reads a counter of the kernel.
         (unsafe { bpf_jiffies64() } >> TICK_SHIFT) as u32

@@ -15,6 +15,14 @@ pub const fn finish(sum: u64) -> u16 {
     !(sum as u16)
 }
 
+/// The same for fewer than 8 words of 32 bits: half the instructions.
+#[inline(always)]
+pub const fn finish_few(sum: u64) -> u16 {
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    !(sum.wrapping_add(sum >> 16) as u16)
+}
+
 /// The sum of an even number of bytes, word by word of 32 bits as the machine loads them (a rest of two bytes as a word of
 /// its own), for [`finish`].
 #[inline(always)]
@@ -87,12 +95,14 @@ pub const fn after_less(checksum: [u8; 2], by: u16) -> [u8; 2] {
     after_more(checksum, !by)
 }
 
-/// The IPv4 header checksum (as a number) after TTL was decremented: the checksum grows by 0x0100, with the end-around
-/// carry; 0xffff becomes 0 as RFC 1624 section 3 wants.
+/// The IPv4 header checksum (as on the wire) after TTL was decremented: the checksum grows by 0x0100, with the end-around
+/// carry; 0xffff becomes 0 as RFC 1624 section 3 wants. Calculated in the other byte order, where that is 1 (RFC 1071 section 2.B).
 #[inline(always)]
-pub const fn after_ttl_decrement(checksum: u16) -> u16 {
-    let sum = (checksum as u32).wrapping_add(0x0100);
-    sum.wrapping_add((sum >= 0xffff) as u32) as u16
+pub const fn after_ttl_decrement(checksum: [u8; 2]) -> [u8; 2] {
+    let sum = (u16::from_le_bytes(checksum) as u32).wrapping_add(1);
+    // 1 from 0xffff on, without a jump
+    let carry = sum.wrapping_add(1) >> 16;
+    (sum.wrapping_add(carry) as u16).to_le_bytes()
 }
 
 #[cfg(test)]
@@ -128,14 +138,20 @@ mod tests {
             header[10..12].copy_from_slice(&sum.to_be_bytes());
             prop_assert_eq!(rfc1071(&header), 0);
             header[8] -= 1;
-            header[10..12].copy_from_slice(&after_ttl_decrement(sum).to_be_bytes());
+            header[10..12].copy_from_slice(&after_ttl_decrement(sum.to_be_bytes()));
             prop_assert_eq!(rfc1071(&header), 0);
             // RFC 1624 equation 3, and Linux's ip_decrease_ttl
             let (old, new) = (u16::from_be_bytes([ttl, header[9]]), u16::from_be_bytes([ttl - 1, header[9]]));
             let mut eqn3 = u32::from(!sum) + u32::from(!old) + u32::from(new);
             eqn3 = (eqn3 & 0xffff) + (eqn3 >> 16);
             eqn3 = (eqn3 & 0xffff) + (eqn3 >> 16);
-            prop_assert_eq!(after_ttl_decrement(sum), !(eqn3 as u16));
+            prop_assert_eq!(u16::from_be_bytes(after_ttl_decrement(sum.to_be_bytes())), !(eqn3 as u16));
+        }
+
+        #[test]
+        fn few_words_are_folded_as_many(words in proptest::collection::vec(prop_oneof![any::<u32>(), Just(u32::MAX), Just(0xffff_0000)], 0..8)) {
+            let sum = words.iter().map(|w| u64::from(*w)).sum();
+            prop_assert_eq!(finish_few(sum), finish(sum));
         }
     }
 }

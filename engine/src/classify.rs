@@ -152,15 +152,18 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
     } else {
         fits_or_answer(packet, memory, root, flow, root.max_frame.get())?;
     }
-    if flow.vip.flags & SPECIAL != 0 {
-        aside::<P>()?;
-    }
     let whole = memory.has(root, features::HASH_FLAGS) && flow.vip.flags & (HASH_DPORT_ONLY | HASH_SRC_DST_PORT) != 0;
     if !exact && !whole {
         flow.ports &= !DESTINATION_PORT;
     }
-    if !is_plain::<P>() && flow.vip.flags & NO_SOURCE_PORT != 0 {
-        flow.ports &= DESTINATION_PORT;
+    // One question for almost all.
+    if flow.vip.flags & (SPECIAL | NO_SOURCE_PORT) != 0 {
+        if flow.vip.flags & SPECIAL != 0 {
+            aside::<P>()?;
+        }
+        if flow.vip.flags & NO_SOURCE_PORT != 0 {
+            flow.ports &= DESTINATION_PORT;
+        }
     }
     if is_plain::<P>() || flow.vip.flags & BYPASS_FLOW_TABLE == 0 || katran && flow.vip.flags & QUIC != 0 {
         flow.tag = hash::tag(root, katran, flow, Kind::Flow);

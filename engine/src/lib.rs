@@ -217,7 +217,7 @@ pub fn account<M: Memory>(verdict: &Verdict, flow: &Flow, memory: &M) {
 #[inline(always)]
 fn account_chosen<M: Memory>(memory: &M, &Verdict { vip, real, bytes, from, .. }: &Verdict, flow: &Flow) {
     let by_ring = matches!(from, From::Ring | From::SourceRoute);
-    if vip != NO_VIP
+    if memory.is_vip(vip)
         && let Some(line) = memory.vip_count(vip)
     {
         line.add(VipCounter::Packets as usize, 1);

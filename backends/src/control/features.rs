@@ -2,8 +2,10 @@
 
 use hashbrown::HashSet;
 use tandem_engine::memory::features as bits;
+use tandem_engine::memory::vips::SPECIAL;
 
-use crate::config::{Encap, OnControlLoss, Plan, Profile, TooBig, VipFlags};
+use super::vips;
+use crate::config::{Encap, OnControlLoss, Plan, Profile, TooBig, Vip, VipFlags};
 
 /// The [`features`](tandem_engine::memory::features) of a plan.
 pub fn features(plan: &Plan) -> u32 {
@@ -35,6 +37,8 @@ pub fn features(plan: &Plan) -> u32 {
         (bits::VLANS, standard),
         (bits::CONTROL_LOSS, plan.on_control_loss != OnControlLoss::Keep),
         (bits::RING_HASHES, standard),
+        // Where none is, frames do not pay for being looked at. The first one that is added needs no other program.
+        (bits::USUAL, plan.vips.is_empty() || plan.vips.iter().any(|vip| is_usual(plan, vip))),
         (bits::SEVERAL, plan.interfaces.len() > 1),
         // A number is always in force.
         (bits::GUARD, true),
@@ -43,4 +47,9 @@ pub fn features(plan: &Plan) -> u32 {
     .filter(|(_, used)| *used)
     .fold(0, |features, (bit, _)| features | bit);
     if standard { features } else { features & !bits::STANDARD }
+}
+
+/// Whether its frames may be usual ones.
+fn is_usual(plan: &Plan, vip: &Vip) -> bool {
+    vips::bits(vip.flags) & SPECIAL == 0 && plan.kept(vip).all(|real| real.encap != Encap::Nat)
 }

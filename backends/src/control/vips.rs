@@ -272,10 +272,9 @@ impl Control {
         // Of frames without a tag, and with one.
         let room = [leaving(0, vlan), leaving(PRESENT, vlan)].map(|tag| if tag == 0 { header } else { header + TAG_LEN as u8 });
         let flags = match (encap, address) {
-            (Encap::Ipip, _) => 0,
-            (Encap::Nat, IpAddr::V4(_)) => flags::OTHER_METHODS | flags::NAT_V4,
-            (Encap::Nat, IpAddr::V6(_)) => flags::OTHER_METHODS | flags::NAT_V6,
-            _ => flags::OTHER_METHODS,
+            (Encap::Nat, IpAddr::V4(_)) => flags::NAT_V4,
+            (Encap::Nat, IpAddr::V6(_)) => flags::NAT_V6,
+            _ => 0,
         };
         Needs { room, flags }
     }
@@ -341,7 +340,8 @@ pub(super) fn addresses_of(plan: &Plan) -> HashMap<VipKey, Known> {
     addresses
 }
 
-fn bits(of: VipFlags) -> u32 {
+/// The flags of a configured VIP, as its entry has them.
+pub(super) fn bits(of: VipFlags) -> u32 {
     let bit = |flag| match flag {
         VipFlags::NO_SOURCE_PORT => flags::NO_SOURCE_PORT,
         VipFlags::BYPASS_FLOW_TABLE => flags::BYPASS_FLOW_TABLE,

@@ -16,6 +16,7 @@ use tandem_engine::handover::QUEUES;
 use super::attach::attach;
 use super::capture::Sources;
 use super::clock::KernelClock;
+use super::direct::Direct;
 use super::error::{XdpError, chain};
 use super::left::{self, Left};
 use super::object::{MAPS, Role, TOLD, load, program};
@@ -62,6 +63,8 @@ pub struct Budget {
 /// The balancer in the kernel, with its memory.
 pub struct Balancer {
     pub(super) ebpf: Ebpf,
+    /// The programs that are not loaded yet know them by their numbers.
+    _direct: Direct,
     tables: Arc<Tables>,
     pub(super) directory: Option<PathBuf>,
     clock: KernelClock,
@@ -91,10 +94,10 @@ impl Balancer {
             }
             Role::Unpinned | Role::Replay | Role::Untraced => None,
         };
-        let (mut ebpf, tables) = load(role, sizes, capture.as_ref())?;
+        let (mut ebpf, direct, tables) = load(role, sizes, capture.as_ref())?;
         put_again(&mut ebpf, name_of(&capture))?;
         let clock = KernelClock::calibrate(program(&mut ebpf, "clock")?)?;
-        Ok(Self { ebpf, tables, directory, clock, features: sizes.features, capture })
+        Ok(Self { ebpf, _direct: direct, tables, directory, clock, features: sizes.features, capture })
     }
 
     /// The [`features`](tandem_engine::memory::features) that the program is loaded for.
@@ -135,10 +138,10 @@ impl Balancer {
             remove_told(&directory)?;
         }
         let sizes = Sizes { features, ..self.tables.sizes() };
-        let (mut ebpf, _) = load(&Role::Forward(directory.clone()), sizes, capture.as_ref())?;
+        let (mut ebpf, direct, _) = load(&Role::Forward(directory.clone()), sizes, capture.as_ref())?;
         put_again(&mut ebpf, name_of(&capture))?;
         program(&mut ebpf, "clock")?;
-        (self.ebpf, self.features, self.capture) = (ebpf, features, capture);
+        (self.ebpf, self._direct, self.features, self.capture) = (ebpf, direct, features, capture);
         if self.capture.is_none() {
             remove_told(&directory)?;
         }

@@ -13,11 +13,13 @@ use aya_obj::maps::bpf_map_def;
 use object::{Object, ObjectSection, ObjectSymbol};
 use tandem_engine::handover::INTERFACES;
 use tandem_engine::memory::counters::{Extent, MAX_CPUS};
+use tandem_engine::memory::features::has_usual;
 use tandem_engine::memory::root::LAYOUT;
-use tandem_engine::memory::{Line, Root};
+use tandem_engine::memory::{Line, Real, Root, VipSlot};
 
 use super::capture::{filtered, room};
 use super::clock::KernelClock;
+use super::direct::{DIRECT, Direct};
 use super::error::{XdpError, chain, errno, load_cure};
 use crate::capture::Wish;
 use crate::memory::{Area, Shared, Sizes, Source, Tables};
@@ -51,7 +53,7 @@ pub(super) const MAPS: [&str; 17] = [
 pub(super) const TOLD: &[&str] = &["EVENTS", "CAPTURED"];
 
 /// Creates (or takes over) the maps, and maps them. `capture`: what the program `capturing` is for.
-pub(super) fn load(role: &Role, sizes: Sizes, capture: Option<&Wish>) -> Result<(Ebpf, Arc<Tables>), XdpError> {
+pub(super) fn load(role: &Role, sizes: Sizes, capture: Option<&Wish>) -> Result<(Ebpf, Direct, Arc<Tables>), XdpError> {
     let mut sizes = sizes;
     let cpus = aya::util::nr_cpus().map_or(1, |cpus| cpus as u32);
     if cpus > MAX_CPUS {
@@ -64,9 +66,7 @@ pub(super) fn load(role: &Role, sizes: Sizes, capture: Option<&Wish>) -> Result<
         Role::Replay => 1,
         Role::Untraced => 2,
     };
-    loader.override_global("REPLAY", &replay, true);
     let features = sizes.features;
-    loader.override_global("FEATURES", &features, true);
     let Wish { sample, rate, snap, filter } = capture.cloned().unwrap_or_default();
     let (sample, hz) = (sample.max(1), KernelClock::known_hz());
     for (name, value) in [("SAMPLE", &sample), ("RATE", &rate), ("SNAP", &snap), ("HZ", &hz)] {
@@ -76,7 +76,9 @@ pub(super) fn load(role: &Role, sizes: Sizes, capture: Option<&Wish>) -> Result<
         loader.map_max_entries("EVENTS", room(wish, cpus));
     }
     let object = if filter.is_empty() { Cow::Borrowed(OBJECT) } else { Cow::Owned(filtered(&filter)?) };
+    let mut pins = None;
     if let Role::Forward(directory) = role {
+        pins = Some(directory.as_path());
         if let Some(pinned) = pinned_sizes(directory)? {
             sizes = Sizes { features, ..pinned };
         }
@@ -86,12 +88,13 @@ pub(super) fn load(role: &Role, sizes: Sizes, capture: Option<&Wish>) -> Result<
         }
         make_devices(&directory.join("DEVICES"))?;
     }
-    let object = with_extent(&object, sizes.extent)?;
-    let [vips, reals] = masks(sizes.extent);
-    loader.override_global("VIP_MASK", &vips, true).override_global("REAL_MASK", &reals, true);
+    let direct = Direct::make(sizes, pins)?;
+    let object = direct.link(&with_extent(&object, sizes.extent)?)?;
+    let constants = constants(sizes, replay);
+    for (name, value) in &constants {
+        loader.override_global(name, value, true);
+    }
     loader
-        .map_max_entries("VIPS", 2 * sizes.vip_slots)
-        .map_max_entries("REALS", sizes.extent.reals)
         .map_max_entries("RINGS", sizes.ring_lines)
         .map_max_entries("FLOWS", sizes.flow_sets)
         .map_max_entries("HASHES", sizes.hash_lines)
@@ -100,13 +103,22 @@ pub(super) fn load(role: &Role, sizes: Sizes, capture: Option<&Wish>) -> Result<
         .map_max_entries("PREFIXES", 2 * sizes.prefix_slots)
         .map_max_entries("NATS", sizes.nat_places);
     let ebpf = load_object(&mut loader, &object)?;
-    let tables = Tables::of(&mut Mapped(&ebpf), sizes)?;
-    Ok((ebpf, tables))
+    let tables = Tables::of(&mut Mapped(&ebpf, &direct), sizes)?;
+    Ok((ebpf, direct, tables))
 }
 
-/// What the programs are told of an [`Extent`]: their constants `VIP_MASK` and `REAL_MASK`.
-pub fn masks(extent: Extent) -> [u32; 2] {
-    [extent.vips - 1, extent.reals - 1]
+/// The programs' constants for tables of these sizes. `replay`: 0 to forward, 1 for [`Role::Replay`], 2 for [`Role::Untraced`].
+pub fn constants(sizes: Sizes, replay: u32) -> [(&'static str, u32); 6] {
+    let usual = has_usual(sizes.features) && replay != 1;
+    [
+        ("REPLAY", replay),
+        ("FEATURES", sizes.features),
+        ("USUAL", usual.into()),
+        // Numbers of a core's counters of VIPs, of reals, of slots of the VIP table, each less one.
+        ("VIP_MASK", sizes.extent.vips - 1),
+        ("REAL_MASK", sizes.extent.reals - 1),
+        ("SLOT_MASK", 2 * sizes.vip_slots - 1),
+    ]
 }
 
 /// Bytes of a core's counters.
@@ -174,13 +186,14 @@ fn pinned_sizes(directory: &Path) -> Result<Option<Sizes>, XdpError> {
         let why = format!("their layout is {found:#x}, this version has {LAYOUT:#x}");
         return Err(XdpError::Foreign { path: directory.to_owned(), why });
     }
-    let (reals, block) = (entries("REALS")?, info("COUNTS")?.value_size());
+    let of_value = |name, entry: usize| info(name).map(|info| info.value_size() / entry as u32);
+    let (reals, block) = (of_value("REALS", size_of::<Real>())?, info("COUNTS")?.value_size());
     let extent = Extent::of(block / size_of::<Line>() as u32, reals).ok_or_else(|| {
         let why = format!("{reals} reals and {block} bytes of counters for each core do not fit together: another version's");
         XdpError::Foreign { path: directory.to_owned(), why }
     })?;
     Ok(Some(Sizes {
-        vip_slots: entries("VIPS")? / 2,
+        vip_slots: of_value("VIPS", size_of::<VipSlot>())? / 2,
         extent,
         ring_lines: entries("RINGS")?,
         flow_sets: entries("FLOWS")?,
@@ -203,11 +216,14 @@ fn pinned_layout(directory: &Path) -> Result<u32, XdpError> {
 }
 
 /// The maps of a loaded object.
-struct Mapped<'a>(&'a Ebpf);
+struct Mapped<'a>(&'a Ebpf, &'a Direct);
 
 impl Source for Mapped<'_> {
     type Error = XdpError;
     fn area<T: Shared>(&mut self, name: &'static str, len: usize) -> Result<Area<T>, XdpError> {
+        if DIRECT.contains(&name) {
+            return self.1.area(name, len);
+        }
         let Some(Map::Array(data)) = self.0.map(name) else { return Err(XdpError::Missing { what: "array", name }) };
         Ok(Area::of_map(name, data.fd().as_fd(), len)?)
     }

@@ -120,7 +120,7 @@ fn everything_of_a_plan_is_found() {
     let entry = vips::find(&bed.desk, root, &vip_key(first)).unwrap();
     assert_eq!(entry.room(), u32::from(room_for(true, Method::Ipip)));
     // One of its reals is reached by GUE.
-    assert_eq!(entry.flags & 0xffff, vips::QUIC | vips::UDP_FLOW_MIGRATION | vips::OTHER_METHODS);
+    assert_eq!(entry.flags & 0xffff, vips::QUIC | vips::UDP_FLOW_MIGRATION);
     assert_eq!(root.features.get(), features(&plan));
     assert_eq!(root.gue_port.get(), u32::from(9886_u16.to_be()));
 }

@@ -1,13 +1,13 @@
 //! The balancer's object, linked to memory of this process: maps become areas, functions get a stack frame each.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use aya_obj::Object;
 use aya_obj::generated::bpf_insn;
 use tandem_backends::memory::Tables;
-use tandem_backends::xdp::{OBJECT, block_bytes, masks};
+use tandem_backends::xdp::{OBJECT, block_bytes, constants};
 
 /// Bytes of a function's stack (`MAX_BPF_STACK` of the kernel), with room for a register below, and frames at most
 /// (`MAX_CALL_FRAMES`).
@@ -65,15 +65,9 @@ pub(super) struct Parts {
 /// The program's instructions, and what they point to.
 pub(super) fn link(tables: &Arc<Tables>) -> Result<(Vec<u8>, Parts)> {
     let mut object = Object::parse(OBJECT).context("the balancer's object")?;
-    let (replay, features) = (0_u32.to_ne_bytes(), tables.sizes().features.to_ne_bytes());
-    let [vips, reals] = masks(tables.extent()).map(u32::to_ne_bytes);
-    let constants = HashMap::from([
-        ("REPLAY", (&replay[..], true)),
-        ("FEATURES", (&features[..], true)),
-        ("VIP_MASK", (&vips[..], true)),
-        ("REAL_MASK", (&reals[..], true)),
-    ]);
-    object.patch_map_data(constants).context("the balancer's constants")?;
+    let constants = constants(tables.sizes(), 0).map(|(name, value)| (name, value.to_ne_bytes()));
+    let values = constants.iter().map(|(name, value)| (*name, (&value[..], true))).collect();
+    object.patch_map_data(values).context("the balancer's constants")?;
     let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
     let maps: Vec<(String, aya_obj::Map)> = object.maps.drain().collect();
     let numbered = maps.iter().zip(0..).map(|((name, map), number)| (name.as_str(), number, map));
@@ -102,10 +96,10 @@ fn area(tables: &Tables, name: &str, map: &aya_obj::Map) -> Area {
         (entries.as_ptr() as u64, size_of_val(entries))
     }
     let (start, bytes) = match name {
-        "ROOT" => of(std::slice::from_ref(tables.root())),
-        "VIPS" => of(tables.vips()),
+        ".bss.ROOT" => of(std::slice::from_ref(tables.root())),
+        ".bss.VIPS" => of(tables.vips()),
         "RINGS" => of(tables.rings()),
-        "REALS" => of(tables.reals()),
+        ".bss.REALS" => of(tables.reals()),
         "FLOWS" => of(tables.flows()),
         "HASHES" => of(tables.hashes()),
         "COUNTS" => {
@@ -201,7 +195,11 @@ fn resolve(instructions: &mut [Instruction], areas: &[Area], values: &[Box<[u64]
         let number = first.imm as usize;
         let word = match first.src {
             MAP => Some(std::ptr::from_ref(areas.get(number).context("a map without area")?) as u64),
-            VALUE => Some(values.get(number).context("a map without values")?.as_ptr() as u64 + second.imm as u64),
+            VALUE => {
+                let area = areas.get(number).map_or(0, |area| area.start);
+                let values = values.get(number).context("a map without values")?.as_ptr() as u64;
+                Some(if area != 0 { area } else { values } + second.imm as u64)
+            }
             _ => None,
         };
         if let (Some(word), Some(pair)) = (word, instructions.get_mut(at..at + 2)) {

@@ -34,10 +34,14 @@ pub fn hashed(ctx: XdpContext) -> u32 {
 fn balance(ctx: &XdpContext) -> Option<u32> {
     let kernel = Plain::new()?;
     let root = kernel.root()?;
-    match Ethernet::view(&Frame::<0>::new(ctx.ctx), 0)?.ethertype.get() {
-        ETHERTYPE_IPV4 => count(&mut Frame::<ETHERTYPE_IPV4>::new(ctx.ctx), &kernel, root),
-        ETHERTYPE_IPV6 => count(&mut Frame::<ETHERTYPE_IPV6>::new(ctx.ctx), &kernel, root),
-        _ => None,
+    let frame = Frame::<0>::new(ctx.ctx);
+    let ethernet = Ethernet::view(&frame, 0)?;
+    if ethernet.is(ETHERTYPE_IPV4) {
+        count(&mut Frame::<ETHERTYPE_IPV4>::new(ctx.ctx), &kernel, root)
+    } else if ethernet.is(ETHERTYPE_IPV6) {
+        count(&mut Frame::<ETHERTYPE_IPV6>::new(ctx.ctx), &kernel, root)
+    } else {
+        None
     }
 }
 

@@ -79,10 +79,7 @@ pub(crate) fn fits_way<P: Packet, M: Memory>(
     if !memory.has(root, features::PATH_MTU) || memory.has(root, features::KATRAN) || !real.hop().is_narrow() {
         return Ok(());
     }
-    // All that is read of the flow.
-    let about =
-        Flow { len: flow.len, is_v6: flow.is_v6, part: flow.part, quoted: flow.quoted, vlan: flow.vlan, ..Flow::default() };
-    done(packet.narrow(if is_plain::<P>() { &about } else { flow }, real, memory.has(root, features::TOO_BIG)))
+    done(packet.narrow(flow, real, memory.has(root, features::TOO_BIG)))
 }
 
 /// Gives a raw [`Stop`], 0: it fits. What has become an answer gets its tag back. Not inlined: off the usual way, and asked
@@ -171,8 +168,8 @@ pub fn deliver<P: Packet, M: Memory>(
     }
     let done = if !usual && !hop.is_resolved() {
         Err(Stop::of(if hop.is_gone() { Reason::RealRemoved } else { Reason::NoNextHop }))
-    } else if is_plain::<P>() && !usual && !hop.is(Method::Ipip) {
-        // It has just been given another method.
+    } else if is_plain::<P>() && !usual && hop.is(Method::Nat) {
+        // It has just been given this method: its VIP did not say so yet.
         Err(Stop::ASIDE)
     } else if !usual && memory.has(root, features::TUNNELS) && !hop.is(Method::Ipip) && !hop.is(Method::L2) {
         done(packet.tunnel(memory, root, flow, id, port))

@@ -50,16 +50,23 @@ pub const RELAY: u32 = 1 << 21;
 pub const CONTROL_LOSS: u32 = 1 << 22;
 /// What a flow asked the ring by is kept beside its entry.
 pub const RING_HASHES: u32 = 1 << 23;
+/// A VIP may have usual frames ([`crate::Packet::PLAIN`]): it has no flag of [`SPECIAL`](super::vips::SPECIAL).
+pub const USUAL: u32 = 1 << 24;
 
 /// What the way of the usual frames ([`crate::Packet::PLAIN`]) has to do with: what the standard profile has without being asked,
 /// and what is only looked at there to leave a frame to the other way.
-pub const PLAIN: u32 = TOO_BIG | GUARD | VLANS | PATH_MTU | RING_HASHES | DECAP_GUE | TCP_ID | PREFIX_VIPS | NAT;
+pub const PLAIN: u32 = TOO_BIG | GUARD | VLANS | PATH_MTU | RING_HASHES | DECAP_GUE | TCP_ID | PREFIX_VIPS | TUNNELS | L2 | NAT;
 /// Of these, what it does not ask for: it is taken where they are used.
-pub const PLAIN_ALWAYS: u32 = VLANS | RING_HASHES;
+pub const PLAIN_ALWAYS: u32 = VLANS | RING_HASHES | USUAL;
 /// Where one of these is used, no frame is usual.
 pub const PLAIN_NEVER: u32 = KATRAN | SEVERAL | CONTROL_LOSS;
 
+/// Whether a program that is loaded for these features takes the way of the usual frames.
+pub const fn has_usual(features: u32) -> bool {
+    features & (PLAIN_NEVER | PLAIN_ALWAYS) == PLAIN_ALWAYS
+}
+
 /// What [`KATRAN`] excludes.
-pub const STANDARD: u32 = L2 | NAT | VLANS | PATH_MTU | RELAY | RING_HASHES;
+pub const STANDARD: u32 = L2 | NAT | VLANS | PATH_MTU | RELAY | RING_HASHES | USUAL;
 /// All of them but [`KATRAN`].
-pub const ALL: u32 = (1 << 24) - 2;
+pub const ALL: u32 = (1 << 25) - 2;

@@ -102,6 +102,11 @@ pub trait Memory {
     }
     /// Line `index` of this core's own [`Block`](counters::Block) of counters.
     fn count(&self, index: u32) -> Option<&Line>;
+    /// Whether this is a VIP's id, not [`NO_VIP`](crate::NO_VIP); no question where every frame has one.
+    #[inline(always)]
+    fn is_vip(&self, vip: u32) -> bool {
+        vip != crate::NO_VIP
+    }
     /// This core's counters of a VIP.
     fn vip_count(&self, vip: u32) -> Option<&Line>;
     /// This core's counters of a real.

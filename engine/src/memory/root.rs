@@ -6,7 +6,7 @@ use super::shared::{S32, S64};
 
 /// Identifies this layout of the tables. Another number is another layout: its pins cannot be taken over.
 /// Zero (a fresh table) means "not configured", and every frame is passed to the host.
-pub const LAYOUT: u32 = 0x7a_0008;
+pub const LAYOUT: u32 = 0x7a_0009;
 
 /// The seat that forwards. The whole live switch is one store of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -35,10 +35,8 @@ pub const UDP_FLOW_MIGRATION: u32 = 1 << 9;
 pub const NAT_V4: u32 = 1 << 10;
 /// VIP flag: an IPv6 real of it is reached by NAT.
 pub const NAT_V6: u32 = 1 << 11;
-/// VIP flag: a real of it is reached by something else than IPIP.
-pub const OTHER_METHODS: u32 = 1 << 12;
-/// Flags of a VIP whose frames are not usual ([`crate::Packet::PLAIN`]).
-pub const SPECIAL: u32 = (1 << 13) - 1;
+/// Flags of a VIP whose frames are not usual ([`crate::Packet::PLAIN`]): all of these but [`NO_SOURCE_PORT`].
+pub const SPECIAL: u32 = (1 << 12) - 1 - NO_SOURCE_PORT;
 /// Flag of an address: it has VIPs.
 pub const HAS_VIPS: u32 = 1 << 16;
 /// Flag of an address: tunnels to it are stripped and what was in them is balanced.

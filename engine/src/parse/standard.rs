@@ -50,14 +50,10 @@ pub(crate) fn parse_behind<P: Packet>(packet: &P, flow: &mut Flow, ethertype: u1
         return Ok(());
     }
     match flow.protocol {
-        wire::IPPROTO_ICMP if !flow.is_v6 => {
-            aside::<P>()?;
-            icmp(packet, flow, l4)
-        }
-        wire::IPPROTO_ICMPV6 if flow.is_v6 => {
-            aside::<P>()?;
-            icmpv6(packet, flow, l4)
-        }
+        // Usual is what has ports.
+        _ if is_plain::<P>() => transport(packet, l4, flow, TruncatedL4, NotTcpUdp),
+        wire::IPPROTO_ICMP if !flow.is_v6 => icmp(packet, flow, l4),
+        wire::IPPROTO_ICMPV6 if flow.is_v6 => icmpv6(packet, flow, l4),
         _ => transport(packet, l4, flow, TruncatedL4, NotTcpUdp),
     }
 }

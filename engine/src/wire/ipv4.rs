@@ -78,7 +78,7 @@ impl Ipv4 {
     #[inline(always)]
     pub fn decrement_ttl(&mut self) {
         self.ttl = self.ttl.wrapping_sub(1);
-        self.checksum = checksum::after_ttl_decrement(u16::from_be_bytes(self.checksum)).to_be_bytes();
+        self.checksum = checksum::after_ttl_decrement(self.checksum);
     }
 
     /// Makes the checksum right.
@@ -122,7 +122,7 @@ impl Ipv4 {
         self.fragment = U16::new(fragment);
         self.ttl = OUTER_TTL;
         self.protocol = protocol;
-        self.checksum = checksum::finish(sum).to_ne_bytes();
+        self.checksum = checksum::finish_few(sum).to_ne_bytes();
         self.src = src.to_ne_bytes();
         self.dst = dst.to_ne_bytes();
     }
