@@ -53,3 +53,35 @@ pub fn features(plan: &Plan) -> u32 {
 fn is_usual(plan: &Plan, vip: &Vip) -> bool {
     vips::bits(vip.flags) & SPECIAL == 0 && plan.kept(vip).all(|real| real.encap != Encap::Nat)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    fn of(vips: &[&str]) -> u32 {
+        let vip = |(n, lines): (usize, &&str)| {
+            format!(
+                "[[vip]]\naddress = \"10.200.1.{n}\"\nport = 80\nprotocol = \"tcp\"\nreal = [{{ address = \"10.0.0.1\" }}]\n{lines}\n"
+            )
+        };
+        let head = "node = { next_hop_mac = \"02:00:00:00:00:09\", local_mac = \"02:00:00:00:00:01\" }\ntunnel.source_v4 = \"192.0.2.1\"\n";
+        let text = format!("{head}{}", vips.iter().enumerate().map(vip).collect::<String>());
+        features(&parse(&text, "test").unwrap().plan)
+    }
+
+    #[test]
+    fn usual_frames_have_a_way_of_their_own_where_a_vip_may_have_some() {
+        let takes = |vips: &[&str]| bits::has_usual(of(vips));
+        assert!(
+            takes(&[""]) && takes(&["encap = \"gue\""]) && takes(&["encap = \"l2\""]) && takes(&["flags = [\"no-source-port\"]"])
+        );
+        assert!(takes(&[]), "the first VIP that is added needs no other program");
+        let special = ["encap = \"nat\"", "flags = [\"bypass-flow-table\"]", "flags = [\"source-routing\"]"];
+        assert!(!takes(&special), "each of them alone, and all together");
+        for vip in special {
+            assert!(!takes(&[vip]), "{vip}");
+            assert!(takes(&[vip, ""]), "{vip}, and a usual one");
+        }
+    }
+}
