@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::unistd::Group;
 use tandem_backends::config::{ApiPlan, Plan, TlsPlan};
-use tandem_backends::run::Handle;
+use tandem_backends::run::{Handle, Paths};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -30,8 +30,6 @@ use crate::wire::{self, balancer_server::BalancerServer};
 const AT_ONCE: usize = 32;
 /// How long a connection over TCP may be silent before it is asked whether it is there.
 const SILENCE: Duration = Duration::from_secs(60);
-/// What the file of Katran's socket ends with, in the place of the API's `sock`: who looks for balancers does not see it.
-const KATRAN: &str = "katran";
 
 /// Why the API cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +123,7 @@ pub fn serve(handle: Handle, socket: UnixListener, config: &Path, plan: &Plan) -
         if plan.api.katran {
             let katran = KatranServiceServer::new(Katran(provision));
             let routes = Routes::new(katran).add_service(reflection(katran_wire::katran_service_server::SERVICE_NAME)?);
-            let path = path.with_extension(KATRAN);
+            let path = Paths::katran(&path);
             let socket = bind(&path)?;
             serving.files.push(path.clone());
             share(&path, plan.api.group.as_deref())?;

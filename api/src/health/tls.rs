@@ -120,12 +120,12 @@ mod tests {
         assert!(server_name("not a name").is_err());
     }
 
-    /// A server of HTTPS, with a certificate for one name; gives its port and the certificate's file.
-    async fn server(name: &str) -> (u16, std::path::PathBuf) {
+    /// A server of HTTPS, with a certificate for one name; gives its port and the certificate's file, which goes with what is given.
+    async fn server(name: &str) -> (u16, tempfile::NamedTempFile) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
-        let file = std::env::temp_dir().join(format!("tandem-ca-{}-{name}.pem", std::process::id()));
-        std::fs::write(&file, made.cert.pem()).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), made.cert.pem()).unwrap();
         let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
         let config = rustls::ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
@@ -158,15 +158,12 @@ mod tests {
             super::super::probe::http(stream, "/", host, good).await
         };
         assert_eq!(ask("127.0.0.1", None).await, Ok(()));
-        assert_eq!(ask("www.example.com:443", Some(&ca)).await, Ok(()));
+        assert_eq!(ask("www.example.com:443", Some(ca.path())).await, Ok(()));
         for (host, ca, why) in
             [("www.example.org", &ca, "not valid for name"), ("www.example.com", &other, "invalid peer certificate")]
         {
-            let error = ask(host, Some(ca)).await.unwrap_err();
+            let error = ask(host, Some(ca.path())).await.unwrap_err();
             assert!(error.starts_with("TLS: ") && error.contains(why), "{host}: {error}");
-        }
-        for file in [ca, other] {
-            std::fs::remove_file(file).unwrap();
         }
     }
 

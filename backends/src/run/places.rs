@@ -24,12 +24,19 @@ impl Paths {
         Self { pins: Path::new(PINS).join(name), socket: of("sock"), lock: of("lock") }
     }
 
+    /// Where the balancer whose control socket is at `socket` serves Katran's API, if it does: who looks for balancers does not
+    /// see it.
+    #[must_use]
+    pub fn katran(socket: &Path) -> PathBuf {
+        socket.with_extension("katran")
+    }
+
     /// Removes the files of a balancer that does not run, and the directory with the last of them; one that is not there is fine.
     ///
     /// # Errors
     /// What `unlink(2)` says.
     pub fn remove_files(&self) -> std::io::Result<()> {
-        for file in [&self.socket, &self.lock] {
+        for file in [&self.socket, &self.lock, &Self::katran(&self.socket)] {
             match std::fs::remove_file(file) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
                 _ => {}

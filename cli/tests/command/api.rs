@@ -187,7 +187,7 @@ fn nobody_but_root_on_this_host_may_ask() {
 
         let balancer = Balancer::start(&scratch.file("t.toml", format!("{file}{grouped}")));
         let socket = Paths::of(&balancer.name).socket;
-        for path in [socket.clone(), socket.with_extension("katran")] {
+        for path in [socket.clone(), Paths::katran(&socket)] {
             assert_eq!(path.metadata().expect("a socket").permissions().mode() & 0o777, 0o660, "{}", path.display());
             assert_eq!(as_nobody(&path).0, Err(std::io::ErrorKind::PermissionDenied));
         }

@@ -5,11 +5,12 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tandem_backends::run::Paths;
 
 use super::python::python;
-use super::shell::{Balancer, Scratch};
+use super::shell::{Balancer, Scratch, assert_gone, tandem};
 use super::wire::{NEAR, VIP, VIP_NAME, config, in_namespace, send};
 
 /// The client's process, connected to a balancer.
@@ -22,7 +23,7 @@ struct Client {
 impl Client {
     fn start(python: &Path, balancer: &Balancer) -> Self {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let target = format!("unix:{}", Paths::of(&balancer.name).socket.with_extension("katran").display());
+        let target = format!("unix:{}", Paths::katran(&Paths::of(&balancer.name).socket).display());
         let mut command = Command::new(python);
         command.arg(here.join("tests/command/katran_client.py")).arg(here.join("../api/proto")).arg(target);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python starts");
@@ -80,7 +81,7 @@ fn the_life_of_a_service_as_katrans_client_sees_it() {
         let scratch = Scratch::new();
         let profile = "mode = \"xdp\"\nprofile = \"katran\"";
         let file = scratch.file("t.toml", format!("{}[api]\nkatran = true\n", config(NEAR, profile)));
-        let balancer = Balancer::start(&file);
+        let mut balancer = Balancer::start(&file);
         let mut client = Client::start(python, &balancer);
 
         // VIPs.
@@ -158,5 +159,12 @@ fn the_life_of_a_service_as_katrans_client_sees_it() {
         assert_eq!(balancer.ask(&["vip", "list"])["vips"].as_array().map(Vec::len), Some(1));
         send(5000..5010, 1);
         assert_eq!(client.stats("getStatsForVip", &vip(80))[0], 40);
+
+        // Killed, it leaves both sockets.
+        balancer.signal(Signal::SIGKILL);
+        balancer.end();
+        assert!(Paths::katran(&Paths::of(&balancer.name).socket).exists());
+        tandem(["detach", &balancer.name]).done();
+        assert_gone(&balancer.name);
     });
 }

@@ -35,7 +35,7 @@ fn every_method_answers_whatever_is_sent() {
         let balancer = Balancer::start(&file);
         send(5000..5010, 1);
         let own = Paths::of(&balancer.name).socket;
-        let services = [(own.clone(), "tandem.v1.Balancer.", 15), (own.with_extension("katran"), "lb.katran.KatranService.", 20)];
+        let services = [(own.clone(), "tandem.v1.Balancer.", 15), (Paths::katran(&own), "lb.katran.KatranService.", 20)];
         for (socket, service, least) in services {
             let said = noise(python, &socket);
             let methods: Vec<&str> = said["methods"].as_array().expect("methods").iter().filter_map(Value::as_str).collect();

@@ -301,7 +301,9 @@ pub fn assert_gone(name: &str) {
     let Paths { pins, socket, lock } = Paths::of(name);
     assert!(!lock.exists(), "{} is left", lock.display());
     assert!(!pins.exists(), "{} is left", pins.display());
-    assert!(!socket.exists(), "{} is left", socket.display());
+    for socket in [Paths::katran(&socket), socket] {
+        assert!(!socket.exists(), "{} is left", socket.display());
+    }
 }
 
 /// Whether a process was ended by this signal.
