@@ -7,7 +7,7 @@ mod tables;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use tandem_backends::config::{self, ConfigError, Plan};
+use tandem_backends::config::{self, ConfigError, Loaded, Plan};
 use toml_edit::{Array, DocumentMut, Item, Table, TableLike, Value};
 
 use crate::names::Service;
@@ -69,11 +69,7 @@ impl Document {
     /// # Errors
     /// [`EditError::Config`].
     pub fn read(path: &Path) -> Result<Self, EditError> {
-        // First as the balancer reads it, which bounds its size and says what is wrong with it.
-        let _ = config::load(path)?;
-        let file = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { file, source })?;
-        Self::parse(&text, path)
+        Self::parse(&config::read(path)?, path)
     }
 
     /// From a text, that of the file at `path`.
@@ -82,10 +78,8 @@ impl Document {
     /// [`EditError::Config`]; [`EditError::Invalid`] if it is no TOML to the editor.
     pub fn parse(text: &str, path: &Path) -> Result<Self, EditError> {
         let loaded = config::parse(text, &path.display().to_string())?;
-        let source = text.to_owned();
-        let text = text.parse().map_err(|error: toml_edit::TomlError| EditError::Invalid(error.to_string()))?;
-        let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
-        Ok(Self { path: path.to_owned(), text, plan: loaded.plan, warnings, source })
+        let edited = text.parse().map_err(|error: toml_edit::TomlError| EditError::Invalid(error.to_string()))?;
+        Ok(Self::of(loaded, edited, text.to_owned(), path))
     }
 
     /// What the text means.
@@ -128,15 +122,18 @@ impl Document {
     pub fn edited(&self, edit: impl FnOnce(&mut Draft) -> Result<(), EditError>) -> Result<Self, EditError> {
         let mut draft = Draft(self.text.clone());
         edit(&mut draft)?;
-        let text = draft.0.to_string();
-        match Self::parse(&text, &self.path) {
+        // What is validated is the text that would be saved. It need not be read once more to be edited: the draft is that text.
+        let loaded = config::parse(&draft.0.to_string(), &self.path.display().to_string()).map_err(|error| {
             // Lines of a text that nobody has seen help nobody: the keys do.
-            Err(EditError::Config(error)) if !error.findings().is_empty() => {
-                let lines = error.findings().iter().map(|f| format!("key `{}`: {}; {}", f.key, f.problem, f.cure));
-                Err(EditError::Invalid(lines.collect::<Vec<_>>().join("\n")))
-            }
-            other => other.map(|edited| Self { source: self.source.clone(), ..edited }),
-        }
+            let lines = error.findings().iter().map(|f| format!("key `{}`: {}; {}", f.key, f.problem, f.cure));
+            EditError::Invalid(lines.collect::<Vec<_>>().join("\n"))
+        })?;
+        Ok(Self::of(loaded, draft.0, self.source.clone(), &self.path))
+    }
+
+    fn of(Loaded { plan, warnings }: Loaded, text: DocumentMut, source: String, path: &Path) -> Self {
+        let warnings = warnings.iter().map(ToString::to_string).collect();
+        Self { path: path.to_owned(), text, plan, warnings, source }
     }
 }
 

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const FILE: &str = "\
@@ -149,4 +151,47 @@ fn sections_and_marks() {
         Ok(())
     });
     assert!(edited.expect("valid").plan().server_ids.is_empty());
+}
+
+/// One of the edits that there are, on one of few VIPs and reals, so that they meet.
+fn any_edit() -> impl Strategy<Value = (u8, u8, u8)> {
+    (0..8_u8, 1..5_u8, 1..5_u8)
+}
+
+fn make(draft: &mut Draft, (kind, vip, n): (u8, u8, u8)) -> Result<(), EditError> {
+    let (vip, real) = (service(&format!("10.200.1.{vip}:80/tcp")), real(&format!("10.0.0.{n}")));
+    match kind {
+        0 => draft.add_vip(&vip, vec![("ring_size", Some(1009.into()))]),
+        1 => draft.remove_vip(&vip),
+        2 => draft.set_vip(&vip, vec![("encap", Some(if n % 2 == 0 { "gue" } else { "gre" }.into()))]),
+        3 | 4 => draft.add_real(&vip, real, vec![("weight", Some(i64::from(n).into()))]),
+        5 => draft.remove_real(&vip, real),
+        6 => draft.set_mark(n.into(), (n % 2 == 0).then_some(real)),
+        _ => {
+            draft.set_once("server_ids", &(1000 + u32::from(vip.port)).to_string(), Some(real.to_string().into()));
+            Ok(())
+        }
+    }
+}
+
+proptest! {
+    /// A document that was edited again and again is the one that would be read from its text: the next edit does the same to both.
+    #[test]
+    fn what_is_edited_is_its_text(edits in prop::collection::vec(any_edit(), 1..40)) {
+        let mut edited = document();
+        for edit in edits {
+            let read = Document::parse(&edited.text(), Path::new("t.toml")).expect("a valid text");
+            let (next, other) = (edited.edited(|draft| make(draft, edit)), read.edited(|draft| make(draft, edit)));
+            match (next, other) {
+                (Ok(next), Ok(other)) => {
+                    prop_assert_eq!(next.plan(), other.plan());
+                    let saved = Document::parse(&next.text(), Path::new("t.toml")).expect("valid");
+                    prop_assert_eq!(saved.plan(), next.plan());
+                    edited = next;
+                }
+                (Err(one), Err(other)) => prop_assert_eq!(one.to_string(), other.to_string()),
+                (one, other) => prop_assert!(false, "{:?}: {:?} and {:?}", edit, one.err(), other.err()),
+            }
+        }
+    }
 }

@@ -109,6 +109,14 @@ fn lines(findings: &[Finding]) -> String {
 /// [`ConfigError`]: the file cannot be read, is too large, or has mistakes (all of them are in the error).
 pub fn load(path: impl AsRef<Path>) -> Result<Loaded, ConfigError> {
     let path = path.as_ref();
+    parse(&read(path)?, &path.display().to_string())
+}
+
+/// The text of the file at `path`.
+///
+/// # Errors
+/// [`ConfigError`]: the file cannot be read, is too large, or is not UTF-8.
+pub fn read(path: &Path) -> Result<String, ConfigError> {
     let file = path.display().to_string();
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|open| {
@@ -124,15 +132,12 @@ pub fn load(path: impl AsRef<Path>) -> Result<Loaded, ConfigError> {
         Ok(true) => return Err(ConfigError::TooLarge { file }),
         Err(source) => return Err(ConfigError::Unreadable { file, source }),
     }
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => parse(text, &file),
-        Err(error) => {
-            let good = bytes.get(..error.valid_up_to()).unwrap_or_default();
-            let text = String::from_utf8_lossy(good);
-            let finding = Source::new(&file, &text).syntax(text.len(), "not UTF-8 text");
-            Err(ConfigError::Invalid { findings: vec![finding] })
-        }
-    }
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+        let text = String::from_utf8_lossy(good);
+        let finding = Source::new(&file, &text).syntax(text.len(), "not UTF-8 text");
+        ConfigError::Invalid { findings: vec![finding] }
+    })
 }
 
 /// Validates `text`; `name` is what findings call the file.
