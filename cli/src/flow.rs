@@ -89,7 +89,11 @@ fn import(target: &Target, path: &Path) -> Result<(), Failure> {
     }
     let not = [
         (done.no_real, "their VIP is not here, or not with their real: give both balancers the same VIPs and reals"),
-        (done.other_id, "their VIP has another id here, which is part of what is hashed: give both balancers the same VIPs"),
+        (
+            done.other_id,
+            "their VIP has another id here, which is part of what is hashed: start both balancers on new tables (`tandem detach`), \
+             with the same configuration, VIPs in the same order",
+        ),
         (done.too_old, "nothing came for so long that they are forgotten here"),
     ];
     for (flows, why) in not.iter().filter(|(flows, _)| *flows != 0) {

@@ -164,11 +164,12 @@ impl Control {
     /// [`ControlError`]: they do not.
     pub fn check(&self, plan: &Plan) -> Result<(), ControlError> {
         let most = self.tables.extent().vips;
-        if plan.vips.len() > most as usize {
-            return Err(ControlError::TooManyVips { found: plan.vips.len(), most });
+        // Ids of VIPs that go are free again only after this plan is in force, as those of reals.
+        let found = self.vips.len() + plan.vips.iter().filter(|vip| !self.vips.contains_key(&vip_key(vip))).count();
+        if found > most as usize {
+            return Err(ControlError::TooManyVips { found, most });
         }
         vip_table::check(&self.tables, plan).map_err(|found| ControlError::VipTableSmall { found })?;
-        // Ids of reals that go are free again only after this plan is in force.
         let members = self.planned_members(plan)?;
         let (needed, places) = (nat::places(plan), self.tables.nats().len());
         if needed as usize > places {

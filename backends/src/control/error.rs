@@ -34,11 +34,11 @@ pub enum ControlError {
     },
     /// More VIPs than ids.
     #[error(
-        "{found} VIPs, the tables have room for {most}; restart with `tandem detach` before, so that they are made larger (flows are \
-         lost), or remove some"
+        "{found} VIPs with those that are removed, the tables have room for {most}; restart with `tandem detach` before, so that \
+         they are made larger (flows are lost), or remove some first"
     )]
     TooManyVips {
-        /// Found.
+        /// Those of the plan, and those that it removes: their ids are free only once it is in force.
         found: usize,
         /// Limit.
         most: u32,

@@ -16,6 +16,9 @@ use crate::memory::Tables;
 
 /// Fewest VIPs and reals that tables are made for.
 const LEAST: Extent = Extent { vips: 512, reals: 1 << 14 };
+/// Fewest VIPs in a group with a key of its own: a VIP has the same id in two balancers only if their tables are made for as many, and
+/// the more those are, the fewer VIPs fall together. A quarter of a megabyte for each CPU and worker.
+const LEAST_OF_GROUP: u32 = 1 << 12;
 
 /// Ids that a VIP with so many reals is given: a quarter of them to grow.
 fn room(reals: usize) -> u32 {
@@ -31,7 +34,8 @@ pub fn extent(plan: &Plan) -> Extent {
     let size = |needed: u64, least: u32, most: u32| needed.next_power_of_two().clamp(least.into(), most.into()) as u32;
     // The least is room enough.
     let vips = if vips <= u64::from(LEAST.vips) { vips } else { vips + vips / 4 };
-    Extent { vips: size(vips, LEAST.vips, MAX_VIPS), reals: size(reals, LEAST.reals, MAX_REALS) }
+    let least = if plan.key_file.is_some() { LEAST_OF_GROUP } else { LEAST.vips };
+    Extent { vips: size(vips, least, MAX_VIPS), reals: size(reals, LEAST.reals, MAX_REALS) }
 }
 
 /// The ids that no real has.

@@ -125,11 +125,93 @@ fn load(ring_size: u32, count: u32, distinct: u32) {
     assert_eq!(entries(&tables), now);
 }
 
+fn many() -> u32 {
+    if std::env::var_os("TANDEM_LONG").is_some() { 10_000 } else { 2_000 }
+}
+
 #[test]
 fn many_vips_load() {
-    let count = if std::env::var_os("TANDEM_LONG").is_some() { 10_000 } else { 2_000 };
-    load(1009, count, count);
-    load(65_537, count, count / 100);
+    load(1009, many(), many());
+    load(65_537, many(), many() / 100);
+}
+
+/// Tables as a balancer makes them for its first plan.
+fn started(plan: &Plan) -> Control {
+    let sizes = Sizes { flow_sets: 1, hash_lines: 1, ..Sizes::for_plan(plan, 1) };
+    let mut control = Control::adopt(Tables::plain(sizes).unwrap()).unwrap();
+    apply(&mut control, plan).unwrap();
+    control
+}
+
+/// The id of each VIP.
+fn ids(control: &Control) -> BTreeMap<String, u32> {
+    entries(control.tables())
+        .into_iter()
+        .filter(|(_, (key, _))| key.protocol() != 0)
+        .map(|(name, (_, vip))| (name, vip.id))
+        .collect()
+}
+
+/// With a key file a VIP's id follows from its name. Where two fall together, which is usual with so many, who came first has its own:
+/// balancers that started with the same plan agree, and so does one that got the last VIPs later.
+#[test]
+fn balancers_of_a_group_give_the_same_ids() {
+    let vips: Vec<Reals<'_>> = vec![&[1]; many() as usize];
+    let text = text(31, &vips).replace("tunnel =", "flows = { key_file = \"/etc/tandem/flows.key\" }\n    tunnel =");
+    let plan = parse(&text, "plan").unwrap_or_else(|e| panic!("{e}")).plan;
+    let one = started(&plan);
+    let agreed = ids(&one);
+    let different: BTreeSet<u32> = agreed.values().copied().collect();
+    assert_eq!((agreed.len(), different.len()), (vips.len(), vips.len()), "two VIPs have one id");
+    assert_eq!(ids(&started(&plan)), agreed);
+    // The last tenth comes later.
+    let mut fewer = plan.clone();
+    fewer.vips.truncate(vips.len() / 10 * 9);
+    let mut grown = started(&fewer);
+    assert_eq!(grown.tables().extent(), one.tables().extent(), "tables for another number of VIPs have other ids");
+    apply(&mut grown, &plan).unwrap();
+    assert_eq!(ids(&grown), agreed);
+    // Whatever came in another order may differ where VIPs fall together.
+    let differ = |other: &BTreeMap<String, u32>| agreed.iter().filter(|(name, id)| other[*name] != **id).count();
+    let mut turned = plan.clone();
+    turned.vips.reverse();
+    let turned = differ(&ids(&started(&turned)));
+    // One of a hundred goes and comes back.
+    let mut fewer = plan.clone();
+    fewer.vips = plan.vips.iter().enumerate().filter(|(n, _)| n % 100 != 0).map(|(_, vip)| vip.clone()).collect();
+    apply(&mut grown, &fewer).unwrap();
+    apply(&mut grown, &plan).unwrap();
+    let back = differ(&ids(&grown));
+    println!(
+        "{} VIPs: in the opposite order {turned} of them have another id, after one of a hundred was away {back}",
+        vips.len()
+    );
+    assert!(turned > 0, "no two VIPs fall together: then nothing was shown");
+    assert!(back <= vips.len() / 100, "VIPs that stayed have another id");
+}
+
+/// VIPs that take the place of others have ids beside theirs until the others are gone: what does not fit is known before anything
+/// is written.
+#[test]
+fn vips_are_replaced_where_there_is_room_for_both() {
+    let vips: [Reals<'_>; 20] = [&[1]; 20];
+    let all = plan(31, &vips);
+    let (mut first, mut second) = (all.clone(), all.clone());
+    first.vips.truncate(10);
+    second.vips.drain(..10);
+    let extent = Extent { vips: 16, reals: 64 };
+    let tables = Tables::plain(Sizes { extent, flow_sets: 1, ..Sizes::for_plan(&all, 1) }).unwrap();
+    let mut control = Control::adopt(tables.clone()).unwrap();
+    apply(&mut control, &first).unwrap();
+    let before = entries(&tables);
+    assert_eq!(apply(&mut control, &second), Err(ControlError::TooManyVips { found: 20, most: 16 }));
+    assert_eq!(entries(&tables), before);
+    let mut between = first.clone();
+    between.vips.truncate(6);
+    apply(&mut control, &between).unwrap();
+    let changes = apply(&mut control, &second).unwrap();
+    assert_eq!((changes.vips_added, changes.vips_removed), (10, 6));
+    check(&control, &second);
 }
 
 /// In whatever order reals are listed, whoever came first.
