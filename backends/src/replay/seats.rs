@@ -10,7 +10,7 @@ use tandem_engine::{Reason, process};
 use super::buffer::Buffer;
 use super::decision::{Action, Decision, Names};
 use crate::config::Plan;
-use crate::control::{Changes, Control, ControlError, Facts, KernelGrace, NoGrace};
+use crate::control::{Changes, Control, ControlError, Facts, NoGrace};
 use crate::memory::{MapError, Sizes, Tables, Traced};
 use crate::xdp::{Balancer, Budget, Headroom, LARGEST_TEST_FRAME, Role, XdpError};
 
@@ -117,10 +117,8 @@ impl Instance {
     pub fn apply(&mut self, plan: &Plan) -> Result<Changes, ReplayError> {
         let key = self.facts.key;
         self.facts = Facts { key, ..Facts::of_plan(plan, 0).map_err(ReplayError::Facts)? };
-        let changes = match self.seat {
-            Seat::Kernel(_) => self.control.apply(plan, &self.facts, &KernelGrace)?,
-            Seat::Engine(..) => self.control.apply(plan, &self.facts, &NoGrace)?,
-        };
+        // Whoever reads the tables is a call of this thread's, the kernel's program, too: it has passed when the call returned.
+        let changes = self.control.apply(plan, &self.facts, &NoGrace)?;
         self.names = self.control.vip_names().map(|(id, name)| (id, name.into())).collect();
         Ok(changes)
     }
