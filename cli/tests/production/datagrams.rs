@@ -1,6 +1,7 @@
 //! UDP flows that stay: each echo says which real it comes from, and that must not change while the real is there.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -8,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use tandem_lab::{Host, Lab};
 use tokio::net::UdpSocket;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::load::{Fault, thread_in};
 use super::stand::REALS;
 
 /// How often a flow says something.
 const PERIOD: Duration = Duration::from_millis(250);
+/// Longer than any echo takes that nothing holds up.
+const UNDER_WAY: Duration = Duration::from_millis(100);
 /// An echo that takes longer is lost.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -122,6 +125,95 @@ async fn flow(to: SocketAddr, id: u64, echoes: Arc<Echoes>, stop: Arc<AtomicBool
         before = real.map(|real| (real, echoes.changed(real))).or(before);
         sleep(PERIOD).await;
     }
+}
+
+/// A flow with a datagram every millisecond, so that what is lost says for how long nothing came through.
+pub struct Pulse {
+    beats: Arc<Mutex<Beats>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// When datagrams were sent, from a number on, and which of them came back.
+#[derive(Default)]
+struct Beats {
+    first: usize,
+    sent: Vec<(Instant, bool)>,
+}
+
+impl Pulse {
+    /// To a VIP, until it is dropped.
+    pub fn start(lab: &Lab, to: SocketAddr) -> Self {
+        let (beats, stop) = (Arc::new(Mutex::new(Beats::default())), Arc::new(AtomicBool::new(false)));
+        let (told, until) = (beats.clone(), stop.clone());
+        let thread = thread_in(lab, Host::Client, move || beat(to, told, until));
+        Self { beats, stop, thread: Some(thread) }
+    }
+
+    /// The longest time from a datagram that came back to the next one that did, if others between them were lost, or to now; then it
+    /// begins anew.
+    pub fn gap(&self) -> Duration {
+        let Beats { first, sent } = &mut *self.beats.lock().expect("no panic");
+        let (mut longest, mut last) = (Duration::ZERO, None);
+        for (at, (time, _)) in sent.iter().enumerate().filter(|(_, (_, is_back))| *is_back) {
+            let before: Option<(usize, Instant)> = last.replace((at, *time));
+            if let Some((_, before)) = before.filter(|(before, _)| at - before > 1) {
+                longest = longest.max(*time - before);
+            }
+        }
+        // What was sent after that is under way, if it is no longer than that.
+        let (over, since) = last.unwrap_or((0, sent.first().map_or_else(Instant::now, |(time, _)| *time)));
+        if since.elapsed() > UNDER_WAY {
+            longest = longest.max(since.elapsed());
+        }
+        sent.drain(..over);
+        *first += over;
+        longest
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn beat(to: SocketAddr, beats: Arc<Mutex<Beats>>, stop: Arc<AtomicBool>) {
+    let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
+    let socket = Rc::new(UdpSocket::bind(any).await.expect("a port"));
+    socket.connect(to).await.expect("a way to the VIP");
+    let (back, told) = (socket.clone(), beats.clone());
+    let listen = tokio::task::spawn_local(async move {
+        let mut buffer = [0; 64];
+        loop {
+            // An error is that of an earlier one (ICMP).
+            let Ok(9) = back.recv(&mut buffer).await else { continue };
+            let number = u64::from_be_bytes(buffer[1..9].try_into().expect("eight bytes")) as usize;
+            let Beats { first, sent } = &mut *told.lock().expect("no panic");
+            if let Some((_, is_back)) = number.checked_sub(*first).and_then(|at| sent.get_mut(at)) {
+                *is_back = true;
+            }
+        }
+    });
+    let mut ticks = interval(Duration::from_millis(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    while !stop.load(Ordering::Relaxed) {
+        ticks.tick().await;
+        let number = {
+            let Beats { first, sent } = &mut *beats.lock().expect("no panic");
+            sent.push((Instant::now(), false));
+            *first + sent.len() - 1
+        };
+        // After an error, which is that of an earlier one, this one goes; if not, it is lost.
+        let datagram = (number as u64).to_be_bytes();
+        if socket.send(&datagram).await.is_err() {
+            let _ = socket.send(&datagram).await;
+        }
+    }
+    listen.abort();
 }
 
 /// Sends a number; gives the real that sends it back.

@@ -124,6 +124,9 @@ async fn echo(mut stream: TcpStream, real: u8) {
 impl Load {
     /// `long` connections that stay, and `rate` new ones a second, over all VIPs alike.
     pub fn start(lab: &Lab, vips: &[SocketAddr], long: usize, rate: u32) -> Self {
+        // A port is free again a minute after its connection, and the lab's clients have 4,536 of them.
+        let ports = || std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535");
+        lab.enter(Host::Client, ports).expect("its namespace").expect("more ports");
         let (events, stop, vips) = (Arc::new(Events::default()), Arc::new(AtomicBool::new(false)), vips.to_vec());
         let (told, until) = (events.clone(), stop.clone());
         let thread = thread_in(lab, Host::Client, move || async move {

@@ -1,6 +1,7 @@
 //! What an operator does to a balancer that carries traffic: nothing breaks that state could have kept.
 //!
-//! `TANDEM_LONG=1`: 2,000 connections that stay instead of 300, and five to ten times as many reloads and switches.
+//! `TANDEM_LONG=1`: 2,000 connections that stay instead of 300 (200 with two balancers), and three to eight times as many reloads and
+//! switches.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -14,6 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use common::permitted;
+use datagrams::Pulse;
 use load::{Fault, Load};
 use nix::sys::signal::Signal;
 use stand::{REALS, SERVED, Stand, VIPS, Wish};
@@ -45,6 +47,8 @@ struct Outcome {
     served: u64,
     late: u64,
     slowest: Duration,
+    /// For how long nothing came through, of a datagram every millisecond.
+    gap: Duration,
     broken: Vec<Fault>,
     failed: Vec<Fault>,
 }
@@ -52,16 +56,23 @@ struct Outcome {
 struct Trial {
     stand: Stand,
     load: Load,
+    pulse: Pulse,
     outcomes: Vec<Outcome>,
 }
 
 impl Trial {
+    fn new(stand: Stand, load: Load) -> Self {
+        let pulse = Pulse::start(&stand.lab, VIPS[0]);
+        Self { stand, load, pulse, outcomes: Vec::new() }
+    }
+
     fn phase(&mut self, name: &'static str, work: impl FnOnce(&mut Stand, &Load)) -> &Outcome {
         let events = self.load.events.clone();
         let count = |of: &std::sync::Mutex<Vec<Fault>>| of.lock().expect("no panic").len();
         let before = (count(&events.broken), count(&events.failed));
         let (served, late) = (events.served.load(Ordering::Relaxed), events.late.load(Ordering::Relaxed));
         events.slowest();
+        self.pulse.gap();
         let began = Instant::now();
         work(&mut self.stand, &self.load);
         std::thread::sleep(SETTLE);
@@ -71,17 +82,19 @@ impl Trial {
             served: events.served.load(Ordering::Relaxed) - served,
             late: events.late.load(Ordering::Relaxed) - late,
             slowest: events.slowest(),
+            gap: self.pulse.gap(),
             broken: events.broken.lock().expect("no panic")[before.0..].to_vec(),
             failed: events.failed.lock().expect("no panic")[before.1..].to_vec(),
         };
         eprintln!(
-            "  {name:<22} {:>5.1} s, {:>5} new connections served, {} failed, {} with a lost packet, {} of the long ones broken, longest wait {:?}",
+            "  {name:<22} {:>5.1} s, {:>5} new connections served, {} failed, {} with a lost packet, {} of the long ones broken, longest wait {:?}, longest gap {:?}",
             outcome.took.as_secs_f64(),
             outcome.served,
             outcome.failed.len(),
             outcome.late,
             outcome.broken.len(),
-            outcome.slowest
+            outcome.slowest,
+            outcome.gap
         );
         self.outcomes.push(outcome);
         self.outcomes.last().expect("just pushed")
@@ -112,10 +125,15 @@ fn reload(stand: &Stand, wish: &Wish, n: usize) {
     until("the configuration comes into force", Duration::from_secs(20), || counted(wish));
 }
 
+/// VIPs come and go; reals get other weights, drain, go and come back, and keep their flows all the while.
 fn reloads(stand: &Stand, mode: &'static str, times: usize) {
     for n in 0..times {
-        let mut wish = Wish { others: (n as u16 * 3) % 5, ..Wish::new(mode) };
-        wish.reals[n % 3] = Some((1 + n as u32 % 4, if n % 4 == 1 { "drain" } else { "up" }));
+        let mut wish = Wish { others: (n as u16 * 3) % 5, keep: true, ..Wish::new(mode) };
+        wish.reals[n % 3] = match n % 4 {
+            1 => Some((1, "drain")),
+            3 => None,
+            _ => Some((1 + n as u32 % 4, "up")),
+        };
         reload(stand, &wish, n);
     }
     reload(stand, &Wish { others: 1, ..Wish::new(mode) }, 0);
@@ -144,13 +162,14 @@ fn operate(mode: &'static str) {
     assert_eq!(stand.tell(&["mode", "show"])["mode"], mode);
     for real in 1..=REALS {
         load::serve(&stand.lab, real, &VIPS);
+        datagrams::serve(&stand.lab, real, &VIPS);
     }
     std::thread::sleep(Duration::from_millis(200));
     let load = Load::start(&stand.lab, &VIPS, long, RATE);
     let open = |load: &Load| (1..=REALS).map(|real| load.events.with(real as u8)).sum::<u32>() as usize;
     until("all connections are open", Duration::from_secs(60), || open(&load) == long);
     eprintln!("mode {mode}: {long} connections that stay, {RATE} new ones a second");
-    let mut trial = Trial { stand, load, outcomes: Vec::new() };
+    let mut trial = Trial::new(stand, load);
 
     trial.phase("nothing", |_, _| {});
     trial.phase("reload", |stand, _| reloads(stand, mode, times));
@@ -178,14 +197,15 @@ fn operate(mode: &'static str) {
         std::thread::sleep(Duration::from_millis(500));
         stand.start(&[]);
     });
-    let window = trial.outcomes.last().expect("a phase").slowest;
+    let killed = trial.outcomes.last().expect("a phase");
+    let (window, wait) = (killed.gap, killed.slowest);
     for outcome in &trial.outcomes {
         let Outcome { name, broken, failed, .. } = outcome;
         assert!(broken.is_empty(), "{mode}: {name} broke what state could have kept: {broken:?}\n{}", trial.stand.log());
         assert!(failed.is_empty(), "{mode}: {name}: new connections failed: {failed:?}\n{}", trial.stand.log());
         assert!(outcome.served > 0, "{mode}: {name}: nobody was served");
     }
-    eprintln!("  after kill -9 in mode {mode} the longest wait for an echo was {window:?}");
+    eprintln!("  kill -9 in mode {mode}: nothing came through for {window:?}; the longest wait for an echo was {wait:?}");
     remove(&mut trial, mode);
     more_queues(&mut trial, mode);
     let counters = trial.stand.tell(&["counters"]);

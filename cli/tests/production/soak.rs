@@ -188,7 +188,7 @@ impl Soak {
         let datagrams = Datagrams::start(&stand.lab, &VIPS, FLOWS);
         let open = || (1..=REALS).map(|real| load.events.with(real as u8)).sum::<u32>() as usize;
         until("all connections are open", Duration::from_secs(60), || open() == LONG);
-        let trial = Trial { stand, load, outcomes: Vec::new() };
+        let trial = Trial::new(stand, load);
         Self { trial, datagrams, rng: Rng(seed), wish, first: BTreeMap::new(), most: 0, events: 0 }
     }
 

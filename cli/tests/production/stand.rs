@@ -31,11 +31,13 @@ pub struct Wish {
     pub reals: [Option<(u32, &'static str)>; REALS as usize],
     /// Further VIPs, which nobody asks.
     pub others: u16,
+    /// A real that is removed keeps its flows.
+    pub keep: bool,
 }
 
 impl Wish {
     pub fn new(mode: &'static str) -> Self {
-        Self { mode, reals: [Some((1, "up")); REALS as usize], others: 0 }
+        Self { mode, reals: [Some((1, "up")); REALS as usize], others: 0, keep: false }
     }
 }
 
@@ -99,7 +101,8 @@ impl Stand {
             let port = at.port();
             writeln!(text, "[[vip]]\naddress = \"{address}\"\nport = {port}\nprotocol = \"{protocol}\"\nring_size = {size}")
                 .expect("text");
-            writeln!(text, "encap = \"{encap}\"").expect("text");
+            let policy = if wish.keep { "keep" } else { "reselect" };
+            writeln!(text, "encap = \"{encap}\"\non_removal = \"{policy}\"").expect("text");
             for (n, real) in wish.reals.iter().enumerate() {
                 let Some((weight, state)) = real else { continue };
                 let link = self.lab.link(Host::Real(n as u16 + 1)).expect("a link");
