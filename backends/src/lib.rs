@@ -5,11 +5,13 @@
 //! xdp: the kernel seat       afxdp: the userspace seat      replay: frame by frame, without an interface
 //! capture: frames for who looks
 //! run: the balancer process  facts: what this host is
+//! calibrate, probe: what the seats cost on it
 //! ```
 //!
 //! The engine decides about frames; nothing here does.
 
 pub mod afxdp;
+pub mod calibrate;
 pub mod capture;
 pub mod config;
 pub mod control;

@@ -10,6 +10,6 @@ mod ways;
 
 pub use driver::Driver;
 pub use netlink::{Attached, FactError, Interface, Netlink};
-pub use privileges::{Missing, check_privileges, is_bpffs, may_open_sockets};
+pub use privileges::{Missing, check_privileges, is_bpffs, may_make_namespaces, may_open_sockets};
 pub use watch::watch;
 pub use ways::{Found, NextHop, NoHop, Ways};

@@ -144,7 +144,7 @@ impl Netlink {
     }
 
     /// Runs requests to their end.
-    pub(super) fn run<T>(&self, work: impl AsyncFnOnce(&Handle) -> T) -> T {
+    pub(crate) fn run<T>(&self, work: impl AsyncFnOnce(&Handle) -> T) -> T {
         self.runtime.block_on(work(&self.handle))
     }
 }

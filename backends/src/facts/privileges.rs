@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// Capabilities that the balancer needs, with their bits (include/uapi/linux/capability.h).
 const NEEDED: [(&str, u32); 3] = [("CAP_NET_ADMIN", 12), ("CAP_NET_RAW", 13), ("CAP_BPF", 39)];
-/// Includes CAP_BPF.
+/// Includes CAP_BPF, and makes namespaces.
 const CAP_SYS_ADMIN: u32 = 21;
 
 /// Missing capabilities.
@@ -28,6 +28,11 @@ fn effective() -> Option<u64> {
 pub fn may_open_sockets() -> bool {
     let bit = NEEDED.iter().find(|(name, _)| *name == CAP_NET_RAW).map_or(0, |(_, bit)| *bit);
     effective().is_none_or(|bits| bits & 1 << bit != 0)
+}
+
+/// Whether this thread may make namespaces, which takes `CAP_SYS_ADMIN`.
+pub fn may_make_namespaces() -> bool {
+    effective().is_none_or(|bits| bits & 1 << CAP_SYS_ADMIN != 0)
 }
 
 /// Whether this process may load, attach and, for `workers`, open sockets of AF_XDP.

@@ -27,7 +27,7 @@ use crate::memory::{Area, Shared, Sizes, Source, Tables};
 /// The object, as the build made it from `bpf/`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tandem-bpf"));
 
-/// What the benchmarks compare the balancer with, built beside it.
+/// What the benchmarks compare the balancer with, and the traffic of measurements, built beside it.
 pub static REFERENCES: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tandem-bpf-bench"));
 
 /// What a loaded balancer is for.

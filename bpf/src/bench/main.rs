@@ -1,8 +1,10 @@
-//! Programs for the benchmarks: the wrapper that `BPF_PROG_TEST_RUN` repeats, generator and receiver of traffic, and what the
-//! balancer is compared with.
+//! Programs for measurements: the wrapper that `BPF_PROG_TEST_RUN` repeats, generator and receiver of traffic, and what the
+//! balancer is compared with; and the traffic of the calibration behind mode auto.
 //! On the host this is an empty binary.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
+#[cfg(target_arch = "bpf")]
+mod calibration;
 #[cfg(target_arch = "bpf")]
 #[expect(dead_code, reason = "shared with the balancer, which uses all of it")]
 #[path = "../frame.rs"]
