@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use tandem_backends::calibrate::Measured;
 use tandem_backends::config::{Plan, Real, Vip};
 use tandem_backends::control::{Counters, Imported};
-use tandem_backends::run::{Decision, ModeName, ModeReport, Refusal};
+use tandem_backends::decision::Decision;
+use tandem_backends::run::{ModeName, ModeReport, ProbeWish, Refusal};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::capture;
@@ -146,12 +148,20 @@ fn mode_to_wire(report: &ModeReport) -> wire::Mode {
     }
 }
 
-fn decision_to_wire(decision: &Decision) -> wire::Decision {
+fn measured_to_wire(found: Measured) -> wire::Measured {
+    let Measured { ns, queue_ns, worker_ns, spread_ns, pps, forwarded, lost, rounds } = found;
+    wire::Measured { ns, queue_ns, worker_ns, spread_ns, pps, forwarded, lost, rounds }
+}
+
+/// A decision, as it is shown.
+pub fn decision_to_wire(decision: &Decision) -> wire::Decision {
     let candidates = decision.candidates.iter().map(|candidate| wire::Candidate {
         mode: names::seat_to_wire(candidate.mode).into(),
         bound: candidate.bound.clone(),
         ns: candidate.ns,
         impossible: candidate.impossible.clone(),
+        how: candidate.how.clone(),
+        measured: candidate.measured.map(measured_to_wire),
     });
     wire::Decision {
         driver: decision.driver.clone(),
@@ -161,6 +171,8 @@ fn decision_to_wire(decision: &Decision) -> wire::Decision {
         candidates: candidates.collect(),
         chosen: names::seat_to_wire(decision.chosen).into(),
         reason: decision.reason.clone(),
+        bound: decision.bound.clone(),
+        bounce: decision.bounce.map(measured_to_wire),
     }
 }
 
@@ -227,6 +239,12 @@ impl wire::balancer_server::Balancer for Balancer {
             wire::Seat::Unspecified => return Err(bad("no mode is named; xdp is 1, afxdp 2")),
         };
         let report = waiting(&self.0, move |provision| provision.set_mode(mode)).await?;
+        Ok(Response::new(mode_to_wire(&report)))
+    }
+
+    async fn probe_mode(&self, request: Request<wire::ProbeModeRequest>) -> Answer<wire::Mode> {
+        let wire::ProbeModeRequest { seconds, apply } = *request.get_ref();
+        let report = waiting(&self.0, move |provision| provision.probe_mode(ProbeWish { seconds, apply })).await?;
         Ok(Response::new(mode_to_wire(&report)))
     }
 

@@ -22,6 +22,7 @@ mod provision;
 mod server;
 mod stats;
 
+pub use balancer::decision_to_wire;
 pub use document::{Document, Draft, EditError};
 pub use names::{NotAService, Service, seat_name, seat_to_wire, state_name};
 pub use provision::{Applied, InForce, Provision, ProvisionError};

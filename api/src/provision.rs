@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tandem_backends::config::{Plan, Profile, RealState};
 use tandem_backends::control::{Changes, FlowExport, FlowRow, Imported, RingRow};
 use tandem_backends::run::{
-    CaptureStream, CaptureWish, CoreRow, Handle, ModeName, ModeReport, Refusal, Reply, Request, SeatCounters,
+    CaptureStream, CaptureWish, CoreRow, Handle, ModeName, ModeReport, ProbeWish, Refusal, Reply, Request, SeatCounters,
 };
 
 use crate::document::{Document, Draft, EditError};
@@ -234,6 +234,14 @@ impl Provision {
     /// The balancer refuses.
     pub fn set_mode(&self, mode: ModeName) -> Result<ModeReport, ProvisionError> {
         self.mode_by(Request::SetMode(mode))
+    }
+
+    /// Both seats in turns, under the traffic that is there; waits until it is done.
+    ///
+    /// # Errors
+    /// The balancer refuses, or found nothing.
+    pub fn probe_mode(&self, wish: ProbeWish) -> Result<ModeReport, ProvisionError> {
+        self.mode_by(Request::ProbeMode(wish))
     }
 
     fn mode_by(&self, request: Request) -> Result<ModeReport, ProvisionError> {

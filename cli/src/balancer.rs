@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use tandem_backends::run::{Life, Options, Paths, Signals, run as run_balancer};
+use tandem_backends::run::{Life, Options, Paths, Signals, calibration, run as run_balancer};
 use tandem_backends::xdp::{Balancer, SlotWish};
 
 use crate::logs::LogFormat;
@@ -48,7 +48,7 @@ pub struct DetachArgs {
 }
 
 /// A name is a part of paths that are made and removed.
-fn balancer_name(text: &str) -> Result<String, String> {
+pub fn balancer_name(text: &str) -> Result<String, String> {
     let fits = (1..=64).contains(&text.len()) && !text.contains(['/', '\0']) && text != "." && text != "..";
     if fits {
         Ok(text.to_owned())
@@ -60,6 +60,8 @@ fn balancer_name(text: &str) -> Result<String, String> {
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let plan = load(&args.config)?;
     crate::doctor::at_start(&plan, &args.config, args.name.as_deref());
+    // It takes a private network namespace, and so a privilege that is given up next.
+    let calibration = calibration(&plan, args.name.as_deref());
     give_up_others(&More { by_id: args.xdp_root.is_some(), shares: plan.api.group.is_some() })?;
     let signals = Signals::default();
     for signal in [SIGINT, SIGTERM] {
@@ -69,8 +71,14 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     signal_hook::flag::register(SIGUSR1, signals.hand_over.clone())?;
     let slot = args.xdp_root.clone().zip(args.xdp_slot).map(|(path, slot)| SlotWish { path, slot });
     let config = Some(args.config.clone());
-    let options =
-        Options { name: args.name.clone(), config, leave_attached: args.leave_attached, take_over: args.take_over, slot };
+    let options = Options {
+        name: args.name.clone(),
+        config,
+        leave_attached: args.leave_attached,
+        take_over: args.take_over,
+        slot,
+        calibration,
+    };
     run_balancer(&plan, &options, &signals, tell, |handle, socket| Ok(tandem_api::serve(handle, socket, &args.config, &plan)?))?;
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! `tandem mode`, `tandem counters`, `tandem reload` and `tandem save`.
 
+mod probe;
+
 use clap::{Args, Subcommand, ValueEnum};
 use tandem_api::{seat_name, wire};
 
@@ -23,8 +25,8 @@ enum ModeVerb {
         /// The seat that shall forward
         mode: Seat,
     },
-    /// What this host's two seats cost for each packet
-    Probe,
+    /// What both seats cost on this host for each packet, and what mode auto makes of it; takes a core for 1 to 2 s
+    Probe(probe::ProbeArgs),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -71,7 +73,7 @@ pub fn mode(args: &ModeArgs) -> Result<(), Failure> {
         None | Some(ModeVerb::Show) => None,
         Some(ModeVerb::Set { mode: Seat::Xdp }) => Some(wire::Seat::Xdp),
         Some(ModeVerb::Set { mode: Seat::Afxdp }) => Some(wire::Seat::Afxdp),
-        Some(ModeVerb::Probe) => return probe(args.target.json),
+        Some(ModeVerb::Probe(wish)) => return probe::probe(wish, &args.target),
     };
     let mut client = args.target.connect()?;
     let report = match to {
@@ -86,10 +88,8 @@ pub fn mode(args: &ModeArgs) -> Result<(), Failure> {
     for worker in &report.workers {
         println!("  {} queue {} on core {}: {}", worker.interface, worker.queue, worker.core, worker.bound);
     }
-    for candidate in report.decision.iter().flat_map(|decision| &decision.candidates) {
-        let cost = candidate.ns.map_or_else(|| "not measured".to_owned(), |ns| format!("{ns:.0} ns a packet"));
-        let possible = candidate.impossible.as_ref().map_or_else(String::new, |why| format!(", not possible: {why}"));
-        println!("  considered {} ({}): {cost}{possible}", seat_name(candidate.mode()), candidate.bound);
+    if let Some(decision) = &report.decision {
+        probe::print_candidates(decision);
     }
     if let Some(flows) = report.flows {
         println!("  {} flows in the table, {} of them depend on state", flows.flows, flows.on_state);
@@ -97,19 +97,6 @@ pub fn mode(args: &ModeArgs) -> Result<(), Failure> {
     for row in &report.unreachable {
         println!("  no-next-hop: real {}: {}", row.real, row.why);
     }
-    Ok(())
-}
-
-fn probe(json: bool) -> Result<(), Failure> {
-    let costs = tandem_backends::probe::costs()?;
-    if json {
-        println!("{}", serde_json::to_string(&costs)?);
-        return Ok(());
-    }
-    println!("a warm flow hit, UDP over IPv4, without a NIC, the fastest of many:");
-    println!("  xdp    {:6.1} ns a packet (BPF_PROG_TEST_RUN, less an empty program)", costs.xdp_ns);
-    println!("  afxdp  {:6.1} ns a packet (batches of 32, frames rewritten included)", costs.afxdp_ns);
-    println!("AF_XDP also pays for the driver: little with zero-copy, about a microsecond a packet in copy mode.");
     Ok(())
 }
 

@@ -72,6 +72,11 @@ impl Target {
         Client::tls(url, &TlsFiles { ca, cert, key }).map(Connection).map_err(failure)
     }
 
+    /// The name that was given.
+    pub fn given_name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
     /// To one of this host.
     fn here(&self) -> Result<Connection, Failure> {
         Client::unix(&Paths::of(&self.name()?).socket).map(Connection).map_err(failure)

@@ -17,7 +17,7 @@ use super::traffic::{Traffic, VIP, VIP_PORT};
 use crate::afxdp::{Ask, Seat, SeatConfig};
 use crate::config::{Attach, Plan, parse};
 use crate::control::{Control, Facts, KernelGrace};
-use crate::facts::Netlink;
+use crate::facts::{self, Netlink, named};
 use crate::memory::{Plain, Sizes};
 use crate::xdp::{Balancer, REFERENCES, Role};
 
@@ -197,7 +197,7 @@ fn into_thread(interface: &str, core: usize) -> Result<i32, CalibrateError> {
     fs::write(format!("/sys/class/net/{interface}/threaded"), "1").map_err(|error| lacks(error.to_string()))?;
     let (until, name) = (Instant::now() + PATIENCE, format!("napi/{interface}-"));
     let thread = loop {
-        match find("/proc", &name) {
+        match named("/proc", &name).next() {
             Some(thread) => break thread,
             None if Instant::now() > until => return Err(lacks(format!("no thread {name}* in /proc"))),
             None => std::thread::sleep(Duration::from_millis(2)),
@@ -213,27 +213,15 @@ fn into_thread(interface: &str, core: usize) -> Result<i32, CalibrateError> {
 
 /// The thread of the worker on this interface, which the seat has named so.
 fn worker(interface: &str) -> Result<i32, CalibrateError> {
-    let name: String = format!("xsk0-{interface}").chars().take(15).collect();
-    find("/proc/self/task", &name).ok_or_else(|| CalibrateError::Plan(format!("no thread {name} in /proc/self/task")))
+    let name = format!("xsk0-{interface}");
+    named("/proc/self/task", &name).next().ok_or_else(|| CalibrateError::Plan(format!("no thread {name} in /proc/self/task")))
 }
 
-/// A process, or a thread, whose name begins so.
-fn find(directory: &str, name: &str) -> Option<i32> {
-    // The kernel keeps 15 bytes of most names.
-    let name: String = name.chars().take(15).collect();
-    let all = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
-    let mut numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    numbers.find(|number| fs::read_to_string(format!("{directory}/{number}/comm")).is_ok_and(|comm| comm.starts_with(&name)))
-}
-
-/// Nanoseconds that a thread has run, exact while it sleeps.
+/// Nanoseconds that a thread has run.
 pub(super) fn time_of(thread: i32) -> Result<u64, CalibrateError> {
-    let path = format!("/proc/{thread}/schedstat");
-    let text = fs::read_to_string(&path).map_err(|error| CalibrateError::Link {
-        step: format!("cannot read {path}"),
+    facts::time_of(thread).map_err(|error| CalibrateError::Link {
+        step: format!("cannot read the time of thread {thread}"),
         cause: error.to_string(),
         cure: "it takes a kernel with CONFIG_SCHED_INFO",
-    })?;
-    let spent = text.split(' ').next().and_then(|nanos| nanos.parse().ok());
-    spent.ok_or_else(|| CalibrateError::Plan(format!("{path}: no number in {text:?}")))
+    })
 }

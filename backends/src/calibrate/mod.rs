@@ -17,6 +17,7 @@
 //! Nothing is left, however it ends: the namespace has no name, and goes with the threads in it.
 
 mod bed;
+mod obtain;
 mod record;
 mod rounds;
 mod traffic;
@@ -28,6 +29,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 
+pub use obtain::Calibrated;
 pub use record::{Record, RecordError};
 
 use crate::afxdp::SeatError;
@@ -86,7 +88,9 @@ pub enum CalibrateError {
     )]
     Lacks(&'static str),
     /// Generic attachment.
-    #[error("only native attachment can be measured so, and node.attach is \"generic\"; set node.attach = \"native\" if the driver has it")]
+    #[error(
+        "only native attachment can be measured so, and node.attach is \"generic\"; set node.attach = \"native\" if the driver has it"
+    )]
     Generic,
     /// No namespace.
     #[error("cannot {doing} for a private network namespace: {source}; does a container or seccomp forbid it?")]

@@ -172,7 +172,8 @@ mod tests {
 
     #[test]
     fn the_best_round_counts_and_the_others_say_how_sure_it_is() {
-        let round = |forwarded, queue, worker, lost| Round { forwarded, lost, queue, worker, seconds: 0.5, until_then: forwarded };
+        let round =
+            |forwarded, queue, worker, lost| Round { forwarded, lost, queue, worker, seconds: 0.5, until_then: forwarded };
         let rounds = [round(1000, 300_000, 100_000, 0), round(2000, 500_000, 100_000, 7), round(1000, 900_000, 0, 1)];
         let found = sum_up(&rounds).unwrap();
         assert_eq!((found.ns, found.queue_ns, found.worker_ns, found.spread_ns), (300.0, 250.0, 50.0, 100.0));

@@ -11,10 +11,10 @@ use crossbeam::channel::{Receiver, never, select, tick};
 use tandem_engine::memory::Mode;
 
 use super::capture::Session;
-use super::decide::Decision;
 use super::error::RunError;
 use super::file::ConfigFile;
 use super::hops::NextHops;
+use super::live::Probe;
 use super::lock::Lock;
 use super::paths::{warn_of_narrow_ways, warn_of_strange_sources};
 use super::places::Paths;
@@ -24,8 +24,10 @@ use super::seats::queues;
 use super::server::Server;
 use super::supplied::{check_key, facts};
 use crate::afxdp::{Ask, Clock, Event, Seat, SeatConfig, Tap};
+use crate::calibrate::Calibrated;
 use crate::config::{ModeWish, Plan, Profile};
 use crate::control::{Control, Counters, KernelGrace, frames, marks};
+use crate::decision::Decision;
 use crate::facts::{Interface, Netlink, check_privileges, is_bpffs};
 use crate::memory::Sizes;
 use crate::xdp::{Balancer, Role, SlotWish};
@@ -42,7 +44,7 @@ const NOT_KNOWN: &str = "the tables do not keep what flows asked their ring by (
      on state is not known";
 
 /// What a run needs beside the plan.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Options {
     /// Name of this balancer, for its pins and its socket; `None`: the interface's.
     pub name: Option<String>,
@@ -54,6 +56,8 @@ pub struct Options {
     pub take_over: bool,
     /// A slot of a root's program array to enter; `None`: the interface itself.
     pub slot: Option<SlotWish>,
+    /// What the seats cost, for mode auto ([`calibration`](super::calibration)); `None`: what is saved of it.
+    pub calibration: Option<Calibrated>,
 }
 
 /// What a run is told from outside, by signal handlers say: set, never cleared by who sets it.
@@ -100,6 +104,7 @@ pub fn run<S>(
         return Err(RunError::NoBpffs(bpffs));
     }
     let _lock = Lock::take(&paths.lock, options.take_over)?;
+    let mut record = Kept::of(&paths, options);
     let server = Server::listen(&paths.socket)?;
     let was_there = Balancer::is_left(&paths.pins);
     let mut running = match Running::start(plan, &paths, options) {
@@ -123,9 +128,32 @@ pub fn run<S>(
         Err(error) => (None, Err(error)),
     };
     tell(Life::Stopping);
-    running.stop(leave() && end.is_ok())?;
+    let leaves = leave() && end.is_ok();
+    record.stays |= leaves;
+    running.stop(leaves)?;
     drop((serving, requests));
     end
+}
+
+/// What this process measured and saved; it goes with the process, unless that leaves the balancer to the next one.
+struct Kept {
+    path: PathBuf,
+    stays: bool,
+}
+
+impl Kept {
+    fn of(paths: &Paths, options: &Options) -> Self {
+        let is_new = options.calibration.as_ref().is_some_and(|calibrated| calibrated.is_new);
+        Self { path: paths.calibration.clone(), stays: !is_new }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if !self.stays {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 pub(super) struct Running {
@@ -150,8 +178,10 @@ pub(super) struct Running {
     /// Blocks of counters before the workers': one for each CPU.
     pub(super) cpus: u32,
     pub(super) why: String,
-    /// What mode auto found out.
+    /// What mode auto found out, or the last probe on the interface.
     pub(super) decision: Option<Decision>,
+    /// The probe on the interface that goes on.
+    pub(super) probe: Option<Probe>,
     /// The configuration file, if the plan came from one.
     pub(super) file: Option<ConfigFile>,
     calibrated: Instant,
@@ -217,6 +247,7 @@ impl Running {
             cpus,
             why: String::new(),
             decision: None,
+            probe: None,
             file: options.config.as_deref().map(ConfigFile::watch),
             calibrated: Instant::now(),
         };
@@ -262,14 +293,12 @@ impl Running {
             let mut changed = false;
             self.beat();
             self.follow_capture();
+            self.follow_probe();
             if let Err(error) = self.follow_queues() {
                 log::error!("{}: cannot follow its receive queues, the kernel forwards as before: {error}", self.interface.name);
             }
             select! {
-                recv(requests) -> asked => if let Ok(Asked { request, answer }) = asked {
-                    // A client that did not wait does not get it.
-                    let _ = answer.send(self.answer(request, tell));
-                },
+                recv(requests) -> asked => if let Ok(asked) = asked { self.serve(asked, tell) },
                 recv(events) -> event => if let Ok(event) = event { self.worker_ended(&event) },
                 recv(changes) -> told => if let Some(hops) = &mut self.next_hops { hops.note(told.is_ok()) },
                 recv(file) -> told => changed = self.file_changed(told.is_ok()),
@@ -320,11 +349,21 @@ impl Running {
         self.control.tables().root().beat(self.balancer.clock().tick());
     }
 
+    fn serve(&mut self, Asked { request, answer }: Asked, tell: &mut dyn FnMut(Life)) {
+        if let Request::ProbeMode(wish) = request {
+            return self.start_probe(wish, answer);
+        }
+        // A client that did not wait does not get it.
+        let _ = answer.send(self.answer(request, tell));
+    }
+
     fn answer(&mut self, request: Request, tell: &mut dyn FnMut(Life)) -> Result<Reply, Refusal> {
         match request {
             Request::Mode => Ok(Reply::Mode(self.report())),
+            Request::ProbeMode(_) => Err(Refusal::Failed("a probe on the interface has its answer at its end".to_owned())),
             Request::SetMode(mode) => match self.switch(mode, Ask::Prefer, "set by hand") {
                 Ok(()) => {
+                    self.give_up_probe("the mode was set by hand");
                     log::info!("{}: mode {mode:?}: set by hand", self.interface.name);
                     Ok(Reply::Mode(self.report()))
                 }

@@ -13,6 +13,7 @@ mod decide;
 mod error;
 mod file;
 mod hops;
+mod live;
 mod lock;
 mod paths;
 mod places;
@@ -23,10 +24,11 @@ mod server;
 mod supplied;
 
 pub use balancer::{Life, Options, Signals, run};
-pub use decide::{Candidate, Decision};
+pub use decide::calibration;
 pub use error::RunError;
+pub use live::{LONGEST_TURN, TURNS};
 pub use places::Paths;
 pub use protocol::{
-    CaptureStream, CaptureWish, CoreRow, Handle, ModeName, ModeReport, Refusal, Reply, Request, SeatCounters, UnreachableRow,
-    WorkerRow,
+    CaptureStream, CaptureWish, CoreRow, Handle, ModeName, ModeReport, ProbeWish, Refusal, Reply, Request, SeatCounters,
+    UnreachableRow, WorkerRow,
 };

@@ -15,13 +15,15 @@ pub struct Paths {
     pub socket: PathBuf,
     /// Locked by its process.
     pub lock: PathBuf,
+    /// What the seats cost on this host, as it was measured last ([`crate::calibrate::Record`]).
+    pub calibration: PathBuf,
 }
 
 impl Paths {
     /// The paths of the balancer called `name` (by default its interface).
     pub fn of(name: &str) -> Self {
         let of = |kind: &str| Path::new(SOCKETS).join(format!("{name}.{kind}"));
-        Self { pins: Path::new(PINS).join(name), socket: of("sock"), lock: of("lock") }
+        Self { pins: Path::new(PINS).join(name), socket: of("sock"), lock: of("lock"), calibration: of("calibration") }
     }
 
     /// Where the balancer whose control socket is at `socket` serves Katran's API, if it does: who looks for balancers does not
@@ -36,7 +38,7 @@ impl Paths {
     /// # Errors
     /// What `unlink(2)` says.
     pub fn remove_files(&self) -> std::io::Result<()> {
-        for file in [&self.socket, &self.lock, &Self::katran(&self.socket)] {
+        for file in [&self.socket, &self.lock, &self.calibration, &Self::katran(&self.socket)] {
             match std::fs::remove_file(file) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
                 _ => {}

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 
-use super::decide::Decision;
 use crate::capture::{Part, Wish};
 use crate::config::{ConfigError, Plan};
 use crate::control::{Changes, Counters, Depending, FlowExport, FlowRow, Imported, RingRow};
+use crate::decision::Decision;
 
 /// A seat, as people name it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -22,6 +22,16 @@ pub enum ModeName {
     Afxdp,
 }
 
+impl ModeName {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::Afxdp => "afxdp",
+        }
+    }
+}
+
 /// What can be asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -31,6 +41,8 @@ pub enum Request {
     Mode,
     /// The live switch: [`Reply::Mode`].
     SetMode(ModeName),
+    /// Both seats in turns, on the interface under the traffic that is there: [`Reply::Mode`] when it is done.
+    ProbeMode(ProbeWish),
     /// All counters: [`Reply::Counters`].
     Counters,
     /// The plan in force: [`Reply::Plan`].
@@ -112,6 +124,15 @@ impl From<ConfigError> for Refusal {
     fn from(error: ConfigError) -> Self {
         Self::Config(error.to_string())
     }
+}
+
+/// A probe on the interface that is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProbeWish {
+    /// Seconds of a turn, 1 to [`LONGEST_TURN`](super::LONGEST_TURN); there are [`TURNS`](super::TURNS).
+    pub seconds: u32,
+    /// Whether the better seat shall forward from then on, and not the one that did before.
+    pub apply: bool,
 }
 
 /// A capture that is asked for.
@@ -200,7 +221,7 @@ pub struct ModeReport {
     pub attach: String,
     /// The workers' sockets, if the userspace seat is up.
     pub workers: Vec<WorkerRow>,
-    /// How mode auto was decided; none if the mode was asked for.
+    /// How mode auto was decided, or what the last probe on the interface found; none if there was neither.
     #[serde(default)]
     pub decision: Option<Decision>,
     /// The flows that live by the flow table alone; none in profile katran.

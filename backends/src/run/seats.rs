@@ -15,6 +15,7 @@ use crate::memory::Plain;
 impl Running {
     /// Puts the configured mode in force.
     pub(super) fn choose_mode(&mut self) -> Result<(), RunError> {
+        self.give_up_probe("another mode was configured");
         match self.plan.mode {
             ModeWish::Xdp => self.switch(ModeName::Xdp, Ask::Prefer, "the configuration says so")?,
             ModeWish::Afxdp => self.switch(ModeName::Afxdp, Ask::Prefer, "the configuration says so")?,
@@ -182,7 +183,7 @@ fn place_of(interfaces: &[Interface], at: &QueueName) -> usize {
     interfaces.iter().position(|interface| interface.name == at.interface).unwrap_or(0)
 }
 
-fn bound_name(bound: Bound) -> &'static str {
+pub(super) fn bound_name(bound: Bound) -> &'static str {
     match bound {
         Bound::ZeroCopy => "zero-copy",
         Bound::Copy => "copy",
