@@ -2,6 +2,7 @@
 //! it was.
 
 mod api;
+mod auto;
 mod capture;
 mod captures;
 mod check;

@@ -1,4 +1,4 @@
-//! Which seat is chosen and why, and what happens when nobody controls the tables any more.
+//! Capabilities that a mode takes, and what happens when nobody controls the tables any more.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -11,32 +11,12 @@ use serde_json::Value;
 use super::shell::{Answer, Balancer, Scratch, TANDEM, balancer_name, finish};
 use super::wire::{NEAR, config, in_namespace, send};
 
-fn text(value: &Value) -> &str {
+pub fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
 }
 
-#[test]
-fn auto_says_what_it_found() {
-    in_namespace(|links| {
-        links.veth();
-        let scratch = Scratch::new();
-        let balancer = Balancer::start(&scratch.file("t.toml", config(NEAR, "mode = \"auto\"")));
-        let report = balancer.ask(&["mode"]);
-        let decision = &report["decision"];
-        assert_eq!((&report["mode"], &decision["chosen"]), (&"xdp".into(), &"xdp".into()), "{report}");
-        assert_eq!(report["why"], decision["reason"]);
-        assert!(text(&decision["reason"]).contains("AF_XDP pays only with zero-copy"), "{decision}");
-        let candidates = decision["candidates"].as_array().expect("candidates");
-        let bound: Vec<&str> = candidates.iter().map(|candidate| text(&candidate["bound"])).collect();
-        assert_eq!(bound, ["native", "zero-copy", "copy"]);
-        assert!(candidates.iter().all(|candidate| candidate["ns"].as_f64().is_some_and(|ns| ns > 0.0)), "{decision}");
-        assert!(candidates[0]["impossible"].is_null() && candidates[2]["impossible"].is_null(), "{decision}");
-        assert!(decision["queues"].as_u64() >= Some(1) && decision["cores"].as_u64() >= Some(1), "{decision}");
-    });
-}
-
 /// `tandem run` without one of the capabilities.
-fn run_without(capability: &str, name: &str, file: &Path) -> Command {
+pub fn run_without(capability: &str, name: &str, file: &Path) -> Command {
     let mut command = Command::new("setpriv");
     let less = format!("-{capability}");
     let words = ["--bounding-set", &less, "--inh-caps", &less, TANDEM, "run", "--name", name, "-c"];

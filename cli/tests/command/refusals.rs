@@ -15,6 +15,9 @@ use tandem_lab::BPFFS;
 use super::shell::{Answer, Balancer, Scratch, TANDEM, assert_gone, balancer_name, finish, is_privileged, tandem};
 use super::wire::{NEAR, config, in_namespace};
 
+/// What mode auto finds out first is not the topic.
+const KERNEL: &str = "mode = \"xdp\"";
+
 /// `tandem run` with this configuration, which has to be refused and leave nothing.
 #[track_caller]
 fn refused(text: &str, parts: &[&str]) {
@@ -35,7 +38,7 @@ fn without_privileges() {
         return;
     }
     let (scratch, name) = (Scratch::new(), balancer_name());
-    let file = scratch.file("t.toml", config("lo", ""));
+    let file = scratch.file("t.toml", config("lo", KERNEL));
     // Where another user may execute it.
     let binary = scratch.path("tandem");
     fs::hard_link(TANDEM, &binary).or_else(|_| fs::copy(TANDEM, &binary).map(|_| ())).expect("a link or a copy");
@@ -51,14 +54,14 @@ fn no_interface_named() {
     if !is_privileged() {
         return;
     }
-    let text = config("lo", "").replace("interface = \"lo\"", "");
+    let text = config("lo", KERNEL).replace("interface = \"lo\"", "");
     refused(&text, &["node.interface is not set; name the interface"]);
 }
 
 #[test]
 fn no_such_interface() {
     in_namespace(|_| {
-        let text = config("nosuch0", "");
+        let text = config("nosuch0", KERNEL);
         refused(&text, &["there is no interface \"nosuch0\" in this network namespace; `ip link` lists them: lo"]);
     });
 }
@@ -72,7 +75,7 @@ fn no_bpf_file_system() {
         mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).expect("private mounts");
         umount2(BPFFS, MntFlags::MNT_DETACH).expect("unmounted");
         let parts = ["/sys/fs/bpf: no BPF file system is mounted there; `mount -t bpf bpf /sys/fs/bpf`"];
-        refused(&config("lo", ""), &parts);
+        refused(&config("lo", KERNEL), &parts);
     });
 }
 
@@ -80,7 +83,7 @@ fn no_bpf_file_system() {
 fn native_xdp_that_the_driver_lacks() {
     in_namespace(|links| {
         let parts = ["lo: cannot attach balancer (native): ", "; the driver has no native XDP", "node.attach = \"generic\""];
-        refused(&config("lo", "attach = \"native\""), &parts);
+        refused(&config("lo", "mode = \"xdp\"\nattach = \"native\""), &parts);
         links.assert_bare("lo");
         let scratch = Scratch::new();
         let file = scratch.file("t.toml", config("lo", "attach = \"generic\"\nmode = \"xdp\""));
@@ -101,7 +104,7 @@ fn another_program_is_attached() {
         attach_companion(Companion::Pass, NEAR, Attach::Native, &pin).expect("attached");
         let other = links.xdp(NEAR);
         let parts = ["near: cannot attach balancer (native): ", "; another XDP program is attached; `ip link show` names it"];
-        let outcome = std::panic::catch_unwind(|| refused(&config(NEAR, ""), &parts));
+        let outcome = std::panic::catch_unwind(|| refused(&config(NEAR, KERNEL), &parts));
         let after = links.xdp(NEAR);
         fs::remove_file(&pin).expect("the pin");
         outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -117,7 +120,7 @@ fn another_balancer_of_the_name() {
         let scratch = Scratch::new();
         let first = Balancer::start(&scratch.file("t.toml", config(NEAR, "mode = \"xdp\"")));
         let attached = links.xdp(NEAR);
-        let second = scratch.file("second.toml", config("lo", "attach = \"generic\""));
+        let second = scratch.file("second.toml", config("lo", "mode = \"xdp\"\nattach = \"generic\""));
         let parts = ["a balancer is running already: /run/tandem/", "is locked by process", "or give this one another --name"];
         run(&first.name, &second).refused(1, &parts);
         tandem(["detach", &first.name]).refused(1, &["the balancer is running; stop it first"]);
@@ -169,7 +172,7 @@ fn a_name_that_is_no_name() {
         return;
     }
     let scratch = Scratch::new();
-    let file = scratch.file("t.toml", config("lo", ""));
+    let file = scratch.file("t.toml", config("lo", KERNEL));
     for name in ["", ".", "..", "a/b", "../../etc"] {
         run(name, &file).refused(2, &["name of a balancer"]);
         tandem(["detach", name]).refused(2, &["name of a balancer"]);

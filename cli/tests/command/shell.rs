@@ -298,7 +298,8 @@ impl Drop for Balancer {
 /// Asserts that a balancer of this name left nothing.
 #[track_caller]
 pub fn assert_gone(name: &str) {
-    let Paths { pins, socket, lock } = Paths::of(name);
+    let Paths { pins, socket, lock, calibration } = Paths::of(name);
+    assert!(!calibration.exists(), "{} is left", calibration.display());
     assert!(!lock.exists(), "{} is left", lock.display());
     assert!(!pins.exists(), "{} is left", pins.display());
     for socket in [Paths::katran(&socket), socket] {
