@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use tandem_backends::calibrate::{CalibrateError, Calibration, calibrate};
+use tandem_backends::calibrate::{CalibrateError, Calibration, Feed, calibrate, calibrate_fed_by};
 use tandem_backends::config::Attach;
 
 /// Measures; `None`, and says so, where this process may not.
-fn measured() -> Option<Calibration> {
-    match calibrate(Attach::Native, None) {
+fn measured(feed: Feed) -> Option<Calibration> {
+    match calibrate_fed_by(feed, Attach::Native, None) {
         Ok(found) => Some(found),
         Err(error @ (CalibrateError::Lacks(_) | CalibrateError::Namespace { .. })) => {
             assert!(std::env::var_os("TANDEM_REQUIRE_KERNEL").is_none(), "{error}");
@@ -40,18 +40,22 @@ fn both_seats_forward_and_nothing_is_left() {
     let generic = calibrate(Attach::Generic, None).expect_err("natively alone").to_string();
     assert!(generic.contains("node.attach"), "{generic}");
     let links = names("/sys/class/net");
-    let Some(first) = measured() else { return };
-    println!("{first:#?}");
-    for (name, way) in [("bounce", first.bounce), ("xdp", first.xdp), ("afxdp", first.afxdp)] {
-        assert!(way.forwarded > u64::from(first.flows) && way.rounds >= 3 && way.pps > 0.0, "{name}: {way:?}");
-        assert!(way.ns > 0.0 && way.queue_ns > 0.0 && way.spread_ns >= 0.0, "{name}: {way:?}");
-        assert!((way.ns - way.queue_ns - way.worker_ns).abs() < 1e-6, "{name}: {way:?}");
+    // Sockets, too, as kernels before 5.18 need them.
+    for feed in [Feed::LiveFrames, Feed::Sockets] {
+        let Some(found) = measured(feed) else { return };
+        println!("{found:#?}");
+        assert!(found.feed == feed || found.feed == Feed::Sockets, "{found:?}");
+        for (name, way) in [("bounce", found.bounce), ("xdp", found.xdp), ("afxdp", found.afxdp)] {
+            assert!(way.forwarded > u64::from(found.flows) && way.rounds >= 3 && way.pps > 0.0, "{name}: {way:?}");
+            assert!(way.ns > 0.0 && way.queue_ns > 0.0 && way.spread_ns >= 0.0, "{name}: {way:?}");
+            assert!((way.ns - way.queue_ns - way.worker_ns).abs() < 1e-6, "{name}: {way:?}");
+        }
+        // Only userspace has a worker.
+        assert!(found.afxdp.worker_ns > 0.0 && found.xdp.worker_ns == 0.0 && found.bounce.worker_ns == 0.0, "{found:?}");
     }
-    // A seat is receiving and sending, and the balancer; only userspace has a worker.
-    assert!(first.afxdp.worker_ns > 0.0 && first.xdp.worker_ns == 0.0 && first.bounce.worker_ns == 0.0, "{first:?}");
     let before = there();
     for _ in 0..20 {
-        measured().expect("as before");
+        measured(Feed::LiveFrames).expect("as before");
     }
     // The kernel removes a namespace, its links and their threads in deferred work.
     let until = Instant::now() + Duration::from_secs(20);

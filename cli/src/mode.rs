@@ -89,6 +89,9 @@ pub fn mode(args: &ModeArgs) -> Result<(), Failure> {
         println!("  {} queue {} on core {}: {}", worker.interface, worker.queue, worker.core, worker.bound);
     }
     if let Some(decision) = &report.decision {
+        if decision.reason != report.why {
+            println!("  {}", decision.reason);
+        }
         probe::print_candidates(decision);
     }
     if let Some(flows) = report.flows {

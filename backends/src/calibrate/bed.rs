@@ -12,8 +12,8 @@ use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::{LinkUnspec, LinkVeth};
 use tandem_engine::memory::Mode;
 
-use super::CalibrateError;
 use super::traffic::{Traffic, VIP, VIP_PORT};
+use super::{CalibrateError, Feed};
 use crate::afxdp::{Ask, Seat, SeatConfig};
 use crate::config::{Attach, Plan, parse};
 use crate::control::{Control, Facts, KernelGrace};
@@ -57,7 +57,7 @@ fn names(letter: char) -> [String; 2] {
 }
 
 impl Bed {
-    pub fn make(cores: &[usize]) -> Result<Self, CalibrateError> {
+    pub fn make(cores: &[usize], feed: Feed) -> Result<Self, CalibrateError> {
         let all: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
         let core = cores.last().or(all.last()).copied().unwrap_or(0);
         // Others, if there are any.
@@ -96,7 +96,8 @@ impl Bed {
             balancer.set_socket(0, &at, socket)?;
         }
         let worker = worker(near)?;
-        traffic.start(generator)?;
+        let [[_, far], [_, bounced_far]] = pairs;
+        traffic.start(generator, feed, vec![(balanced.far, far), (bounced.far, bounced_far)])?;
         Ok(Self { traffic, balanced, bounced, worker, core, balancer, seat: Some(seat), _bounce: references })
     }
 

@@ -14,12 +14,15 @@
 //! so is the receiver's; the generator is a thread, too. So the number of a seat is made up of its queue's thread and its worker,
 //! and nothing of generator and receiver is in it. It is read while nothing is under way, when the kernel's accounts are exact.
 //!
+//! Kernels before 5.18 have no live frames: there a socket makes them ([`sockets`]).
+//!
 //! Nothing is left, however it ends: the namespace has no name, and goes with the threads in it.
 
 mod bed;
 mod obtain;
 mod record;
 mod rounds;
+mod sockets;
 mod traffic;
 
 use std::io;
@@ -61,6 +64,16 @@ pub struct Measured {
     pub rounds: u32,
 }
 
+/// Who makes the frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Feed {
+    /// A program in the kernel, which redirects them as those of a driver (Linux 5.18).
+    LiveFrames,
+    /// A socket of AF_XDP in userspace.
+    Sockets,
+}
+
 /// What the seats cost here.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Calibration {
@@ -76,6 +89,8 @@ pub struct Calibration {
     pub frame: u32,
     /// The core that forwarded.
     pub core: usize,
+    /// Who made the frames.
+    pub feed: Feed,
 }
 
 /// Why nothing was measured; the message ends with a cure where there is one.
@@ -111,7 +126,7 @@ pub enum CalibrateError {
         cure: &'static str,
     },
     /// The generator.
-    #[error("the generator does not send: {0}; live frames of BPF_PROG_TEST_RUN take Linux 5.18 or newer")]
+    #[error("the generator does not send: {0}")]
     Generator(String),
     /// Nothing came out.
     #[error("{0}: no frame came out within 2 s")]
@@ -147,6 +162,14 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// # Errors
 /// [`CalibrateError`]; nothing is left then.
 pub fn calibrate(attach: Attach, cores: Option<&[usize]>) -> Result<Calibration, CalibrateError> {
+    calibrate_fed_by(Feed::LiveFrames, attach, cores)
+}
+
+/// The same with frames of this maker; where the kernel has no live frames, sockets make them in any case.
+///
+/// # Errors
+/// As [`calibrate`].
+pub fn calibrate_fed_by(feed: Feed, attach: Attach, cores: Option<&[usize]>) -> Result<Calibration, CalibrateError> {
     if attach == Attach::Generic {
         return Err(CalibrateError::Generic);
     }
@@ -160,7 +183,7 @@ pub fn calibrate(attach: Attach, cores: Option<&[usize]>) -> Result<Calibration,
     let cores = cores.map_or_else(Vec::new, <[usize]>::to_vec);
     let work = move || {
         leave()?;
-        rounds::run(&mut Bed::make(&cores)?)
+        rounds::run(&mut Bed::make(&cores, feed)?)
     };
     // A thread that changed its namespace must not go back to other work.
     let thread = std::thread::Builder::new().name("calibrate".to_owned()).spawn(work);

@@ -142,7 +142,15 @@ mod tests {
 
     fn calibration() -> Calibration {
         let measured = Measured { ns: 100.5, forwarded: 7, rounds: 3, ..Measured::default() };
-        Calibration { bounce: measured, xdp: measured, afxdp: measured, flows: 1024, frame: 60, core: 1 }
+        Calibration {
+            bounce: measured,
+            xdp: measured,
+            afxdp: measured,
+            flows: 1024,
+            frame: 60,
+            core: 1,
+            feed: super::super::Feed::LiveFrames,
+        }
     }
 
     #[test]

@@ -77,6 +77,7 @@ pub(super) fn run(bed: &mut Bed) -> Result<Calibration, CalibrateError> {
         flows: FLOWS,
         frame: FRAME as u32,
         core: bed.core,
+        feed: bed.traffic.feed(),
     })
 }
 

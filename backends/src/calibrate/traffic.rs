@@ -18,7 +18,7 @@ use std::os::fd::AsFd;
 use std::os::unix::thread::JoinHandleExt;
 use tandem_engine::memory::Line;
 
-use super::CalibrateError;
+use super::{CalibrateError, Feed, sockets};
 use crate::memory::Area;
 use crate::xdp::REFERENCES;
 
@@ -37,10 +37,10 @@ const BATCH: u32 = 64;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Words of the sender's line, and of the receiver's.
-const SENT: usize = 0;
-const CREDIT: usize = 1;
-const INTERFACE: usize = 2;
-const BACK: usize = 0;
+pub(super) const SENT: usize = 0;
+pub(super) const CREDIT: usize = 1;
+pub(super) const INTERFACE: usize = 2;
+pub(super) const BACK: usize = 0;
 const PORT_AT: usize = 2;
 /// Where the destination port is in a frame of the traffic.
 const DESTINATION_AT: usize = 36;
@@ -48,9 +48,10 @@ const DESTINATION_AT: usize = 36;
 /// The traffic.
 pub(super) struct Traffic {
     ebpf: Arc<Ebpf>,
-    lines: Area<Line>,
+    lines: Arc<Area<Line>>,
     frame: Arc<[u8]>,
     sending: Option<Sending>,
+    by_sockets: Arc<AtomicBool>,
 }
 
 /// The thread that sends.
@@ -83,11 +84,11 @@ impl Traffic {
         let mut ebpf = loader.load(REFERENCES).map_err(|error| CalibrateError::Generator(error.to_string()))?;
         let missing = |what: &str| CalibrateError::Plan(format!("the object has no {what}"));
         let Some(Map::Array(data)) = ebpf.map("CIRCLE") else { return Err(missing("array CIRCLE")) };
-        let lines = Area::of_map("CIRCLE", data.fd().as_fd(), 2)?;
+        let lines = Arc::new(Area::of_map("CIRCLE", data.fd().as_fd(), 2)?);
         let program: Option<&mut Xdp> = ebpf.program_mut("circle_send").and_then(|program| program.try_into().ok());
         let program = program.ok_or_else(|| missing("program circle_send"))?;
         program.load().map_err(|error| CalibrateError::Generator(error.to_string()))?;
-        Ok(Self { ebpf: Arc::new(ebpf), lines, frame: frame.into(), sending: None })
+        Ok(Self { ebpf: Arc::new(ebpf), lines, frame: frame.into(), sending: None, by_sockets: Arc::default() })
     }
 
     /// The object, before it sends.
@@ -95,16 +96,24 @@ impl Traffic {
         Arc::get_mut(&mut self.ebpf).ok_or(CalibrateError::Thread("sends already"))
     }
 
-    /// Starts the generator on a core; it sends nothing before [`Self::open`].
-    pub fn start(&mut self, core: usize) -> Result<(), CalibrateError> {
+    /// Starts the generator on a core, in the kernel unless `feed` says otherwise or the kernel cannot; it sends nothing before
+    /// [`Self::open`]. `ends` are the interfaces that it may send by.
+    pub fn start(&mut self, core: usize, feed: Feed, ends: Vec<(u32, String)>) -> Result<(), CalibrateError> {
         let handler = signal_hook::flag::register(SIGURG, Arc::default())
             .map_err(|error| CalibrateError::Generator(format!("SIGURG cannot be caught: {error}")))?;
         let (ebpf, frame, stop) = (self.ebpf.clone(), self.frame.clone(), Arc::new(AtomicBool::new(false)));
-        let stopped = stop.clone();
+        let (stopped, lines, by_sockets) = (stop.clone(), self.lines.clone(), self.by_sockets.clone());
         let thread = std::thread::Builder::new().name("generator".to_owned()).spawn(move || {
             // Where it may not be pinned it runs wherever it may.
             core_affinity::set_for_current(CoreId { id: core });
-            send(&ebpf, &frame, &stopped)
+            let live = match feed {
+                Feed::LiveFrames => send(&ebpf, &frame, &stopped),
+                Feed::Sockets => Err(CalibrateError::Generator("sockets are asked for".to_owned())),
+            };
+            live.or_else(|_| {
+                by_sockets.store(true, Ordering::Relaxed);
+                sockets::send(&ends, &lines, &frame, &stopped)
+            })
         });
         match thread {
             Ok(thread) => self.sending = Some(Sending { thread, stop, handler }),
@@ -114,6 +123,11 @@ impl Traffic {
             }
         }
         Ok(())
+    }
+
+    /// Who made the frames.
+    pub fn feed(&self) -> Feed {
+        if self.by_sockets.load(Ordering::Relaxed) { Feed::Sockets } else { Feed::LiveFrames }
     }
 
     fn word(&self, line: usize, word: usize) -> u64 {

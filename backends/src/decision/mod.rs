@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::calibrate::{Calibration, Measured};
+use crate::calibrate::{Calibration, Feed, Measured};
 use crate::config::Attach;
 use crate::probe::Costs;
 use crate::run::ModeName;
@@ -134,7 +134,12 @@ fn candidates(host: &Host, numbers: &Numbers) -> [Candidate; 3] {
         measured,
         impossible: impossible.clone(),
     };
-    let when = if numbers.when == "now" { String::new() } else { format!(", {}", numbers.when) };
+    let mut when = if numbers.when == "now" { String::new() } else { format!(", {}", numbers.when) };
+    if measured.is_some_and(|found| found.feed == Feed::Sockets) {
+        when.push_str(
+            ", fed by sockets, whose frames cost more to receive than a driver's (Linux 5.18 or newer feeds it without)",
+        );
+    }
     let seat = |mode, bound: &str, found: Option<Measured>, in_memory: Option<f64>, impossible: &Option<String>| {
         let (ns, how) = match (found, in_memory) {
             (Some(found), _) => (Some(found.ns), format!("measured in a private namespace{when}")),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::calibrate::Feed;
 
 fn host() -> Host {
     Host {
@@ -22,7 +23,7 @@ fn measured(ns: f64, spread_ns: f64) -> Measured {
 
 fn calibrated(xdp: f64, afxdp: f64, spread: f64) -> Numbers {
     let (bounce, xdp, afxdp) = (measured(90.0, 0.0), measured(xdp, spread), measured(afxdp, 0.0));
-    let calibration = Calibration { bounce, xdp, afxdp, flows: 1024, frame: 60, core: 1 };
+    let calibration = Calibration { bounce, xdp, afxdp, flows: 1024, frame: 60, core: 1, feed: Feed::LiveFrames };
     Numbers { calibrated: Ok(calibration), when: "now".to_owned(), memory: None }
 }
 
@@ -126,6 +127,16 @@ fn a_generic_attachment_is_a_candidate_of_its_own() {
 fn a_saved_measurement_says_its_age() {
     let numbers = Numbers { when: "saved 3 min ago".to_owned(), ..calibrated(124.0, 1252.0, 2.0) };
     assert_eq!(decide(&host(), &numbers).candidates[0].how, "measured in a private namespace, saved 3 min ago");
+}
+
+#[test]
+fn how_says_who_made_the_frames() {
+    let mut numbers = calibrated(124.0, 1252.0, 2.0);
+    if let Ok(calibration) = &mut numbers.calibrated {
+        calibration.feed = Feed::Sockets;
+    }
+    let how = &decide(&host(), &numbers).candidates[2].how;
+    assert!(how.contains("fed by sockets") && how.contains("Linux 5.18"), "{how}");
 }
 
 fn turn(mode: ModeName, forwarded: u64, queue: u64, worker: u64) -> Turn {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tandem_backends::run::Paths;
 
 use super::modes::{run_without, text};
-use super::shell::{Balancer, Run, Scratch, TANDEM, assert_gone, balancer_name, finish, tandem};
+use super::shell::{Balancer, Run, Scratch, TANDEM, assert_gone, balancer_name, finish, tandem, was_ended_by};
 use super::wire::{NEAR, VIP, VIP_NAME, client, config, in_namespace, send};
 
 const AUTO: &str = "mode = \"auto\"";
@@ -183,6 +183,31 @@ fn the_probe_of_a_host() {
     }
     tandem(["mode", "probe", "--save", "--name", "a/b"]).refused(2, &["not the name of a balancer"]);
     tandem(["mode", "probe", "--save"]).refused(2, &["--save takes --name, --config or --interface"]);
+}
+
+/// The kernel's threads that serve the links of a measurement by this process.
+fn threads_of(process: u32) -> usize {
+    let names = fs::read_dir("/proc").expect("procfs").filter_map(Result::ok).map(|entry| entry.path().join("comm"));
+    let ours = [format!("napi/c{process}"), format!("napi/r{process}")];
+    names.filter_map(|path| fs::read_to_string(path).ok()).filter(|name| ours.iter().any(|ours| name.starts_with(ours))).count()
+}
+
+#[test]
+fn a_measurement_that_is_killed_leaves_nothing() {
+    in_namespace(|_| {
+        let mut probe = Run::start(Command::new(TANDEM).args(["mode", "probe"]));
+        let (process, until) = (probe.id(), Instant::now() + Duration::from_secs(60));
+        while threads_of(process) < 4 {
+            assert!(Instant::now() < until, "no measurement has begun");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        probe.signal(Signal::SIGKILL);
+        assert!(was_ended_by(probe.wait(), Signal::SIGKILL), "it was done already");
+        while threads_of(process) > 0 {
+            assert!(Instant::now() < until, "{} threads are left", threads_of(process));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
 }
 
 /// Sends datagrams of so many flows until `work` is done.

@@ -180,6 +180,11 @@ impl Run {
         Answer { status, out: self.out(), err: self.err() }
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
