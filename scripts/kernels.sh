@@ -7,7 +7,7 @@
 #
 # Series: 5.10 6.1 6.12 newest. Everything is kept in ~/.cache/tandem/kernels, or where TANDEM_KERNELS says. A kernel that
 # was not fetched is skipped by name; TANDEM_REQUIRE_KERNELS=1, or naming the series, turns that into a failure.
-# TANDEM_PART=doctor|cards|interop|nat|twins|katran|generic|life|capture|links runs that part of the guest alone, and writes no page.
+# TANDEM_PART=doctor|cards|interop|nat|twins|katran|generic|life|capture|links|calibration runs that part of the guest alone, and writes no page.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=toolchain.sh
 . "$(dirname "$0")/toolchain.sh"

@@ -129,8 +129,13 @@ pub enum CalibrateError {
     #[error("the generator does not send: {0}")]
     Generator(String),
     /// Nothing came out.
-    #[error("{0}: no frame came out within 2 s")]
-    Silent(&'static str),
+    #[error("{name}: {seen} frames came out in 5 s, too few to say anything; is this host idle otherwise?")]
+    Silent {
+        /// The way to forward.
+        name: &'static str,
+        /// Frames.
+        seen: u64,
+    },
     /// The kernel seat.
     #[error(transparent)]
     Xdp(#[from] XdpError),

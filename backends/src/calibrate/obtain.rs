@@ -12,18 +12,18 @@ pub struct Calibrated {
     pub found: Result<Calibration, String>,
     /// `now`, or how old it is.
     pub when: String,
-    /// Whether it was saved just now.
-    pub is_new: bool,
+    /// Whether its record is to go with the balancer: nobody asked for it to be saved.
+    pub goes: bool,
 }
 
 impl Calibrated {
     /// What a measurement now has found; it is not saved.
     pub fn now(found: Result<Calibration, String>) -> Self {
-        Self { found, when: "now".to_owned(), is_new: false }
+        Self { found, when: "now".to_owned(), goes: false }
     }
 
     fn saved(record: &Record) -> Self {
-        Self { found: Ok(record.calibration), when: format!("saved {} ago", record.age()), is_new: false }
+        Self { found: Ok(record.calibration), when: format!("saved {} ago", record.age()), goes: !record.was_asked_for }
     }
 
     /// What is saved at `path`.
@@ -51,11 +51,11 @@ impl Calibrated {
         match calibrate(attach, cores) {
             Ok(calibration) => {
                 // A start after a crash would only have to measure again.
-                let saved = Record::new(calibration).and_then(|record| record.write(path));
+                let saved = Record::new(calibration, false).and_then(|record| record.write(path));
                 if let Err(error) = &saved {
                     log::warn!("what was measured cannot be saved: {error}");
                 }
-                Self { is_new: saved.is_ok(), ..Self::now(Ok(calibration)) }
+                Self { goes: saved.is_ok(), ..Self::now(Ok(calibration)) }
             }
             Err(error) => Self::now(Err(error.to_string())),
         }

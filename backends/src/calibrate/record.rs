@@ -51,6 +51,8 @@ pub struct Record {
     origin: Origin,
     /// Seconds since 1970.
     taken: u64,
+    /// Whether somebody asked for it to be saved; else it goes with the balancer that measured it.
+    pub was_asked_for: bool,
     /// What was measured.
     pub calibration: Calibration,
 }
@@ -75,13 +77,13 @@ pub enum RecordError {
 }
 
 impl Record {
-    /// A record of this moment.
+    /// A record of this moment; see [`Self::was_asked_for`].
     ///
     /// # Errors
     /// procfs does not say which boot this is.
-    pub fn new(calibration: Calibration) -> Result<Self, RecordError> {
+    pub fn new(calibration: Calibration, was_asked_for: bool) -> Result<Self, RecordError> {
         let origin = Origin::here().map_err(|error| file(Path::new("/proc/sys/kernel"), &error))?;
-        Ok(Self { origin, taken: now(), calibration })
+        Ok(Self { origin, taken: now(), was_asked_for, calibration })
     }
 
     /// Reads one that is of this version, kernel, boot and number of CPUs.
@@ -157,7 +159,7 @@ mod tests {
     fn a_record_is_used_on_the_host_as_it_was_alone() {
         let path = std::env::temp_dir().join(format!("tandem-record-{}", std::process::id()));
         assert!(matches!(Record::read(&path), Err(RecordError::None)));
-        let record = Record::new(calibration()).unwrap();
+        let record = Record::new(calibration(), true).unwrap();
         record.write(&path).unwrap();
         assert_eq!(Record::read(&path).unwrap(), record);
         type Change = fn(&mut Origin);

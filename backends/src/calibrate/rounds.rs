@@ -5,27 +5,24 @@ use std::time::{Duration, Instant};
 use tandem_engine::memory::Mode;
 
 use super::bed::{Bed, time_of};
-use super::traffic::{FLOWS, FRAME};
+use super::traffic::{FLOWS, FRAME, Passed};
 use super::{CalibrateError, Calibration, Measured};
 
-/// How long a round sends.
+/// How long a round sends, and for how long at most where fewer frames than there are flows come out in it.
 const ROUND: Duration = Duration::from_millis(40);
-/// How long a way forwards before anything counts: it has seen every flow then.
-const WARM: Duration = Duration::from_millis(20);
+const LONGEST: Duration = Duration::from_millis(400);
 /// Rounds of each way, while there is time.
 const ROUNDS: usize = 5;
 /// At least so many, however slow this host is.
 const LEAST: usize = 3;
 /// The time for all of them.
 const BUDGET: Duration = Duration::from_millis(1000);
-/// Nothing is under way when nothing has come out for so long: workers nap for a millisecond at most while they send.
-const QUIET: Duration = Duration::from_millis(4);
+/// What does not come out for so long is lost, though workers nap for a millisecond at most while they send: others want the CPU, too.
+const QUIET: Duration = Duration::from_millis(50);
 /// The longest wait for it.
-const DRAIN: Duration = Duration::from_millis(200);
-/// When frames under way are taken for lost.
-const STALLED: Duration = Duration::from_millis(10);
-/// How long the first frame may take: the generator takes tens of milliseconds to start.
-const PATIENCE: Duration = Duration::from_secs(2);
+const DRAIN: Duration = Duration::from_millis(500);
+/// How long the first frames of a way may take: the generator takes tens of milliseconds to start.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of the outer header.
 const OUTER: usize = 20;
 
@@ -61,7 +58,7 @@ pub(super) fn run(bed: &mut Bed) -> Result<Calibration, CalibrateError> {
             break;
         }
         for ((_, way), rounds) in WAYS.into_iter().zip(&mut rounds) {
-            rounds.push(round(bed, way, ROUND)?);
+            rounds.push(round(bed, way, ROUND, LONGEST)?);
         }
     }
     bed.traffic.check()?;
@@ -69,7 +66,7 @@ pub(super) fn run(bed: &mut Bed) -> Result<Calibration, CalibrateError> {
         return Err(CalibrateError::Thread("lost its worker"));
     }
     let [bounce, xdp, afxdp] = rounds;
-    let sum = |rounds: &[Round], name| sum_up(rounds).ok_or(CalibrateError::Silent(name));
+    let sum = |rounds: &[Round], name| sum_up(rounds).ok_or(CalibrateError::Silent { name, seen: 0 });
     Ok(Calibration {
         bounce: sum(&bounce, "bounce")?,
         xdp: sum(&xdp, "xdp")?,
@@ -83,19 +80,13 @@ pub(super) fn run(bed: &mut Bed) -> Result<Calibration, CalibrateError> {
 
 /// Has a way forward until it has seen every flow.
 fn warm(bed: &mut Bed, name: &'static str, way: Way) -> Result<(), CalibrateError> {
-    let start = Instant::now();
-    let mut seen = 0;
-    while seen < u64::from(FLOWS) {
-        seen += round(bed, way, WARM)?.forwarded;
-        bed.traffic.check()?;
-        if start.elapsed() > PATIENCE {
-            return Err(CalibrateError::Silent(name));
-        }
-    }
-    Ok(())
+    let seen = round(bed, way, Duration::ZERO, PATIENCE)?.forwarded;
+    bed.traffic.check()?;
+    if seen < u64::from(FLOWS) { Err(CalibrateError::Silent { name, seen }) } else { Ok(()) }
 }
 
-fn round(bed: &Bed, way: Way, time: Duration) -> Result<Round, CalibrateError> {
+/// Forwards for a time, and until every flow has passed, but no longer than `longest`.
+fn round(bed: &Bed, way: Way, time: Duration, longest: Duration) -> Result<Round, CalibrateError> {
     let (pair, longer) = match way {
         Way::Bounce => (&bed.bounced, 0),
         Way::Seat(mode) => {
@@ -108,20 +99,13 @@ fn round(bed: &Bed, way: Way, time: Duration) -> Result<Round, CalibrateError> {
     let first = times()?;
     let start = Instant::now();
     traffic.open(pair.far, longer);
-    let (mut last, mut moved) = (before.back, start);
-    while start.elapsed() < time {
+    let is_done = |passed: u64| start.elapsed() >= time && passed >= u64::from(FLOWS);
+    while !is_done(traffic.passed().back - before.back) && start.elapsed() < longest {
         std::thread::sleep(Duration::from_millis(2));
-        let back = traffic.passed().back;
-        if back != last {
-            (last, moved) = (back, Instant::now());
-        } else if moved.elapsed() > STALLED {
-            moved = Instant::now();
-            traffic.refresh();
-        }
     }
     traffic.close();
     let (seconds, until_then) = (start.elapsed().as_secs_f64(), traffic.passed().back - before.back);
-    settle(bed);
+    settle(bed, before);
     let ([queue, worker], after) = (times()?, traffic.passed());
     let [queue_before, worker_before] = first;
     let forwarded = after.back - before.back;
@@ -136,12 +120,17 @@ fn round(bed: &Bed, way: Way, time: Duration) -> Result<Round, CalibrateError> {
     })
 }
 
-/// Waits until nothing is under way.
-fn settle(bed: &Bed) {
-    let (start, mut last, mut since) = (Instant::now(), bed.traffic.passed().back, Instant::now());
+/// Waits until nothing is under way, but for what was lost before.
+fn settle(bed: &Bed, before: Passed) {
+    let (start, lost) = (Instant::now(), before.sent.saturating_sub(before.back));
+    let (mut last, mut since) = (bed.traffic.passed().back, start);
     while start.elapsed() < DRAIN && since.elapsed() < QUIET {
-        std::thread::sleep(Duration::from_millis(1));
-        let back = bed.traffic.passed().back;
+        // Whoever forwarded the last one goes to sleep meanwhile.
+        std::thread::sleep(Duration::from_millis(2));
+        let Passed { sent, back } = bed.traffic.passed();
+        if sent.saturating_sub(back) <= lost {
+            return;
+        }
         if back != last {
             (last, since) = (back, Instant::now());
         }

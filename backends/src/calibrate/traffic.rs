@@ -151,11 +151,7 @@ impl Traffic {
     pub fn open(&self, interface: u32, longer: usize) {
         self.set(0, INTERFACE, u64::from(interface));
         self.set(1, PORT_AT, (DESTINATION_AT + longer) as u64);
-        self.refresh();
-    }
-
-    /// Gives up on whatever is under way: it is lost.
-    pub fn refresh(&self) {
+        // What is under way from before is lost.
         let Passed { sent, back } = self.passed();
         self.set(0, CREDIT, sent.saturating_sub(back) + WINDOW);
     }

@@ -24,7 +24,7 @@ use super::seats::queues;
 use super::server::Server;
 use super::supplied::{check_key, facts};
 use crate::afxdp::{Ask, Clock, Event, Seat, SeatConfig, Tap};
-use crate::calibrate::Calibrated;
+use crate::calibrate::{Calibrated, Record};
 use crate::config::{ModeWish, Plan, Profile};
 use crate::control::{Control, Counters, KernelGrace, frames, marks};
 use crate::decision::Decision;
@@ -135,7 +135,7 @@ pub fn run<S>(
     end
 }
 
-/// What this process measured and saved; it goes with the process, unless that leaves the balancer to the next one.
+/// What was measured at a start; it goes with the process, unless that leaves the balancer to the next one.
 struct Kept {
     path: PathBuf,
     stays: bool,
@@ -143,14 +143,15 @@ struct Kept {
 
 impl Kept {
     fn of(paths: &Paths, options: &Options) -> Self {
-        let is_new = options.calibration.as_ref().is_some_and(|calibrated| calibrated.is_new);
-        Self { path: paths.calibration.clone(), stays: !is_new }
+        let goes = options.calibration.as_ref().is_some_and(|calibrated| calibrated.goes);
+        Self { path: paths.calibration.clone(), stays: !goes }
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if !self.stays {
+        // Somebody may have asked for another one meanwhile.
+        if !self.stays && !Record::read(&self.path).is_ok_and(|record| record.was_asked_for) {
             let _ = std::fs::remove_file(&self.path);
         }
     }

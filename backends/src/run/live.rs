@@ -15,7 +15,7 @@ use super::protocol::{ModeName, ProbeWish, Refusal, Reply};
 use super::seats::bound_name;
 use crate::afxdp::Ask;
 use crate::control::Counters;
-use crate::decision::{Turn, judge};
+use crate::decision::{ENOUGH, Turn, judge};
 use crate::facts::{named, softirq_time, time_of};
 
 /// Turns of a probe: each seat has two.
@@ -125,7 +125,9 @@ impl Running {
             worker: if seat == ModeName::Afxdp { now.worker.saturating_sub(first.worker) } else { 0 },
             queue: now.queue.saturating_sub(first.queue),
         });
-        if probe.turns.len() < TURNS {
+        // With too few packets the other turns would be for nothing.
+        let is_quiet = probe.turns.last().is_some_and(|turn| turn.forwarded < ENOUGH);
+        if probe.turns.len() < TURNS && !is_quiet {
             return self.next_turn();
         }
         self.end_probe(|running| {

@@ -62,7 +62,7 @@ pub fn probe(args: &ProbeArgs, target: &Target) -> Result<(), Failure> {
     let attach = plan.as_ref().map_or(Attach::Native, |plan| plan.attach);
     let found = calibrate(attach, plan.as_ref().and_then(|plan| plan.cores.as_deref()));
     let saved = match (&path, &found) {
-        (Some(path), Ok(calibration)) => Some(Record::new(*calibration).and_then(|record| record.write(path))),
+        (Some(path), Ok(calibration)) => Some(Record::new(*calibration, true).and_then(|record| record.write(path))),
         _ => None,
     };
     let calibrated = Calibrated::now(found.as_ref().map(|found| *found).map_err(ToString::to_string));
@@ -102,6 +102,9 @@ fn host(interfaces: &[String], attach: Attach, plan: Option<&Plan>) -> Result<Ho
 }
 
 fn live(seconds: u32, apply: bool, target: &Target) -> Result<(), Failure> {
+    if !target.json {
+        eprintln!("each seat forwards twice for {seconds} s, in turns");
+    }
     let request = wire::ProbeModeRequest { seconds, apply };
     let report = target.connect()?.ask(async |balancer| balancer.probe_mode(request).await)?;
     if target.json {

@@ -126,7 +126,11 @@ fn a_saved_measurement() {
             candidates(&probed).map(|one| one["measured"].clone())
         );
         assert_eq!(decision["chosen"], probed["chosen"]);
-        // It takes it away with all that is its.
+        // Whoever asked for it keeps it, until it is detached.
+        let mut balancer = balancer;
+        balancer.signal(Signal::SIGTERM);
+        balancer.end().done();
+        assert_eq!(fs::read_to_string(&record).expect("the record"), text_of_record);
         drop(balancer);
         assert_gone(&name);
 

@@ -5,6 +5,7 @@
 //! on the kernel that is there, in namespaces of its own, with whatever devices that kernel has.
 
 mod bed;
+mod calibration;
 mod capture;
 mod cards;
 mod cases;
@@ -91,7 +92,7 @@ fn run() -> Report {
     let (mut report, started) = (Report::default(), Instant::now());
     let only = std::env::var("TANDEM_PART").ok();
     let cases = LazyCell::new(cases::all);
-    let parts: [(&str, Part<'_>); 10] = [
+    let parts: [(&str, Part<'_>); 11] = [
         ("doctor", &doctor::run),
         ("cards", &cards::run),
         ("interop", &|report| interop::run(report, &cases)),
@@ -102,6 +103,7 @@ fn run() -> Report {
         ("life", &life::run),
         ("capture", &|report| capture::run(report, &cases)),
         ("links", &links::run),
+        ("calibration", &calibration::run),
     ];
     for (name, part) in parts.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name)) {
         part(&mut report);

@@ -23,7 +23,7 @@ pub static NODE: Section = Section {
             "one of",
             "\"auto\"",
             "\"xdp\"",
-            "Who forwards: the kernel (`xdp`), threads in userspace (`afxdp`), or whichever suits the host.",
+            "Who forwards: the kernel (`xdp`), threads in userspace (`afxdp`), or the cheaper one, as measured at the start.",
         )
         .of(&[now("auto"), now("xdp"), now("afxdp")]),
         key(
