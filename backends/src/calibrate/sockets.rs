@@ -29,7 +29,7 @@ pub(super) fn send(ends: &[(u32, String)], lines: &Area<Line>, frame: &[u8], sto
         Ok((*index, port))
     };
     let mut ports = ends.iter().map(open).collect::<Result<Vec<_>, CalibrateError>>()?;
-    let (Some(sender), Some(receiver)) = (lines.get(0), lines.get(1)) else {
+    let (Some(sender), Some(receiver)) = (lines.first(), lines.get(1)) else {
         return Err(CalibrateError::Generator("its words are not there".to_owned()));
     };
     while !stop.load(Ordering::Relaxed) {
