@@ -191,7 +191,7 @@ impl Control {
     /// Server ids, and the reals that are down for a VIP.
     fn apply_ids<G: Grace>(&self, plan: &Plan, grace: &G) -> Result<(), ControlError> {
         let vip = |index: usize| self.vips.get(&vip_key(plan.vips.get(index)?)).copied();
-        let wanted = ids::wanted(plan, vip, |owner, address| self.reals.get(&(owner, address)).copied());
+        let wanted = ids::wanted(plan, vip, &self.reals);
         let table = self.tables.ids();
         let removed = ids::keep_only(table, &wanted);
         if removed {

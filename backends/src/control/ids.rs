@@ -1,19 +1,32 @@
 //! The id table, written: server ids, and the reals that are down for a VIP.
 
+use std::net::IpAddr;
+
 use hashbrown::HashMap;
 use tandem_engine::memory::{IdKey, IdLine};
 
 use super::grace::Grace;
-use crate::config::{Plan, Profile, RealState, VipFlags};
+use crate::config::{Plan, Profile, Real, RealState, Vip, VipFlags};
 
 /// Fewest lines: room for eight thousand keys at a load where no key has to be moved.
 const LEAST: u32 = 4096;
 
 /// Keys that a plan can have, whatever the states of its reals.
 pub(super) fn most(plan: &Plan) -> usize {
-    let migrating = plan.vips.iter().filter(|vip| vip.flags.contains(VipFlags::UDP_FLOW_MIGRATION));
-    // A real that is down is known by two ids: that of the VIP, and that of no VIP.
-    plan.server_ids.len() + 2 * migrating.map(|vip| vip.reals.len()).sum::<usize>()
+    let mut owners: HashMap<IpAddr, usize> = HashMap::new();
+    for real in plan.vips.iter().flat_map(|vip| &vip.reals) {
+        *owners.entry(real.address).or_default() += 1;
+    }
+    // A real that is down is known by an id of each VIP that it serves, and that of no VIP.
+    let ids = |real: &Real| 1 + owners.get(&real.address).copied().unwrap_or(0);
+    plan.server_ids.len() + migrating(plan).flat_map(|(_, vip)| &vip.reals).map(ids).sum::<usize>()
+}
+
+/// The VIPs whose flows leave reals that are down, with their indices. In the standard profile there are none: the flows of such a real
+/// are forgotten, and there is nobody to leave.
+fn migrating(plan: &Plan) -> impl Iterator<Item = (usize, &Vip)> {
+    let katran = plan.profile == Profile::Katran;
+    plan.vips.iter().enumerate().filter(move |(_, vip)| katran && vip.flags.contains(VipFlags::UDP_FLOW_MIGRATION))
 }
 
 /// Lines that a plan's keys need, a power of two: at most two keys a line, so that one of two lines nearly always has a place.
@@ -21,23 +34,24 @@ pub fn lines(plan: &Plan) -> u32 {
     u32::try_from(most(plan).div_ceil(2).next_power_of_two()).unwrap_or(1 << 31).max(LEAST)
 }
 
-/// The keys of a plan. `real` gives the id of an address, of a VIP by its index or of no VIP; `vip` that of a VIP.
+/// The keys of a plan. `vip` gives the id of a VIP by its index; `reals` has those of reals, by their VIPs' or of no VIP.
 pub(super) fn wanted(
     plan: &Plan,
     vip: impl Fn(usize) -> Option<u32>,
-    real: impl Fn(Option<u32>, std::net::IpAddr) -> Option<u32>,
+    reals: &HashMap<(Option<u32>, IpAddr), u32>,
 ) -> HashMap<IdKey, u32> {
-    let server = |(id, address): &(u32, _)| Some((IdKey::server(*id), real(None, *address)?));
+    let server = |(id, address): &(u32, _)| Some((IdKey::server(*id), *reals.get(&(None, *address))?));
     let mut wanted: HashMap<IdKey, u32> = plan.server_ids.iter().filter_map(server).collect();
-    if plan.profile != Profile::Katran {
-        // The flows of a real that is down are forgotten, there is nobody to leave.
-        return wanted;
-    }
-    for (index, of) in plan.vips.iter().enumerate().filter(|(_, vip)| vip.flags.contains(VipFlags::UDP_FLOW_MIGRATION)) {
+    let mut of_address: HashMap<IpAddr, Vec<u32>> = HashMap::new();
+    for (index, of) in migrating(plan) {
         let Some(vip) = vip(index) else { continue };
         for down in of.reals.iter().filter(|real| real.state == RealState::Down) {
-            let ids = [real(Some(vip), down.address), real(None, down.address)];
-            wanted.extend(ids.into_iter().flatten().map(|id| (IdKey::down(vip, id), 1)));
+            if of_address.is_empty() {
+                reals.iter().for_each(|((_, address), id)| of_address.entry(*address).or_default().push(*id));
+            }
+            // By all its ids: Katran's flows are of no VIP, and one may have been entered when it was to another one.
+            let ids = of_address.get(&down.address).into_iter().flatten();
+            wanted.extend(ids.map(|id| (IdKey::down(vip, *id), 1)));
         }
     }
     wanted

@@ -15,6 +15,9 @@ fn cases() -> u64 {
 
 const FRAMES: usize = 30;
 
+/// Cases that long runs found something by: a flow entered as one VIP's that leaves its real as another's.
+const FOUND: [u64; 1] = [148_703];
+
 /// The case of a number: a configuration and its frames.
 fn case(number: u64) -> (crate::settings::Settings, Vec<Vec<u8>>) {
     let mut rng = Rng(number.wrapping_mul(0x0dad_beef_cafe_f00d));
@@ -52,7 +55,7 @@ impl Differences {
 fn both_backends_do_what_the_model_does() {
     let mut bench = Bench::new(&case(0).0);
     let mut differences = Differences::default();
-    for number in 0..cases() {
+    for number in FOUND.into_iter().chain(0..cases()) {
         let (settings, frames) = case(number);
         bench.restart(&settings);
         let done = frames.iter().try_for_each(|frame| bench.frame(frame).map(|_| ())).and_then(|()| bench.counters());

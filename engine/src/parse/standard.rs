@@ -61,7 +61,8 @@ pub(crate) fn parse_behind<P: Packet>(packet: &P, flow: &mut Flow, ethertype: u1
 #[inline(always)]
 fn ipv4<P: Packet>(packet: &P, flow: &mut Flow) -> Result<usize, Stop> {
     let ip = Ipv4::view(packet, Ethernet::LEN).ok_or(stop::<P>(TruncatedIp))?;
-    if !(0x45..0x50).contains(&ip.version_ihl) {
+    // Usual is a header without options: its length is known when this is compiled.
+    if is_plain::<P>() && ip.version_ihl != 0x45 || !(0x45..0x50).contains(&ip.version_ihl) {
         return Err(stop::<P>(MalformedIp));
     }
     flow.set_ipv4(ip);
@@ -70,7 +71,7 @@ fn ipv4<P: Packet>(packet: &P, flow: &mut Flow) -> Result<usize, Stop> {
         let id = ip.id.get() as u32;
         set_fragment(flow, id, ip.fragment_offset() << 3 | ip.more_fragments());
     }
-    Ok(const { Ethernet::LEN }.wrapping_add(ip.header_len()))
+    Ok(const { Ethernet::LEN }.wrapping_add(if is_plain::<P>() { Ipv4::LEN } else { ip.header_len() }))
 }
 
 /// `at` as in [`FragmentHeader::offset`].
