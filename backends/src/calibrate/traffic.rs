@@ -33,6 +33,9 @@ pub(super) const FRAME: usize = 60;
 const WINDOW: u64 = 192;
 /// Frames that the kernel makes, and sends, at a time.
 const BATCH: u32 = 64;
+/// Frames of a call, sent or not: 0.1 s or so. While one runs, no grace period of RCU ends on a preemptible kernel (seen on 7.2: the call
+/// leaves its read side only when it finds that it should be scheduled, and is preempted before it finds that).
+const CALL: u32 = 1 << 21;
 /// How long the generator may take to end.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -191,13 +194,13 @@ impl Drop for Traffic {
     }
 }
 
-/// One call goes on until a signal ends it: each takes tens of milliseconds to set up and to tear down.
+/// Few calls, as each takes tens of milliseconds to set up and to tear down; a signal ends one before its time.
 fn send(ebpf: &Ebpf, frame: &[u8], stop: &AtomicBool) -> Result<(), CalibrateError> {
     let program: Option<&Xdp> = ebpf.program("circle_send").and_then(|program| program.try_into().ok());
     let program = program.ok_or_else(|| CalibrateError::Generator("it is gone".to_owned()))?;
     while !stop.load(Ordering::Relaxed) {
         let attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
-        let options = TestRunOptions { data_in: Some(frame), repeat: u32::MAX, attrs, ..Default::default() };
+        let options = TestRunOptions { data_in: Some(frame), repeat: CALL, attrs, ..Default::default() };
         match program.test_run(options) {
             Err(error) if !is_interrupted(&error) => {
                 return Err(CalibrateError::Generator(error.to_string()));
