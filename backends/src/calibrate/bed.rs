@@ -19,7 +19,7 @@ use crate::config::{Attach, Plan, parse};
 use crate::control::{Control, Facts, KernelGrace};
 use crate::facts::{self, Netlink, named};
 use crate::memory::{Plain, Sizes};
-use crate::xdp::{Balancer, REFERENCES, Role};
+use crate::xdp::{Balancer, REFERENCES, Role, chain};
 
 /// How long a kernel thread may take to appear.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -123,15 +123,8 @@ fn unloaded(error: aya::EbpfError) -> CalibrateError {
     link("the calibration's programs cannot be loaded", &error)
 }
 
-/// An error with all its causes.
-fn link(step: impl Into<String>, error: &dyn std::error::Error) -> CalibrateError {
-    let mut cause = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        cause = format!("{cause}: {error}");
-        next = error.source();
-    }
-    CalibrateError::Link { step: step.into(), cause, cure: "`dmesg | tail` may say more" }
+fn link(step: impl Into<String>, error: &(dyn std::error::Error + 'static)) -> CalibrateError {
+    CalibrateError::Link { step: step.into(), cause: chain(error), cure: "`dmesg | tail` may say more" }
 }
 
 fn plan() -> Result<Plan, CalibrateError> {

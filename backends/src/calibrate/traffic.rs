@@ -20,7 +20,7 @@ use tandem_engine::memory::Line;
 
 use super::{CalibrateError, Feed, sockets};
 use crate::memory::Area;
-use crate::xdp::REFERENCES;
+use crate::xdp::{REFERENCES, errno};
 
 /// Where the traffic goes.
 pub(super) const VIP: &str = "10.200.1.1";
@@ -202,24 +202,13 @@ fn send(ebpf: &Ebpf, frame: &[u8], stop: &AtomicBool) -> Result<(), CalibrateErr
         let attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
         let options = TestRunOptions { data_in: Some(frame), repeat: CALL, attrs, ..Default::default() };
         match program.test_run(options) {
-            Err(error) if !is_interrupted(&error) => {
+            Err(error) if errno(&error) != Some(libc::EINTR) => {
                 return Err(CalibrateError::Generator(error.to_string()));
             }
             _ => {}
         }
     }
     Ok(())
-}
-
-fn is_interrupted(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return io.raw_os_error() == Some(libc::EINTR);
-        }
-        next = error.source();
-    }
-    false
 }
 
 /// A datagram to the VIP, of the first flow; without a checksum of layer 4, since flows differ in their ports.

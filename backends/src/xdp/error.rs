@@ -185,7 +185,7 @@ mod libc {
 }
 
 /// Finds the errno in an error's chain of causes.
-pub(super) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+pub(crate) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(io) = error.downcast_ref::<io::Error>() {
@@ -197,7 +197,7 @@ pub(super) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
 }
 
 /// An error with all its causes, in one line.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

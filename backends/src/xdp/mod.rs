@@ -28,6 +28,7 @@ pub use companion::{Companion, attach_companion};
 pub use decap::{Decap, attach_decap, decap_counts, decap_directory, detach_decap};
 pub use direct::Direct;
 pub use error::XdpError;
+pub(crate) use error::{chain, errno};
 pub use object::{OBJECT, REFERENCES, Role, block_bytes, constants, with_extent};
 pub use root::{attach_root, detach_root, put_tap, root_array};
 pub use slots::{SlotRow, SlotWish, list_slots};
