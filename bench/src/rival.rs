@@ -64,7 +64,7 @@ impl Rival {
         let root = memory.root().ok_or(Stop::of(Reason::NotConfigured))?;
         let key = VipKey::new(flow.dst, (flow.ports >> 16) as u16, flow.protocol);
         flow.vip = *self.vips.get(&key).ok_or(Stop::of(Reason::NotAVip))?;
-        steps::fits::<P>(root, flow)?;
+        steps::fits(root, flow)?;
         let ([s0, s1], [d0, d1]) = (flow.src, flow.dst);
         let rest = u64::from(flow.vip.id) << 40 | u64::from(flow.protocol) << 32 | u64::from(flow.ports);
         let (key, now) = ([s0, s1, d0, d1, rest], memory.now());

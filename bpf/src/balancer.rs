@@ -9,7 +9,6 @@ use aya_ebpf::programs::XdpContext;
 use tandem_engine::memory::counters::{SeatCounter, count_seat};
 use tandem_engine::memory::vips::LOCAL;
 use tandem_engine::memory::{Memory, Mode, Root, features};
-use tandem_engine::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header};
 use tandem_engine::{Action, Flow, Part, Reason, Verdict, account, classify, exit, finish, handover, plain};
 
 /// The balancer.
@@ -26,25 +25,11 @@ pub fn capturing(ctx: XdpContext) -> u32 {
     balance::<true>(&ctx)
 }
 
-/// Usual frames, in mode xdp: the same steps, compiled for each family without whatever else there is, and with what is known of
-/// the frame in local variables. `None`: nothing was done, and the frame has to take the other way.
+/// Usual frames, in mode xdp. `None`: nothing was done, and the frame has to take the other way.
 #[inline(always)]
 fn usual(ctx: &XdpContext) -> Option<u32> {
     let kernel = plain_kernel()?;
-    let root = kernel.root()?;
-    if root.mode.get() != Mode::Xdp as u32 {
-        return None;
-    }
-    let frame = Frame::<0>::new(ctx.ctx);
-    let ethernet = Ethernet::view(&frame, 0)?;
-    let action = if ethernet.is(ETHERTYPE_IPV4) {
-        plain(&mut Frame::<ETHERTYPE_IPV4>::new(ctx.ctx), &kernel, root)?
-    } else if ethernet.is(ETHERTYPE_IPV6) {
-        plain(&mut Frame::<ETHERTYPE_IPV6>::new(ctx.ctx), &kernel, root)?
-    } else {
-        return None;
-    };
-    Some(xdp(action))
+    plain(&mut Frame::<true>::new(ctx.ctx), &kernel, kernel.root()?).map(xdp)
 }
 
 #[inline(always)]
@@ -55,7 +40,7 @@ fn balance<const CAPTURE: bool>(ctx: &XdpContext) -> u32 {
     let Some(kernel) = Kernel::<EVERYTHING>::new() else { return XDP_ABORTED };
     let Some(root) = kernel.root() else { return XDP_ABORTED };
     let captured = CAPTURE && capture::came(ctx);
-    let (mut frame, flow) = (Frame::<0>::new(ctx.ctx), flow());
+    let (mut frame, flow) = (Frame::<false>::new(ctx.ctx), flow());
     if kernel.has(root, features::SEVERAL) {
         flow.interface = frame.interface();
     }

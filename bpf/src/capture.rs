@@ -140,7 +140,7 @@ pub unsafe extern "C" fn tandem_came(ctx: *mut xdp_md) -> u32 {
     let mark = (cpu() as u64) << 48 | state.marked;
     state.mark = mark;
     // SAFETY: as before.
-    unsafe { tandem_tell(ctx, 0, 0, 0, Frame::<0>::new(ctx).interface()) };
+    unsafe { tandem_tell(ctx, 0, 0, 0, Frame::<false>::new(ctx).interface()) };
     1
 }
 
@@ -152,7 +152,7 @@ pub unsafe extern "C" fn tandem_came(ctx: *mut xdp_md) -> u32 {
 #[inline(never)]
 pub unsafe extern "C" fn tandem_tell(ctx: *mut xdp_md, reason: u32, real: u32, from: u32, interface: u32) -> u32 {
     let (Some(state), Some(told)) = (state(), TOLD.get_ptr_mut(0)) else { return 0 };
-    let frame = Frame::<0>::new(ctx);
+    let frame = Frame::<false>::new(ctx);
     let len = frame.len();
     let most = if reason & STAYS == 0 { (SNAP.load() as usize).min(MOST) } else { 0 };
     let caught = len.min(most);
@@ -185,7 +185,7 @@ pub unsafe extern "C" fn tandem_tell(ctx: *mut xdp_md, reason: u32, real: u32, f
 pub unsafe extern "C" fn tandem_copy(ctx: *mut xdp_md, caught: u32) -> u32 {
     let Some(told) = TOLD.get_ptr_mut(0) else { return 0 };
     // SAFETY: as in `tandem_tell`, which touches nothing of it meanwhile.
-    let (to, frame, caught) = (unsafe { &mut (*told).bytes }, Frame::<0>::new(ctx), caught as usize & MOST);
+    let (to, frame, caught) = (unsafe { &mut (*told).bytes }, Frame::<false>::new(ctx), caught as usize & MOST);
     if caught >= STEP {
         copy::<STEP, { (MOST + 1) / STEP }>(&frame, to, caught)
     } else {

@@ -41,7 +41,7 @@ pub fn decap(ctx: XdpContext) -> u32 {
         geneve_port: DECAP_GENEVE_PORT.load() as u16,
         katran,
     };
-    let outcome = decapsulate(&mut Frame::<0>::new(ctx.ctx), &tunnels, count);
+    let outcome = decapsulate(&mut Frame::<false>::new(ctx.ctx), &tunnels, count);
     if let Some(trace) = trace() {
         trace.reason.set((outcome as u32).wrapping_add(1));
     }

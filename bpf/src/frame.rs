@@ -2,8 +2,9 @@
 
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
-use core::hint::black_box;
-use tandem_engine::memory::{Memory, Real, Root};
+use core::arch::asm;
+use core::hint::{assert_unchecked, black_box};
+use tandem_engine::memory::{Memory, Root};
 use tandem_engine::{Flow, Packet, Reason, Stop, answer_too_big, encap, nat, relay, vlan};
 
 use crate::tables::{EVERYTHING, Kernel, beside, known_flow};
@@ -11,13 +12,12 @@ use crate::tables::{EVERYTHING, Kernel, beside, known_flow};
 /// The frame that `ctx` describes. Positions are read anew for each window, so that none outlives a moved head; volatile, or
 /// LLVM hands them to functions as plain numbers, with which the verifier lets nobody calculate.
 ///
-/// `PLAIN`, if not 0: only usual frames of this EtherType come this way, and what is known of one is kept in registers, not in
-/// the CPU's place.
-pub struct Frame<const PLAIN: u16 = 0> {
+/// `PLAIN`: only usual frames come this way, and what is known of one is kept in registers, not in the CPU's place.
+pub struct Frame<const PLAIN: bool = false> {
     ctx: *mut xdp_md,
 }
 
-impl<const PLAIN: u16> Frame<PLAIN> {
+impl<const PLAIN: bool> Frame<PLAIN> {
     /// The frame of a running program.
     #[inline(always)]
     pub fn new(ctx: *mut xdp_md) -> Self {
@@ -27,7 +27,10 @@ impl<const PLAIN: u16> Frame<PLAIN> {
     #[inline(always)]
     fn start(&self) -> usize {
         // SAFETY: the kernel gave `ctx` to the program and keeps it valid while the program runs.
-        unsafe { (&raw const (*self.ctx).data).read_volatile() as usize }
+        let start = unsafe { (&raw const (*self.ctx).data).read_volatile() as usize };
+        // SAFETY: a frame's memory is not at 0. Nobody has to ask whether a reference to it is one.
+        unsafe { assert_unchecked(start != 0) };
+        start
     }
 
     #[inline(always)]
@@ -64,22 +67,32 @@ impl<const PLAIN: u16> Frame<PLAIN> {
     }
 }
 
-impl<const PLAIN: u16> Packet for Frame<PLAIN> {
-    const PLAIN: u16 = PLAIN;
+/// Bytes between two positions. The program subtracts what LLVM does not see: it would turn a calculation with the difference into one
+/// with the two pointers, which the verifier forbids.
+#[inline(always)]
+fn between(start: usize, end: usize) -> usize {
+    let mut bytes = end;
+    // SAFETY: a subtraction of two numbers.
+    unsafe { asm!("{0} -= {1}", inout(reg) bytes, in(reg) start, options(pure, nomem, nostack, preserves_flags)) };
+    // SAFETY: no frame has 4 GiB.
+    unsafe { assert_unchecked(bytes <= u32::MAX as usize) };
+    bytes
+}
 
+impl<const PLAIN: bool> Packet for Frame<PLAIN> {
     #[inline(always)]
-    fn narrow(&mut self, flow: &Flow, real: &Real, answers: bool) -> u32 {
-        // One function for all ways.
-        let frame = &mut Frame::<0>::new(self.ctx);
-        if PLAIN != 0 { encap::narrow(frame, beside(flow), real, answers) } else { encap::narrow(frame, flow, real, answers) }
+    fn len(&self) -> usize {
+        between(self.start(), self.end())
     }
 
     #[inline(always)]
-    fn len(&self) -> usize {
-        let len = self.end() - self.start();
-        // SAFETY: a reference is valid. Read back, it is a plain number: LLVM cannot turn a calculation with it into one
-        // with the two pointers, which the verifier forbids.
-        unsafe { (&raw const len).read_volatile() }
+    fn head<const N: usize>(&self) -> Option<(&[u8; N], usize)> {
+        let (start, end) = (self.start(), self.end());
+        if start + N > end {
+            return None;
+        }
+        // SAFETY: compared with the frame's end; the verifier proves it again.
+        Some((unsafe { &*(start as *const [u8; N]) }, between(start, end)))
     }
 
     #[inline(always)]
@@ -137,7 +150,7 @@ impl<const PLAIN: u16> Packet for Frame<PLAIN> {
     /// A global function, which the verifier checks once, whoever calls it.
     #[inline(always)]
     fn tunnel<M: Memory>(&mut self, _memory: &M, _root: &Root, flow: &Flow, real: u32, port: u32) -> u32 {
-        if PLAIN != 0 {
+        if PLAIN {
             beside(flow);
         } else {
             // Somebody may have it from here on: what is in it is written before.
@@ -209,7 +222,7 @@ const NO_SUM: u64 = u64::MAX;
 #[inline(never)]
 pub unsafe extern "C" fn tandem_sum(ctx: *mut xdp_md, at: u32, len: u32) -> u64 {
     // The offset is bounded for the verifier, to what no header chain is longer than.
-    tandem_engine::checksum::of_packet(&Frame::<0>::new(ctx), (at & 0x3ff) as usize, len as usize).unwrap_or(NO_SUM)
+    tandem_engine::checksum::of_packet(&Frame::<false>::new(ctx), (at & 0x3ff) as usize, len as usize).unwrap_or(NO_SUM)
 }
 
 /// Puts the frame into a tunnel; its flow is the one that this CPU knows.
@@ -222,7 +235,7 @@ pub unsafe extern "C" fn tandem_tunnel(ctx: *mut xdp_md, real: u32, port: u32) -
     let Some(kernel) = Kernel::<EVERYTHING>::new() else { return NO_TABLES };
     let Some(root) = kernel.root() else { return NO_TABLES };
     // SAFETY: `Frame::tunnel` gave it away.
-    encap::tunnel(&mut Frame::<0>::new(ctx), &kernel, root, unsafe { known_flow() }, real, port)
+    encap::tunnel(&mut Frame::<false>::new(ctx), &kernel, root, unsafe { known_flow() }, real, port)
 }
 
 /// Translates the frame to the other side of its NAT; its flow is the one that this CPU knows.
@@ -235,7 +248,7 @@ pub unsafe extern "C" fn tandem_nat(ctx: *mut xdp_md, real: u32) -> u32 {
     let Some(kernel) = Kernel::<EVERYTHING>::new() else { return NO_TABLES };
     let Some(root) = kernel.root() else { return NO_TABLES };
     // SAFETY: `Frame::nat` gave it away.
-    nat::translate(&mut Frame::<0>::new(ctx), &kernel, root, unsafe { known_flow() }, real)
+    nat::translate(&mut Frame::<false>::new(ctx), &kernel, root, unsafe { known_flow() }, real)
 }
 
 /// The same with an ICMP error.
@@ -248,7 +261,7 @@ pub unsafe extern "C" fn tandem_nat_error(ctx: *mut xdp_md, real: u32) -> u32 {
     let Some(kernel) = Kernel::<EVERYTHING>::new() else { return NO_TABLES };
     let Some(root) = kernel.root() else { return NO_TABLES };
     // SAFETY: `Frame::nat_error` gave it away.
-    nat::error(&mut Frame::<0>::new(ctx), &kernel, root, unsafe { known_flow() }, real)
+    nat::error(&mut Frame::<false>::new(ctx), &kernel, root, unsafe { known_flow() }, real)
 }
 
 const NO_TABLES: u32 = Stop::raw(Some(Stop::of(Reason::NoReal)));
@@ -260,7 +273,7 @@ const NO_TABLES: u32 = Stop::raw(Some(Stop::of(Reason::NoReal)));
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub unsafe extern "C" fn tandem_take_tag(ctx: *mut xdp_md) -> u32 {
-    vlan::take(&mut Frame::<0>::new(ctx))
+    vlan::take(&mut Frame::<false>::new(ctx))
 }
 
 /// Puts a VLAN tag on the frame; 0: there is no room. Global for the same reason.
@@ -270,7 +283,7 @@ pub unsafe extern "C" fn tandem_take_tag(ctx: *mut xdp_md) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub unsafe extern "C" fn tandem_put_tag(ctx: *mut xdp_md, tag: u32) -> u32 {
-    vlan::put(&mut Frame::<0>::new(ctx), tag) as u32
+    vlan::put(&mut Frame::<false>::new(ctx), tag) as u32
 }
 
 /// Answers a frame that is too large. Global for the same reason.
@@ -280,7 +293,7 @@ pub unsafe extern "C" fn tandem_put_tag(ctx: *mut xdp_md, tag: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub unsafe extern "C" fn tandem_too_big(ctx: *mut xdp_md, is_v6: u32, mtu: u32) -> u32 {
-    answer_too_big(&mut Frame::<0>::new(ctx), is_v6 != 0, mtu) as u32
+    answer_too_big(&mut Frame::<false>::new(ctx), is_v6 != 0, mtu) as u32
 }
 
 /// Relays an ICMP error about a tunnel to the client. Global for the same reason.
@@ -291,7 +304,7 @@ pub unsafe extern "C" fn tandem_too_big(ctx: *mut xdp_md, is_v6: u32, mtu: u32) 
 #[inline(never)]
 pub unsafe extern "C" fn tandem_relay(ctx: *mut xdp_md) -> u32 {
     match Kernel::<EVERYTHING>::new() {
-        Some(kernel) => relay::relay(&mut Frame::<0>::new(ctx), &kernel),
+        Some(kernel) => relay::relay(&mut Frame::<false>::new(ctx), &kernel),
         None => relay::NOT_OURS,
     }
 }

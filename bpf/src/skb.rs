@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_skb_adjust_room, bpf_skb_pull_data, bpf_skb_vlan_push};
 use tandem_engine::Packet;
-use tandem_engine::wire::{ETHERTYPE_VLAN, Ethernet, Header};
+use tandem_engine::wire::{ETHERTYPE_VLAN, Ethernet};
 
 /// Room between the Ethernet and the IP header (`enum bpf_adj_room_mode`).
 const ROOM_AT_MAC: u32 = 1;

@@ -6,15 +6,13 @@ use crate::hash::{self, Kind};
 use crate::memory::counters::{Event, VipCounter, add_event, count_event, count_vip};
 use crate::memory::prefixes::{Space, mask};
 use crate::memory::vips::{
-    self, BYPASS_FLOW_TABLE, DECAP, EGRESS, HAS_VIPS, HASH_DPORT_ONLY, HASH_SRC_DST_PORT, NO_SOURCE_PORT, QUIC, SPECIAL, Vip,
-    VipKey,
+    self, BYPASS_FLOW_TABLE, DECAP, EGRESS, HAS_VIPS, HASH_DPORT_ONLY, HASH_SRC_DST_PORT, NO_SOURCE_PORT, QUIC, Vip, VipKey,
 };
 use crate::memory::{Memory, Root, features, root};
 use crate::nat::{self, Ask};
-use crate::packet::{Packet, aside, is_plain, stop};
+use crate::packet::Packet;
 use crate::parse::{Flow, Part, ethertype, is_ip, parse, parse_behind, parse_katran};
 use crate::relay;
-use crate::server_id;
 use crate::strip::{self, Looks, Tunnel, Tunnels};
 use crate::verdict::Reason::{
     BadLength, ControlLost, ControlLostDropped, DecapTtlExpired, Decapsulated, EgressDecap, Fragment, FrameTooBig, FrameTooShort,
@@ -27,7 +25,7 @@ use crate::vlan;
 use crate::wire::{self, Ethernet, Header, IPPROTO_TCP, Ipv4, Ipv6, TAG_LEN, Tcp, Udp};
 
 /// The destination port, in a flow's ports.
-const DESTINATION_PORT: u32 = 0xffff_0000;
+pub(crate) const DESTINATION_PORT: u32 = 0xffff_0000;
 
 /// Fills `flow`, or says why the frame is not forwarded; a frame that is answered has become the answer. Every frame that
 /// is passed to the host is decided here.
@@ -57,7 +55,6 @@ pub(crate) fn as_it_came<P: Packet>(packet: &mut P, flow: &Flow) -> Result<(), S
 /// Takes the tag off a frame that is no IP packet without one.
 #[inline(always)]
 fn untag<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<(), Stop> {
-    aside::<P>()?;
     if !memory.has(root, features::VLANS) {
         return Err(Stop::of(NotIp));
     }
@@ -79,13 +76,13 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
     let len = packet.len();
     flow.frame = len as u32;
     if len < Ethernet::LEN {
-        return Err(stop::<P>(FrameTooShort));
+        return Err(Stop::of(FrameTooShort));
     }
     if root.layout.get() != root::LAYOUT {
-        return Err(stop::<P>(NotConfigured));
+        return Err(Stop::of(NotConfigured));
     }
     let katran = memory.has(root, features::KATRAN);
-    let opens = !is_plain::<P>() && memory.has(root, features::DECAP_IPIP | features::DECAP_GUE);
+    let opens = memory.has(root, features::DECAP_IPIP | features::DECAP_GUE);
     if opens {
         // Asked before the call, which costs more than the answer.
         let mut looks = strip::looks(packet, root.gue_port.get() as u16);
@@ -109,15 +106,11 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
         if let Err(stop) = parse_behind(packet, flow, found) {
             return Err(relayed(packet, memory, root, stop));
         }
-        if is_plain::<P>() && memory.has(root, features::DECAP_GUE | features::TCP_ID) {
-            has_no_id_and_no_tunnel(memory, root, flow)?;
-        }
         if flow.part == Part::Later && memory.has(root, features::NAT) && reply(memory, root, flow) {
             return reply_fits(packet, memory, root, flow);
         }
         // Asked here, not there: a BPF call costs as much as the rest of a frame's classification.
         if flow.is_ping() || flow.part == Part::Later {
-            aside::<P>()?;
             unusual(packet, memory, root, flow)?;
         }
     }
@@ -125,16 +118,13 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
         // The real that got the first fragment says which VIP it is.
         let flags = Vip::flags_with_room(vips::SAME_TAG, crate::ROOM_MAX as u8);
         flow.vip = Vip { id: NO_VIP, flags, ..Vip::default() };
-        return fits::<P>(root, flow);
+        return fits(root, flow);
     }
-    let nat = !is_plain::<P>() && memory.has(root, features::NAT);
+    let nat = memory.has(root, features::NAT);
     if nat {
         flow.wire_ports = flow.ports;
     }
-    let Some(exact) = vip::<P, M>(memory, root, katran, flow)? else {
-        if memory.has(root, features::NAT) {
-            aside::<P>()?;
-        }
+    let Some(exact) = vip(memory, root, katran, flow) else {
         if nat && reply(memory, root, flow) {
             return reply_fits(packet, memory, root, flow);
         }
@@ -156,16 +146,10 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
     if !exact && !whole {
         flow.ports &= !DESTINATION_PORT;
     }
-    // One question for almost all.
-    if flow.vip.flags & (SPECIAL | NO_SOURCE_PORT) != 0 {
-        if flow.vip.flags & SPECIAL != 0 {
-            aside::<P>()?;
-        }
-        if flow.vip.flags & NO_SOURCE_PORT != 0 {
-            flow.ports &= DESTINATION_PORT;
-        }
+    if flow.vip.flags & NO_SOURCE_PORT != 0 {
+        flow.ports &= DESTINATION_PORT;
     }
-    if is_plain::<P>() || flow.vip.flags & BYPASS_FLOW_TABLE == 0 || katran && flow.vip.flags & QUIC != 0 {
+    if flow.vip.flags & BYPASS_FLOW_TABLE == 0 || katran && flow.vip.flags & QUIC != 0 {
         flow.tag = hash::tag(root, katran, flow, Kind::Flow);
     }
     Ok(())
@@ -237,42 +221,29 @@ fn reply<M: Memory>(memory: &M, root: &Root, flow: &mut Flow) -> bool {
 
 /// Finds the VIP by address and port, else by address and any port. `true`: as the exact address and port.
 #[inline(always)]
-fn vip<P: Packet, M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<Option<bool>, Stop> {
+fn vip<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Option<bool> {
     let port = (flow.ports >> 16) as u16;
     if let Some(vip) = vips::find(memory, root, &VipKey::new(flow.dst, port, flow.protocol)) {
         flow.vip = vip;
-        return Ok(Some(true));
+        return Some(true);
     }
     let prefixes = memory.has(root, features::PREFIX_VIPS);
     if prefixes {
-        aside::<P>()?;
         if let Some(vip) = prefix_vip(memory, root, flow, port) {
             flow.vip = vip;
             // Katran forgets that the port was right.
-            return Ok(Some(!katran));
+            return Some(!katran);
         }
     }
     if root.any_port.get() == 0 {
-        return Ok(None);
+        return None;
     }
     let mut any = vips::find(memory, root, &VipKey::new(flow.dst, 0, flow.protocol));
-    if any.is_none() && prefixes && !is_plain::<P>() {
+    if any.is_none() && prefixes {
         any = prefix_vip(memory, root, flow, 0);
     }
-    let Some(any) = any else { return Ok(None) };
-    flow.vip = any;
-    Ok(Some(false))
-}
-
-/// On the way of the usual frames: those of TCP have no server id, and those of UDP are no tunnel.
-#[inline(always)]
-fn has_no_id_and_no_tunnel<M: Memory>(memory: &M, root: &Root, flow: &Flow) -> Result<(), Stop> {
-    let unusual = if flow.protocol == IPPROTO_TCP {
-        memory.has(root, features::TCP_ID) && !server_id::has_no_option(flow)
-    } else {
-        memory.has(root, features::DECAP_GUE) && flow.ports >> 16 == root.gue_port.get() & 0xffff
-    };
-    if unusual { Err(Stop::ASIDE) } else { Ok(()) }
+    flow.vip = any?;
+    Some(false)
 }
 
 #[inline(always)]
@@ -285,13 +256,13 @@ fn prefix_vip<M: Memory>(memory: &M, root: &Root, flow: &Flow, port: u16) -> Opt
 
 /// The frame can be forwarded as it is: the lengths agree, it is not too large, it may take another hop.
 #[inline(always)]
-pub fn fits<P: Packet>(root: &Root, flow: &Flow) -> Result<(), Stop> {
-    within::<P>(flow, root.max_frame.get())
+pub fn fits(root: &Root, flow: &Flow) -> Result<(), Stop> {
+    within(flow, root.max_frame.get())
 }
 
 /// The same, with at most `most` bytes.
 #[inline(always)]
-fn within<P: Packet>(flow: &Flow, most: u32) -> Result<(), Stop> {
+fn within(flow: &Flow, most: u32) -> Result<(), Stop> {
     let frame = flow.frame;
     let header = if flow.part == Part::Later {
         0
@@ -304,13 +275,13 @@ fn within<P: Packet>(flow: &Flow, most: u32) -> Result<(), Stop> {
     // The flow's transport header, and all that the IP header promises, are in the frame.
     let end = flow.len.wrapping_add(Ethernet::LEN as u32);
     if end > frame || end < flow.l4.wrapping_add(header) {
-        return Err(stop::<P>(BadLength));
+        return Err(Stop::of(BadLength));
     }
     if frame > most {
-        return Err(stop::<P>(FrameTooBig));
+        return Err(Stop::of(FrameTooBig));
     }
     if flow.ttl <= 1 {
-        return Err(stop::<P>(TtlExpired));
+        return Err(Stop::of(TtlExpired));
     }
     Ok(())
 }
@@ -319,7 +290,7 @@ fn within<P: Packet>(flow: &Flow, most: u32) -> Result<(), Stop> {
 /// section 3.2.2).
 #[inline(always)]
 fn fits_or_answer<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &Flow, most: u32) -> Result<(), Stop> {
-    match within::<P>(flow, most) {
+    match within(flow, most) {
         Err(stop) if stop == Stop::of(FrameTooBig) => too_big(packet, memory, root, flow, most),
         other => other,
     }

@@ -69,6 +69,7 @@ pub mod steps {
     pub use crate::classify::fits;
     pub use crate::encap::deliver;
     pub use crate::parse::parse;
+    pub use crate::plain::{Family, family, read_v4, read_v6, send};
 }
 
 use memory::counters::{Event, RealCounter, VipCounter, add_real, count_event, reason_at};

@@ -2,7 +2,6 @@
 
 use crate::memory::{Memory, Real, Root};
 use crate::parse::Flow;
-use crate::verdict::{Reason, Stop};
 use crate::vlan;
 
 /// A frame that the core may read, write and grow at the head.
@@ -22,6 +21,11 @@ pub trait Packet {
     #[inline(always)]
     fn bytes_anywhere<const N: usize>(&self, at: usize) -> Option<&[u8; N]> {
         self.bytes(at)
+    }
+    /// The first `N` bytes, if there are as many, and how many there are in all: one look at the frame's ends.
+    #[inline(always)]
+    fn head<const N: usize>(&self) -> Option<(&[u8; N], usize)> {
+        Some((self.bytes(0)?, self.len()))
     }
     /// The `N` bytes from offset `at`, to change them.
     fn bytes_mut<const N: usize>(&mut self, at: usize) -> Option<&mut [u8; N]>;
@@ -86,11 +90,7 @@ pub trait Packet {
     {
         crate::nat::error(self, memory, root, flow, real)
     }
-    /// If not 0: this way through the core is that of usual frames of this EtherType, as fast as can be. Whatever is unusual
-    /// stops with [`Stop::ASIDE`], nothing changed and nothing counted, to take the other way, which is for all.
-    const PLAIN: u16 = 0;
-    /// [`crate::encap::narrow`]. Where the flow is kept in registers, somebody else's pointer to it would keep it out of them:
-    /// there a copy of it is given.
+    /// [`crate::encap::narrow`].
     #[inline(always)]
     fn narrow(&mut self, flow: &Flow, real: &Real, answers: bool) -> u32
     where
@@ -114,22 +114,4 @@ pub trait Packet {
     {
         crate::relay::relay(self, memory)
     }
-}
-
-/// Whether only usual frames come this way.
-#[inline(always)]
-pub(crate) const fn is_plain<P: Packet>() -> bool {
-    P::PLAIN != 0
-}
-
-/// Stops an unusual frame on the way of the usual ones; on the other way it is nothing.
-#[inline(always)]
-pub(crate) const fn aside<P: Packet>() -> Result<(), Stop> {
-    if is_plain::<P>() { Err(Stop::ASIDE) } else { Ok(()) }
-}
-
-/// Stops a frame for this reason, before anything was done; on the way of the usual frames without saying why.
-#[inline(always)]
-pub(crate) const fn stop<P: Packet>(reason: Reason) -> Stop {
-    if is_plain::<P>() { Stop::ASIDE } else { Stop::of(reason) }
 }

@@ -106,14 +106,14 @@ fn named<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, katran: bool
 /// Counts a usual frame that could have carried a server id.
 #[inline(always)]
 pub(crate) fn count_without_id<M: Memory>(memory: &M, root: &Root, flow: &Flow) {
-    if memory.has(root, features::TCP_ID) && flow.protocol == IPPROTO_TCP {
+    if flow.protocol == IPPROTO_TCP && memory.has(root, features::TCP_ID) {
         count_event(memory, Event::TcpIdRing);
     }
 }
 
 /// The real that the flow table knows, or the global table, unless the flow has to leave it; 0: none.
 #[inline(always)]
-pub(crate) fn known<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &Flow, now: u32) -> u32 {
+fn known<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &Flow, now: u32) -> u32 {
     let mut real = lookup(memory, root, flow, now);
     if memory.has(root, features::GLOBAL) && flow.vip.flags & GLOBAL_FLOW_TABLE != 0 && real == 0 && !flow.is_syn() {
         let tag = hash::tag(root, katran, flow, Kind::Global);
@@ -151,8 +151,7 @@ fn lookup<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> u32 {
     if flow.is_syn() {
         return 0;
     }
-    let idle = if flow.protocol == IPPROTO_UDP { root.udp_idle.get() } else { 0 };
-    let (set, hit) = get(memory, root, tag, now, idle);
+    let (set, hit) = ask(memory, root, flow, now);
     if hit.is_some()
         && let Some(trace) = memory.trace()
     {
@@ -161,6 +160,19 @@ fn lookup<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> u32 {
         in_way.set(hit.way());
     }
     hit.real()
+}
+
+/// The real that the flow table knows of a flow that no VIP flag keeps out of it; 0: none.
+#[inline(always)]
+pub(crate) fn in_table<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> u32 {
+    ask(memory, root, flow, now).1.real()
+}
+
+/// Asks by the rules of its protocol: a UDP flow that was silent for too long is not known.
+#[inline(always)]
+fn ask<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> (u32, Hit) {
+    let idle = if flow.protocol == IPPROTO_UDP { root.udp_idle.get() } else { 0 };
+    get(memory, root, &flow.tag, now, idle)
 }
 
 /// The set that the flow was found in, and what it knows.
@@ -180,9 +192,17 @@ fn either<M: Memory>(memory: &M, root: &Root, tag: &Tag, ask: impl Fn(&FlowSet) 
     (two, memory.flows(two).map_or(Hit::NONE, &ask))
 }
 
-/// A new flow: the client's network, else the ring.
+/// What a new flow meets.
+pub(crate) struct Arrival {
+    /// There are too many in this window.
+    flood: bool,
+    /// It is to be entered into the flow table.
+    pub enter: bool,
+}
+
+/// Counts a new flow.
 #[inline(always)]
-pub(crate) fn decide<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<Choice, Stop> {
+pub(crate) fn arrive<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &Flow) -> Arrival {
     if flow.protocol == IPPROTO_TCP {
         count_event(memory, if flow.is_syn() { Event::MissTcpSyn } else { Event::MissTcpOther });
     }
@@ -192,7 +212,13 @@ pub(crate) fn decide<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mu
     }
     // An ICMP error opens no flow; in Katran it does.
     let opens = katran || !flow.quoted;
-    let enter = opens && !flood && flow.vip.flags & BYPASS_FLOW_TABLE == 0 && !flow.is_rst();
+    Arrival { flood, enter: opens && !flood && flow.vip.flags & BYPASS_FLOW_TABLE == 0 && !flow.is_rst() }
+}
+
+/// A new flow: the client's network, else the ring.
+#[inline(always)]
+fn decide<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<Choice, Stop> {
+    let Arrival { flood, enter } = arrive(memory, root, katran, flow);
     let routed = if memory.has(root, features::SOURCE_ROUTES) && flow.vip.flags & SOURCE_ROUTING != 0 && !flood {
         source_route(memory, root, flow)
     } else {
@@ -213,7 +239,7 @@ fn source_route<M: Memory>(memory: &M, root: &Root, flow: &Flow) -> u32 {
 
 /// The real that the VIP's ring names.
 #[inline(always)]
-fn ring<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<u32, Stop> {
+pub(crate) fn ring<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Result<u32, Stop> {
     let hash = if memory.has(root, features::HASH_FLAGS) && flow.vip.flags & HASH_DPORT_ONLY != 0 {
         hash_by_dport(root, katran, flow)
     } else {

@@ -1,6 +1,6 @@
 //! The VIP table, written: in place where a probe has a free slot, else the whole other half and one store.
 
-use tandem_engine::memory::vips::PROBES;
+use tandem_engine::memory::vips::{PROBES, table};
 use tandem_engine::memory::{Vip, VipKey, VipSlot};
 
 use super::vips::addresses_of;
@@ -36,7 +36,7 @@ fn slots(tables: &Tables) -> u32 {
 
 /// All entries in force: VIPs, and what is known of addresses.
 fn entries(tables: &Tables) -> Vec<(VipKey, Vip)> {
-    half(tables, tables.root().vips_in_force().0).iter().filter_map(VipSlot::entry).collect()
+    half(tables, tables.root().first_vip()).iter().filter_map(VipSlot::entry).collect()
 }
 
 /// All VIPs in force.
@@ -55,15 +55,14 @@ fn half(tables: &Tables, first: u32) -> &[VipSlot] {
 }
 
 /// The slots that hold `key`, or could.
-fn chain<'a>(tables: &'a Tables, key: &'a VipKey, first: u32, seed: u32) -> impl Iterator<Item = &'a VipSlot> {
+fn chain<'a>(tables: &'a Tables, key: &'a VipKey, table: u64) -> impl Iterator<Item = &'a VipSlot> {
     let mask = slots(tables) - 1;
-    (0..PROBES).filter_map(move |probe| tables.vips().get(key.slot(first, seed, mask, probe) as usize))
+    (0..PROBES).filter_map(move |probe| tables.vips().get(key.slot(table, mask, probe) as usize))
 }
 
 /// The slot of a VIP in force.
 pub(super) fn slot<'a>(tables: &'a Tables, key: &'a VipKey) -> Option<&'a VipSlot> {
-    let (first, seed) = tables.root().vips_in_force();
-    chain(tables, key, first, seed).find(|slot| slot.entry().is_some_and(|(k, _)| k == *key))
+    chain(tables, key, tables.root().vips.get()).find(|slot| slot.entry().is_some_and(|(k, _)| k == *key))
 }
 
 /// Makes an empty table ready.
@@ -85,20 +84,20 @@ pub(super) enum Inserted {
 
 /// Puts a new VIP into the table.
 pub(super) fn insert(tables: &Tables, key: &VipKey, vip: Vip) -> Inserted {
-    let (first, seed) = tables.root().vips_in_force();
-    let found = put(tables, key, vip, first, seed);
-    if found {
+    let now = tables.root().vips.get();
+    if put(tables, key, vip, now) {
         return Inserted::InPlace;
     }
     let mut all = entries(tables);
     all.push((*key, vip));
-    let other = if first == 0 { slots(tables) } else { 0 };
+    let other = if tables.root().first_vip() == 0 { slots(tables) } else { 0 };
     for next in 1..SEEDS {
-        let seed = seed.wrapping_add(next);
+        let seed = (now as u32).wrapping_add(next);
+        let table = table(other, seed);
         // In the order of their first slots nobody is displaced further than need be.
-        all.sort_unstable_by_key(|(key, _)| key.slot(other, seed, slots(tables) - 1, 0));
+        all.sort_unstable_by_key(|(key, _)| key.slot(table, slots(tables) - 1, 0));
         half(tables, other).iter().for_each(VipSlot::clear);
-        if all.iter().all(|(key, vip)| put(tables, key, *vip, other, seed)) {
+        if all.iter().all(|(key, vip)| put(tables, key, *vip, table)) {
             tables.root().publish_vips(other, seed);
             return Inserted::Rebuilt;
         }
@@ -106,8 +105,8 @@ pub(super) fn insert(tables: &Tables, key: &VipKey, vip: Vip) -> Inserted {
     Inserted::Full
 }
 
-fn put(tables: &Tables, key: &VipKey, vip: Vip, first: u32, seed: u32) -> bool {
-    let free = chain(tables, key, first, seed).find(|slot| slot.entry().is_none());
+fn put(tables: &Tables, key: &VipKey, vip: Vip, table: u64) -> bool {
+    let free = chain(tables, key, table).find(|slot| slot.entry().is_none());
     if let Some(slot) = free {
         slot.fill(key, vip);
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::memory::{Plain, Sizes, Tables};
 use tandem_engine::memory::counters::Extent;
 use tandem_engine::memory::reals::{Method, Way};
-use tandem_engine::memory::vips::PROBES;
+use tandem_engine::memory::vips::{PROBES, table};
 use tandem_engine::memory::{RingLine, SeatCounter, Vip, VipKey, counters, root};
 use tandem_engine::{Packet, Reason, process, wire};
 
@@ -77,7 +77,7 @@ fn add(tables: &Tables, id: u32, addr: Ipv4Addr, room: u8, reals: &[(u16, bool)]
     }
     let vip = Vip { id, flags: Vip::flags_with_room(0, room), ring: first, ring_len: RING, first: 0 };
     let key = key_of(addr);
-    let mut slots = (0..PROBES).map(|probe| &tables.vips()[key.slot(0, 0, MASK, probe) as usize]);
+    let mut slots = (0..PROBES).map(|probe| &tables.vips()[key.slot(table(0, 0), MASK, probe) as usize]);
     slots.find(|slot| slot.is_empty()).expect("a free slot").fill(&key, vip);
 }
 

@@ -50,7 +50,7 @@ pub fn circle_send(ctx: XdpContext) -> u32 {
     if sent >= receiver.get(BACK) + sender.get(CREDIT) {
         return XDP_DROP;
     }
-    let mut frame = Frame::<0>::new(ctx.ctx);
+    let mut frame = Frame::<false>::new(ctx.ctx);
     let Some(bytes) = frame.bytes_mut::<44>(0) else { return XDP_ABORTED };
     let [w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w10] = CIRCLE_FRAME.load().map(u32::to_le_bytes);
     bytes[0..4].copy_from_slice(&w0);
@@ -75,7 +75,7 @@ pub fn circle_send(ctx: XdpContext) -> u32 {
 #[xdp]
 pub fn circle_receive(ctx: XdpContext) -> u32 {
     let Some(receiver) = CIRCLE.get(1) else { return XDP_ABORTED };
-    let frame = Frame::<0>::new(ctx.ctx);
+    let frame = Frame::<false>::new(ctx.ctx);
     let port = frame.bytes_anywhere::<2>((receiver.get(PORT_AT) & 0x7f) as usize).map_or(0, |port| u16::from_ne_bytes(*port));
     receiver.add(if port as u32 == CIRCLE_PORT.load() { BACK } else { OTHERS }, 1);
     XDP_DROP

@@ -71,7 +71,7 @@ pub fn generator(ctx: XdpContext) -> u32 {
         // What could not be offered in time is not made up for in one burst.
         state.set(DUE, if now - due > state.get(LATE) { now + gap } else { due + gap });
     }
-    let mut frame = Frame::<0>::new(ctx.ctx);
+    let mut frame = Frame::<false>::new(ctx.ctx);
     if build(&mut frame, state).is_none() {
         return XDP_ABORTED;
     }

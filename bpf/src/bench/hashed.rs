@@ -10,7 +10,7 @@ use aya_ebpf::programs::XdpContext;
 use tandem_engine::memory::rings::{SLOTS_PER_LINE, slot_of};
 use tandem_engine::memory::vips::{BYPASS_FLOW_TABLE, NO_SOURCE_PORT};
 use tandem_engine::memory::{Memory, Root, Vip, VipCounter, features};
-use tandem_engine::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, IPPROTO_UDP};
+use tandem_engine::wire::IPPROTO_UDP;
 use tandem_engine::{Action, Flow, From, Packet, Reason, Stop, Verdict, account, hash, steps};
 
 /// Address, then `protocol << 16 | port`: id and flags, then the ring's line and length, and what its numbers are counted from.
@@ -34,20 +34,22 @@ pub fn hashed(ctx: XdpContext) -> u32 {
 fn balance(ctx: &XdpContext) -> Option<u32> {
     let kernel = Plain::new()?;
     let root = kernel.root()?;
-    let frame = Frame::<0>::new(ctx.ctx);
-    let ethernet = Ethernet::view(&frame, 0)?;
-    if ethernet.is(ETHERTYPE_IPV4) {
-        count(&mut Frame::<ETHERTYPE_IPV4>::new(ctx.ctx), &kernel, root)
-    } else if ethernet.is(ETHERTYPE_IPV6) {
-        count(&mut Frame::<ETHERTYPE_IPV6>::new(ctx.ctx), &kernel, root)
-    } else {
-        None
+    let mut frame = Frame::<true>::new(ctx.ctx);
+    let (head, len) = frame.head()?;
+    match steps::family(head)? {
+        steps::Family::V4(head) => {
+            let flow = steps::read_v4(head, len, &kernel, root)?;
+            count(&mut frame, &kernel, root, flow)
+        }
+        steps::Family::V6(head) => {
+            let flow = steps::read_v6(&frame, head, len, &kernel, root)?;
+            count(&mut frame, &kernel, root, flow)
+        }
     }
 }
 
 #[inline(always)]
-fn count<P: Packet>(frame: &mut P, kernel: &Plain, root: &Root) -> Option<u32> {
-    let mut flow = Flow::default();
+fn count<P: Packet>(frame: &mut P, kernel: &Plain, root: &Root, mut flow: Flow) -> Option<u32> {
     let verdict = match process(frame, kernel, root, &mut flow) {
         Err(stop) if stop.is_aside() => return None,
         other => other.unwrap_or_else(Verdict::stopped),
@@ -62,21 +64,17 @@ fn count<P: Packet>(frame: &mut P, kernel: &Plain, root: &Root) -> Option<u32> {
 
 #[inline(always)]
 fn process<P: Packet>(frame: &mut P, kernel: &Plain, root: &Root, flow: &mut Flow) -> Result<Verdict, Stop> {
-    flow.frame = frame.len() as u32;
-    steps::parse(frame, flow)?;
     flow.vip = vip(root, flow).ok_or(Stop::of(Reason::NotAVip))?;
-    steps::fits::<P>(root, flow)?;
     if flow.vip.flags & NO_SOURCE_PORT != 0 {
         flow.ports &= 0xffff_0000;
     }
-    let port = flow.ports & 0xffff;
     let now = kernel.now();
     let key = key(flow);
     let (real, from) = match lookup(&key, root, flow, now) {
         Some(real) => (real, From::Flow),
         None => (ring(kernel, flow)?, From::Ring),
     };
-    steps::deliver(frame, kernel, root, flow, real, port)?;
+    steps::send(frame, kernel, root, flow, real)?;
     if let From::Ring = from {
         remember(kernel, &key, flow, real, now);
     }

@@ -2,6 +2,7 @@
 //! balancer is compared with; and the traffic of the calibration behind mode auto.
 //! On the host this is an empty binary.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod calibration;

@@ -23,13 +23,13 @@ pub fn null(_ctx: XdpContext) -> u32 {
 /// Makes room and leaves it empty.
 #[xdp]
 pub fn room(ctx: XdpContext) -> u32 {
-    if Frame::<0>::new(ctx.ctx).grow_head(Ipv4::LEN) { XDP_TX } else { XDP_ABORTED }
+    if Frame::<false>::new(ctx.ctx).grow_head(Ipv4::LEN) { XDP_TX } else { XDP_ABORTED }
 }
 
 /// IPIP towards one address that is known beforehand: the engine's writing of headers, without any parsing or lookup.
 #[xdp]
 pub fn fixed(ctx: XdpContext) -> u32 {
-    if encapsulate(&mut Frame::<0>::new(ctx.ctx)).is_some() { XDP_TX } else { XDP_ABORTED }
+    if encapsulate(&mut Frame::<false>::new(ctx.ctx)).is_some() { XDP_TX } else { XDP_ABORTED }
 }
 
 #[inline(always)]
@@ -81,7 +81,7 @@ pub fn bounce(_ctx: XdpContext) -> u32 {
 #[xdp]
 pub fn steer(ctx: XdpContext) -> u32 {
     reached();
-    STEER.redirect(Frame::<0>::new(ctx.ctx).rx_queue(), XDP_DROP as u64).unwrap_or(XDP_DROP)
+    STEER.redirect(Frame::<false>::new(ctx.ctx).rx_queue(), XDP_DROP as u64).unwrap_or(XDP_DROP)
 }
 
 /// Programs that are called one after the other, as `root` calls them: `delay` is in slot 0, and slot 1 follows.
@@ -110,5 +110,5 @@ pub fn delay(ctx: XdpContext) -> u32 {
 #[xdp]
 pub fn limit(ctx: XdpContext) -> u32 {
     reached();
-    if encapsulate(&mut Frame::<0>::new(ctx.ctx)).is_some() { XDP_TX } else { XDP_ABORTED }
+    if encapsulate(&mut Frame::<false>::new(ctx.ctx)).is_some() { XDP_TX } else { XDP_ABORTED }
 }

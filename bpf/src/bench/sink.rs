@@ -50,7 +50,7 @@ const STAMP: usize = 4;
 #[xdp]
 pub fn sink(ctx: XdpContext) -> u32 {
     let (Some(counts), Some(wanted)) = (SINK.get(0), SINK.get(1)) else { return XDP_ABORTED };
-    let frame = Frame::<0>::new(ctx.ctx);
+    let frame = Frame::<false>::new(ctx.ctx);
     let at = (wanted.get(TRANSPORT) & 0xff) as usize;
     let ports = frame.bytes_anywhere::<4>(at).map_or([0; 4], |ports| *ports);
     let [s0, s1, d0, d1] = ports;

@@ -49,7 +49,7 @@ static BODY: Global<[u32; 4]> = Global::new([0; 4]);
 /// The wrapper.
 #[xdp]
 pub fn wrapper(ctx: XdpContext) -> u32 {
-    let mut frame = Frame::<0>::new(ctx.ctx);
+    let mut frame = Frame::<false>::new(ctx.ctx);
     let Some(state) = STATE.get(0) else { return XDP_ABORTED };
     // In 64 bits: what is compared are pointers.
     let longer = frame.len() as i64 - i64::from(LENGTH.load());

@@ -27,20 +27,20 @@ pub(super) fn encapsulate<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_
 
 #[inline(always)]
 fn over_v4<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>, port: u16, len: u32, inner: u64) -> Option<()> {
-    let (src, [dst, _]) = (path.root.source_v4.get(), path.addr);
+    let (src, dst) = (path.root.source_v4.get(), path.real.addr_v4());
     if !packet.grow_head(OVER_V4) {
         return None;
     }
     let t = Udp4::view_mut(packet, 0)?;
     path.emit(&mut t.eth, ETHERTYPE_IPV4);
-    t.ip.emit(src, dst as u32, flow.tos, len, IPPROTO_UDP, path.fragment());
-    emit_udp(&mut t.udp, path, port, len, inner.wrapping_add(src as u64).wrapping_add(dst));
+    t.ip.emit(src, dst, flow.tos, len, IPPROTO_UDP, path.fragment());
+    emit_udp(&mut t.udp, path, port, len, inner.wrapping_add(src as u64).wrapping_add(dst as u64));
     Some(())
 }
 
 #[inline(always)]
 fn over_v6<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>, port: u16, len: u32, inner: u64) -> Option<()> {
-    let (src, dst) = (path.root.source_v6(), path.addr);
+    let (src, dst) = (path.root.source_v6(), path.real.addr());
     if !packet.grow_head(OVER_V6) {
         return None;
     }

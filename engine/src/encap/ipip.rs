@@ -16,7 +16,7 @@ use crate::wire::{
 };
 
 #[inline(always)]
-pub(super) fn encapsulate<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>) -> Option<()> {
+pub(crate) fn encapsulate<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>) -> Option<()> {
     if path.hop.is_v6() { in_ipv6(packet, flow, path) } else { in_ipv4(packet, flow, path) }
 }
 
@@ -25,8 +25,7 @@ fn in_ipv4<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>) -> Option<()
     if !packet.grow_head(Ipv4::LEN) {
         return None;
     }
-    let [dst, _] = path.addr;
-    let (src, dst) = (source_v4(path, flow), dst as u32);
+    let (src, dst) = (source_v4(path, flow), path.real.addr_v4());
     if flow.is_v6 && !path.katran {
         let t = Tunnel6In4::view_mut(packet, 0)?;
         path.emit(&mut t.eth, ETHERTYPE_IPV4);
@@ -54,14 +53,14 @@ fn in_ipv6<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>) -> Option<()
     if flow.is_v6 {
         let t = Tunnel6In6::view_mut(packet, 0)?;
         path.emit(&mut t.eth, ETHERTYPE_IPV6);
-        t.outer.emit_outer(src, path.addr, flow.tos, flow.len, IPPROTO_IPV6);
+        t.outer.emit_outer(src, path.real.addr(), flow.tos, flow.len, IPPROTO_IPV6);
         if !path.katran {
             t.inner.decrement_hop_limit();
         }
     } else {
         let t = Tunnel4In6::view_mut(packet, 0)?;
         path.emit(&mut t.eth, ETHERTYPE_IPV6);
-        t.outer.emit_outer(src, path.addr, flow.tos, flow.len, IPPROTO_IPIP);
+        t.outer.emit_outer(src, path.real.addr(), flow.tos, flow.len, IPPROTO_IPIP);
         if !path.katran {
             t.inner.decrement_ttl();
         }

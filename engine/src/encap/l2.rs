@@ -9,7 +9,7 @@ use crate::parse::Flow;
 use crate::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header};
 
 #[inline(always)]
-pub(super) fn forward<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>) -> Option<()> {
+pub(crate) fn forward<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>) -> Option<()> {
     one_hop(packet, flow.is_v6)?;
     path.emit(Ethernet::view_mut(packet, 0)?, if flow.is_v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 });
     Some(())

@@ -5,14 +5,16 @@ mod ipip;
 mod l2;
 mod tunnel;
 
+pub(crate) use ipip::encapsulate as in_ip;
+pub(crate) use l2::forward as in_frame;
 pub(crate) use tunnel::{GENEVE, GENEVE_ETHERNET, NO_CHECKSUM, SHORT, between, ethertype, gre, own_header, udp};
 
 use crate::classify::as_it_came;
 use crate::memory::counters::{Event, count_event};
 use crate::memory::reals::{Hop, Method};
-use crate::memory::{Addr, Memory, Real, Root, features};
+use crate::memory::{Memory, Real, Root, features};
 use crate::nat;
-use crate::packet::{Packet, is_plain};
+use crate::packet::Packet;
 use crate::parse::{Flow, Part};
 use crate::verdict::{Action, Reason, Stop};
 use crate::vlan;
@@ -57,14 +59,26 @@ pub fn overhead(hop: Hop, whole: bool) -> u32 {
 /// 3.2.2), and never of less than its family always takes.
 #[inline(always)]
 fn fits_the_way<P: Packet>(packet: &mut P, flow: &Flow, hop: Hop, mtu: u16, answers: bool) -> Result<(), Stop> {
-    let headers = if hop.is(Method::Nat) && flow.is_v6 { 0 } else { overhead(hop, flow.part == Part::Whole) };
-    let fits = (mtu as u32).saturating_sub(headers);
-    if mtu == 0 || flow.len <= fits {
+    let fits = room_in(flow, hop, mtu);
+    if fits_mtu(flow, hop, mtu) {
         return Ok(());
     }
     let told = fits.max(if flow.is_v6 { 1280 } else { 68 });
     let answers = answers && !flow.quoted && flow.part != Part::Later && flow.len > told;
     Err(if answers { crate::answer::too_big(packet, flow, told) } else { Stop::of(Reason::PathMtu) })
+}
+
+/// Whether the client's packet and its outer headers are within an MTU; 0: it is not known, and they are.
+#[inline(always)]
+pub(crate) fn fits_mtu(flow: &Flow, hop: Hop, mtu: u16) -> bool {
+    mtu == 0 || flow.len <= room_in(flow, hop, mtu)
+}
+
+/// Bytes of the largest packet that they are within it with.
+#[inline(always)]
+fn room_in(flow: &Flow, hop: Hop, mtu: u16) -> u32 {
+    let headers = if hop.is(Method::Nat) && flow.is_v6 { 0 } else { overhead(hop, flow.part == Part::Whole) };
+    (mtu as u32).saturating_sub(headers)
 }
 
 /// The same, if the way may be too narrow.
@@ -97,7 +111,7 @@ pub fn narrow<P: Packet>(packet: &mut P, flow: &Flow, real: &Real, answers: bool
 pub(crate) struct Path<'a> {
     pub root: &'a Root,
     pub hop: Hop,
-    pub addr: Addr,
+    pub real: &'a Real,
     pub katran: bool,
     /// Source MAC of the frame.
     pub from: u64,
@@ -105,7 +119,13 @@ pub(crate) struct Path<'a> {
     pub port: u32,
 }
 
-impl Path<'_> {
+impl<'r> Path<'r> {
+    /// The way of usual frames: no profile of another balancer's, one interface, outer sources that no port is in.
+    #[inline(always)]
+    pub fn plain(root: &'r Root, real: &'r Real, hop: Hop) -> Self {
+        Self { root, hop, real, katran: false, from: root.local_mac.get(), port: 0 }
+    }
+
     /// Writes the Ethernet header of the new frame.
     #[inline(always)]
     fn emit(&self, eth: &mut Ethernet, ethertype: u16) {
@@ -159,7 +179,7 @@ pub fn deliver<P: Packet, M: Memory>(
         if !hop.is_present() {
             return Err(Stop::of(Reason::NoReal));
         }
-        if !is_plain::<P>() && memory.has(root, features::NAT) && hop.is(Method::Nat) && hop.is_resolved() {
+        if memory.has(root, features::NAT) && hop.is(Method::Nat) && hop.is_resolved() {
             return nat::send(packet, memory, root, flow, id);
         }
         if hop.is_resolved() {
@@ -168,9 +188,6 @@ pub fn deliver<P: Packet, M: Memory>(
     }
     let done = if !usual && !hop.is_resolved() {
         Err(Stop::of(if hop.is_gone() { Reason::RealRemoved } else { Reason::NoNextHop }))
-    } else if is_plain::<P>() && !usual && hop.is(Method::Nat) {
-        // It has just been given this method: its VIP did not say so yet.
-        Err(Stop::ASIDE)
     } else if !usual && memory.has(root, features::TUNNELS) && !hop.is(Method::Ipip) && !hop.is(Method::L2) {
         done(packet.tunnel(memory, root, flow, id, port))
     } else {
@@ -183,10 +200,13 @@ pub fn deliver<P: Packet, M: Memory>(
         sent.ok_or(Stop::of(Reason::NoHeadroom))
     };
     let done = done.and_then(|()| if usual && flow.vlan == 0 { Ok(()) } else { tag(packet, memory, flow, real) });
-    if done == Err(Stop::ASIDE) {
-        return done;
-    }
-    done.inspect_err(|_| count_event(memory, if hop.is_v6() { Event::EncapFailedV6 } else { Event::EncapFailedV4 }))
+    done.inspect_err(|_| count_failed(memory, hop))
+}
+
+/// Counts a frame that could not be encapsulated.
+#[inline(always)]
+pub(crate) fn count_failed<M: Memory>(memory: &M, hop: Hop) {
+    count_event(memory, if hop.is_v6() { Event::EncapFailedV6 } else { Event::EncapFailedV4 });
 }
 
 /// Puts the tag on that the way to the real has.
@@ -206,10 +226,10 @@ pub(crate) fn done(raw: u32) -> Result<(), Stop> {
 }
 
 #[inline(always)]
-fn path<'r, P: Packet, M: Memory>(packet: &P, memory: &M, root: &'r Root, real: &Real, port: u32) -> Path<'r> {
+fn path<'r, P: Packet, M: Memory>(packet: &P, memory: &M, root: &'r Root, real: &'r Real, port: u32) -> Path<'r> {
     let katran = memory.has(root, features::KATRAN);
     let from = source(packet, memory, root, real, katran);
-    Path { root, hop: real.hop(), addr: real.addr(), katran, from, port }
+    Path { root, hop: real.hop(), real, katran, from, port }
 }
 
 /// Puts the frame into a tunnel to the real with this id that is neither IPIP nor none. `port` as in [`deliver`]. Gives a raw
@@ -218,6 +238,6 @@ fn path<'r, P: Packet, M: Memory>(packet: &P, memory: &M, root: &'r Root, real: 
 pub fn tunnel<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &Flow, id: u32, port: u32) -> u32 {
     let Some(real) = memory.real(id) else { return Stop::raw(Some(Stop::of(Reason::NoReal))) };
     let path = path(packet, memory, root, real, port);
-    let done = if path.katran { gue::encapsulate(packet, flow, &path) } else { tunnel::encapsulate(packet, flow, &path, real) };
+    let done = if path.katran { gue::encapsulate(packet, flow, &path) } else { tunnel::encapsulate(packet, flow, &path) };
     Stop::raw(done.err().map(Stop::of))
 }

@@ -50,15 +50,11 @@ pub(super) const fn behind_ip(method: Method) -> usize {
 }
 
 #[inline(always)]
-pub(super) fn encapsulate<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>, real: &Real) -> Result<(), Reason> {
+pub(super) fn encapsulate<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>) -> Result<(), Reason> {
     let has_udp = !path.hop.is(Method::Gre);
     one_hop(packet, flow.is_v6).ok_or(NoHeadroom)?;
     let inner = if has_udp { inner_sum(packet, flow, path) } else { 0 };
-    if path.hop.is_v6() {
-        over_v6(packet, flow, path, real, has_udp, inner)
-    } else {
-        over_v4(packet, flow, path, real, has_udp, inner)
-    }
+    if path.hop.is_v6() { over_v6(packet, flow, path, has_udp, inner) } else { over_v4(packet, flow, path, has_udp, inner) }
 }
 
 /// What is said of the packet inside if there is to be no checksum.
@@ -129,16 +125,9 @@ pub(crate) fn between(hop: Hop) -> usize {
 }
 
 #[inline(always)]
-fn over_v4<P: Packet>(
-    packet: &mut P,
-    flow: &Flow,
-    path: &Path<'_>,
-    real: &Real,
-    has_udp: bool,
-    inner: u64,
-) -> Result<(), Reason> {
+fn over_v4<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>, has_udp: bool, inner: u64) -> Result<(), Reason> {
     const AT: usize = const { Ethernet::LEN + Ipv4::LEN };
-    let ([dst, _], between) = (path.addr, between(path.hop));
+    let (dst, between) = (path.real.addr_v4(), between(path.hop));
     let src = if has_udp { path.root.source_v4.get() } else { source_v4(path, flow) };
     if src == 0 {
         return Err(NoSource);
@@ -150,23 +139,16 @@ fn over_v4<P: Packet>(
     let protocol = if has_udp { IPPROTO_UDP } else { IPPROTO_GRE };
     Ethernet::view_mut(packet, 0).map(|eth| path.emit(eth, ETHERTYPE_IPV4)).ok_or(NoHeadroom)?;
     Ipv4::view_mut(packet, Ethernet::LEN)
-        .map(|ip| ip.emit(src, dst as u32, flow.tos, len, protocol, DONT_FRAGMENT))
+        .map(|ip| ip.emit(src, dst, flow.tos, len, protocol, DONT_FRAGMENT))
         .ok_or(NoHeadroom)?;
-    let pseudo = (src as u64).wrapping_add(dst);
-    behind::<P, AT>(packet, flow, path, real, len, [inner, pseudo]).ok_or(NoHeadroom)
+    let pseudo = (src as u64).wrapping_add(dst as u64);
+    behind::<P, AT>(packet, flow, path, len, [inner, pseudo]).ok_or(NoHeadroom)
 }
 
 #[inline(always)]
-fn over_v6<P: Packet>(
-    packet: &mut P,
-    flow: &Flow,
-    path: &Path<'_>,
-    real: &Real,
-    has_udp: bool,
-    inner: u64,
-) -> Result<(), Reason> {
+fn over_v6<P: Packet>(packet: &mut P, flow: &Flow, path: &Path<'_>, has_udp: bool, inner: u64) -> Result<(), Reason> {
     const AT: usize = const { Ethernet::LEN + Ipv6::LEN };
-    let (dst, between) = (path.addr, between(path.hop));
+    let (dst, between) = (path.real.addr(), between(path.hop));
     let src = if has_udp { path.root.source_v6() } else { source_v6(path, flow) };
     if src == [0, 0] {
         return Err(NoSource);
@@ -179,7 +161,7 @@ fn over_v6<P: Packet>(
     Ethernet::view_mut(packet, 0).map(|eth| path.emit(eth, ETHERTYPE_IPV6)).ok_or(NoHeadroom)?;
     Ipv6::view_mut(packet, Ethernet::LEN).map(|ip| ip.emit_outer(src, dst, flow.tos, len, protocol)).ok_or(NoHeadroom)?;
     let pseudo = checksum::address_sum(src).wrapping_add(checksum::address_sum(dst));
-    behind::<P, AT>(packet, flow, path, real, len, [inner, pseudo]).ok_or(NoHeadroom)
+    behind::<P, AT>(packet, flow, path, len, [inner, pseudo]).ok_or(NoHeadroom)
 }
 
 /// Writes what is behind the outer IP header, `len` bytes of payload to it; `sums`: of the client's packet, and of the outer
@@ -189,15 +171,14 @@ fn behind<P: Packet, const AT: usize>(
     packet: &mut P,
     flow: &Flow,
     path: &Path<'_>,
-    real: &Real,
     len: u32,
     [inner, pseudo]: [u64; 2],
 ) -> Option<()> {
     if path.hop.is(Method::Gre) {
         return gre(packet, AT, flow.is_v6);
     }
-    let own = own_header(packet, real, path.hop, flow.is_v6, path.from, const { AT + Udp::LEN })?;
-    let ports = [(spread(flow) as u16 | 0xc000).to_be(), real.port(flow.is_v6)];
+    let own = own_header(packet, path.real, path.hop, flow.is_v6, path.from, const { AT + Udp::LEN })?;
+    let ports = [(spread(flow) as u16 | 0xc000).to_be(), path.real.port(flow.is_v6)];
     udp(packet, ports, AT, len, [inner, pseudo, own])
 }
 

@@ -68,19 +68,12 @@ pub(crate) fn tag(root: &Root, katran: bool, flow: &Flow, kind: Kind) -> Tag {
     };
     let last = flow.protocol as u32 | owner << 8;
     let ([s0, s1], [d0, d1]) = (flow.src, flow.dst);
+    let whole = |word: u64| (word as u32, (word >> 32) as u32);
+    let first = (ports, last);
     let (a, b) = if flow.is_v6 {
-        let nh = |shift: usize| {
-            pair(root, shift, ports, last)
-                .wrapping_add(halves(root, shift.wrapping_add(2), s0))
-                .wrapping_add(halves(root, shift.wrapping_add(4), s1))
-                .wrapping_add(halves(root, shift.wrapping_add(6), d0))
-                .wrapping_add(halves(root, shift.wrapping_add(8), d1))
-        };
-        (settled(nh(0)), nh(2))
+        twice(root, [first, whole(s0), whole(s1), whole(d0), whole(d1)])
     } else {
-        let nh =
-            |shift: usize| pair(root, shift, ports, last).wrapping_add(pair(root, shift.wrapping_add(2), s0 as u32, d0 as u32));
-        (nh(0), nh(2))
+        twice(root, [first, (s0 as u32, d0 as u32)])
     };
     let mask = root.flow_mask.get();
     let mut set = a.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -90,6 +83,26 @@ pub(crate) fn tag(root: &Root, katran: bool, flow: &Flow, kind: Kind) -> Tag {
     print = (print ^ print >> 31).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     print ^= print >> 29;
     Tag { one: set & mask, print: print | 1 << 63 }
+}
+
+/// NH of these words by the keys from the first on, and by those from the third on: all keys but the first and the last two are
+/// needed twice, and loaded once.
+#[inline(always)]
+fn twice<const N: usize>(root: &Root, words: [(u32, u32); N]) -> (u64, u64) {
+    let (mut a, mut b, mut before) = (0_u64, 0_u64, None);
+    let mut at = 0;
+    for (x, y) in words {
+        let (k, l) = keys(root, at);
+        a = a.wrapping_add(product(x, y, k, l));
+        if let Some((x, y)) = before {
+            b = b.wrapping_add(product(x, y, k, l));
+        }
+        before = Some((x, y));
+        at = at.wrapping_add(2);
+        (a, b) = (settled(a), settled(b));
+    }
+    let (k, l) = keys(root, at);
+    (a, before.map_or(b, |(x, y)| b.wrapping_add(product(x, y, k, l))))
 }
 
 /// Where the NAT table may have a client's connections: the first place and the step to the next, to be scaled.
@@ -121,7 +134,17 @@ fn halves(root: &Root, key: usize, word: u64) -> u64 {
     clippy::arithmetic_side_effects,
     reason = "the callers' constants end at 11; masked all the same"
 )]
-fn pair(root: &Root, key: usize, x: u32, y: u32) -> u64 {
-    let (k, l) = (root.key[key & 15].get(), root.key[(key + 1) & 15].get());
+fn keys(root: &Root, at: usize) -> (u32, u32) {
+    (root.key[at & 15].get(), root.key[(at + 1) & 15].get())
+}
+
+#[inline(always)]
+fn product(x: u32, y: u32, k: u32, l: u32) -> u64 {
     (x.wrapping_add(k) as u64).wrapping_mul(y.wrapping_add(l) as u64)
+}
+
+#[inline(always)]
+fn pair(root: &Root, key: usize, x: u32, y: u32) -> u64 {
+    let (k, l) = keys(root, key);
+    product(x, y, k, l)
 }

@@ -161,7 +161,13 @@ impl Hop {
     /// Its MAC is known, it is reached by IPIP, and its way takes every frame, without a tag: nothing else is to be asked.
     #[inline(always)]
     pub fn is_usual(self) -> bool {
-        self.0 & !(MAC | IS_V6 | LOCAL) == PRESENT | RESOLVED
+        // Of the upper half: BPF has its constants in the instructions.
+        (self.0 >> 48) as u32 & const { (!(MAC | IS_V6 | LOCAL) >> 48) as u32 } == const { ((PRESENT | RESOLVED) >> 48) as u32 }
+    }
+    /// Its MAC is known, and its frames leave without a tag of its own.
+    #[inline(always)]
+    pub fn is_ready(self) -> bool {
+        self.0 & (PRESENT | RESOLVED | TAGGED) == PRESENT | RESOLVED
     }
     /// It is reached by this method.
     #[inline(always)]
@@ -181,6 +187,13 @@ impl Real {
     pub fn addr(&self) -> Addr {
         let [a, b] = &self.addr;
         [a.get(), b.get()]
+    }
+
+    /// Its address, if that is IPv4.
+    #[inline(always)]
+    pub fn addr_v4(&self) -> u32 {
+        let [word, _] = &self.addr;
+        word.get() as u32
     }
 
     /// How it is reached.

@@ -3,6 +3,8 @@
 use super::Addr;
 use super::nats::NatRules;
 use super::shared::{S32, S64};
+#[cfg(not(target_arch = "bpf"))]
+use super::vips::table;
 
 /// Identifies this layout of the tables. Another number is another layout: its pins cannot be taken over.
 /// Zero (a fresh table) means "not configured", and every frame is passed to the host.
@@ -45,7 +47,7 @@ pub struct Root {
     pub layout: S32,
     /// A [`Mode`].
     pub mode: S32,
-    /// The VIP table in force: `first slot << 32 | hash seed`. One store replaces the whole table.
+    /// The VIP table in force: [`table`](super::vips::table). One store replaces the whole table.
     pub vips: S64,
     /// Slots of one half of the VIP table, minus one (a power of two minus one).
     pub vip_mask: S32,
@@ -106,6 +108,12 @@ pub struct Root {
 const _: () = assert!(size_of::<Root>() == 576 && align_of::<Root>() == 64);
 
 impl Root {
+    /// Whether the tables are configured, and this seat forwards.
+    #[inline(always)]
+    pub fn is_in_force(&self, mode: Mode) -> bool {
+        self.layout.get() == LAYOUT && self.mode.get() == mode as u32
+    }
+
     /// The outer IPv6 source of IPIP.
     #[inline(always)]
     pub fn craft_v6(&self) -> Addr {
@@ -161,7 +169,7 @@ impl Root {
 
     /// Puts another VIP table in force: the one that starts at slot `first` and was filled with `seed`.
     pub fn publish_vips(&self, first: u32, seed: u32) {
-        self.vips.publish(u64::from(first) << 32 | u64::from(seed));
+        self.vips.publish(table(first, seed));
     }
 
     /// Puts another prefix table in force: `slots` slots (a power of two) from `first` on.
@@ -169,9 +177,8 @@ impl Root {
         self.prefixes.publish(u64::from(first) << 32 | u64::from(slots));
     }
 
-    /// First slot and hash seed of the VIP table in force.
-    pub fn vips_in_force(&self) -> (u32, u32) {
-        let word = self.vips.get();
-        ((word >> 32) as u32, word as u32)
+    /// The first slot of the VIP table in force.
+    pub fn first_vip(&self) -> u32 {
+        (self.vips.get() >> 32) as u32
     }
 }

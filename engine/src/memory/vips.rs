@@ -35,7 +35,7 @@ pub const UDP_FLOW_MIGRATION: u32 = 1 << 9;
 pub const NAT_V4: u32 = 1 << 10;
 /// VIP flag: an IPv6 real of it is reached by NAT.
 pub const NAT_V6: u32 = 1 << 11;
-/// Flags of a VIP whose frames are not usual ([`crate::Packet::PLAIN`]): all of these but [`NO_SOURCE_PORT`].
+/// Flags of a VIP whose frames are not usual ([`crate::plain`]): all of these but [`NO_SOURCE_PORT`].
 pub const SPECIAL: u32 = (1 << 12) - 1 - NO_SOURCE_PORT;
 /// Flag of an address: it has VIPs.
 pub const HAS_VIPS: u32 = 1 << 16;
@@ -51,8 +51,8 @@ pub const SAME_TAG: u32 = 1 << 19;
 /// Where the VIP's room (bytes before the inner packet, at most 255) sits in the flags.
 const ROOM_SHIFT: u32 = 24;
 
-/// Marks a slot in use, in the word that is compared.
-const USED: u64 = 1 << 32;
+/// Marks a slot in use, in the word that is compared: beside the protocol, where BPF has it in the instruction.
+const USED: u64 = 1 << 24;
 const LENGTH_SHIFT: u32 = 40;
 /// The compared word of a slot whose VIP was removed: equal to no key, and not empty.
 #[cfg(not(target_arch = "bpf"))]
@@ -106,19 +106,25 @@ impl VipKey {
     }
 
     #[inline(always)]
-    fn hash(&self, seed: u32) -> u32 {
+    fn hash(&self, table: u64) -> u32 {
         let [a, b] = self.addr;
-        let h = (a ^ b.rotate_left(32) ^ seed as u64)
+        let h = (a ^ b.rotate_left(32) ^ table)
             .wrapping_mul(0x9e37_79b9_7f4a_7c15)
             .wrapping_add(self.word.wrapping_mul(0xd6e8_feb8_6659_fd93));
         (h >> 32) as u32
     }
 
-    /// The `probe`-th slot for this key in the table that `first`, `seed` and `mask` describe.
+    /// The `probe`-th slot for this key in a [`table`] of `mask` plus one slots.
     #[inline(always)]
-    pub fn slot(&self, first: u32, seed: u32, mask: u32, probe: u32) -> u32 {
-        (self.hash(seed).wrapping_add(probe) & mask).wrapping_add(first)
+    pub fn slot(&self, table: u64, mask: u32, probe: u32) -> u32 {
+        (self.hash(table).wrapping_add(probe) & mask).wrapping_add((table >> 32) as u32)
     }
+}
+
+/// A table in one word: its first slot, and the seed that it was filled with.
+#[inline(always)]
+pub const fn table(first: u32, seed: u32) -> u64 {
+    (first as u64) << 32 | seed as u64
 }
 
 /// What the data path knows of a VIP.
@@ -179,21 +185,35 @@ impl VipSlot {
         self.word.get() == 0
     }
 
+    /// All that is known of it.
     #[inline(always)]
-    fn read(&self) -> Vip {
-        let (what, ring, first) = (self.what.get(), self.ring.get(), self.first.get());
-        Vip { id: what as u32, flags: (what >> 32) as u32, ring: ring as u32, ring_len: (ring >> 32) as u32, first: first as u32 }
+    pub(crate) fn read(&self) -> Vip {
+        let (what, ring, first) = (self.what(), self.ring.get(), self.first.get());
+        Vip { ring: ring as u32, ring_len: (ring >> 32) as u32, first: first as u32, ..what }
+    }
+
+    /// Its id and flags alone.
+    #[inline(always)]
+    pub(crate) fn what(&self) -> Vip {
+        let what = self.what.get();
+        Vip { id: what as u32, flags: (what >> 32) as u32, ..Vip::default() }
     }
 }
 
 /// Looks `key` up in the table in force.
 #[inline(always)]
 pub fn find<M: Memory>(memory: &M, root: &Root, key: &VipKey) -> Option<Vip> {
+    slot(memory, root, key).map(VipSlot::read)
+}
+
+/// The slot that has `key` in the table in force.
+#[inline(always)]
+pub(crate) fn slot<'m, M: Memory>(memory: &'m M, root: &Root, key: &VipKey) -> Option<&'m VipSlot> {
     let (table, mask) = (root.vips.get(), root.vip_mask.get());
     for probe in 0..PROBES {
-        let slot = memory.vip(key.slot((table >> 32) as u32, table as u32, mask, probe))?;
+        let slot = memory.vip(key.slot(table, mask, probe))?;
         if slot.holds(key) {
-            return Some(slot.read());
+            return Some(slot);
         }
         if slot.is_empty() {
             return None;

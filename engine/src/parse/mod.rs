@@ -9,7 +9,7 @@ pub use standard::parse;
 pub(crate) use standard::{ethertype, is_ip, parse_behind};
 
 use crate::memory::{Addr, Tag, Vip};
-use crate::packet::{Packet, stop};
+use crate::packet::Packet;
 use crate::verdict::{Reason, Stop};
 use crate::wire::{self, Header, Ipv4, Ipv6, Tcp, Udp};
 
@@ -128,7 +128,7 @@ impl Flow {
     }
 
     #[inline(always)]
-    fn set_ipv4(&mut self, ip: &Ipv4) {
+    pub(crate) fn set_ipv4(&mut self, ip: &Ipv4) {
         self.src = ipv4_words(&ip.src);
         self.dst = ipv4_words(&ip.dst);
         self.protocol = ip.protocol;
@@ -138,7 +138,7 @@ impl Flow {
     }
 
     #[inline(always)]
-    fn set_ipv6(&mut self, ip: &Ipv6) {
+    pub(crate) fn set_ipv6(&mut self, ip: &Ipv6) {
         self.src = wire::ipv6_words(&ip.src);
         self.dst = wire::ipv6_words(&ip.dst);
         self.protocol = ip.next_header;
@@ -146,6 +146,13 @@ impl Flow {
         self.ttl = ip.hop_limit;
         self.len = (ip.payload_len.get() as u32).wrapping_add(Ipv6::LEN as u32);
         self.is_v6 = true;
+    }
+
+    /// What only TCP has.
+    #[inline(always)]
+    pub(crate) fn set_tcp(&mut self, tcp: &Tcp) {
+        self.tcp_flags = tcp.flags;
+        self.tcp_words = tcp.offset;
     }
 }
 
@@ -161,16 +168,15 @@ fn transport<P: Packet>(packet: &P, at: usize, flow: &mut Flow, short: Reason, o
     flow.l4 = at as u32;
     match flow.protocol {
         wire::IPPROTO_TCP => {
-            let tcp = Tcp::view(packet, at).ok_or(stop::<P>(short))?;
+            let tcp = Tcp::view(packet, at).ok_or(Stop::of(short))?;
             flow.ports = u32::from_ne_bytes(tcp.ports);
-            flow.tcp_flags = tcp.flags;
-            flow.tcp_words = tcp.offset;
+            flow.set_tcp(tcp);
         }
         wire::IPPROTO_UDP => {
-            let udp = Udp::view(packet, at).ok_or(stop::<P>(short))?;
+            let udp = Udp::view(packet, at).ok_or(Stop::of(short))?;
             flow.ports = u32::from_ne_bytes(udp.ports);
         }
-        _ => return Err(stop::<P>(other)),
+        _ => return Err(Stop::of(other)),
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! extension headers and ICMP errors take the long one, which looks for the same things in other places.
 
 use super::{Flow, Part, Seen, quote, transport};
-use crate::packet::{Packet, aside, is_plain, stop};
+use crate::packet::Packet;
 use crate::verdict::Reason::{ExtensionHeaders, FrameTooShort, Icmp, MalformedIp, NotIp, NotTcpUdp, TruncatedIp, TruncatedL4};
 use crate::verdict::Stop;
 use crate::wire::{self, Ethernet, Extension, FragmentHeader, Header, Icmp as IcmpHeader, Ipv4, Ipv6};
@@ -24,9 +24,6 @@ pub fn parse<P: Packet>(packet: &P, flow: &mut Flow) -> Result<(), Stop> {
 /// What follows the Ethernet header.
 #[inline(always)]
 pub(crate) fn ethertype<P: Packet>(packet: &P) -> Result<u16, Stop> {
-    if is_plain::<P>() {
-        return Ok(P::PLAIN);
-    }
     let eth = Ethernet::view(packet, 0).ok_or(Stop::of(FrameTooShort))?;
     Ok(eth.ethertype.get())
 }
@@ -50,8 +47,6 @@ pub(crate) fn parse_behind<P: Packet>(packet: &P, flow: &mut Flow, ethertype: u1
         return Ok(());
     }
     match flow.protocol {
-        // Usual is what has ports.
-        _ if is_plain::<P>() => transport(packet, l4, flow, TruncatedL4, NotTcpUdp),
         wire::IPPROTO_ICMP if !flow.is_v6 => icmp(packet, flow, l4),
         wire::IPPROTO_ICMPV6 if flow.is_v6 => icmpv6(packet, flow, l4),
         _ => transport(packet, l4, flow, TruncatedL4, NotTcpUdp),
@@ -60,18 +55,16 @@ pub(crate) fn parse_behind<P: Packet>(packet: &P, flow: &mut Flow, ethertype: u1
 
 #[inline(always)]
 fn ipv4<P: Packet>(packet: &P, flow: &mut Flow) -> Result<usize, Stop> {
-    let ip = Ipv4::view(packet, Ethernet::LEN).ok_or(stop::<P>(TruncatedIp))?;
-    // Usual is a header without options: its length is known when this is compiled.
-    if is_plain::<P>() && ip.version_ihl != 0x45 || !(0x45..0x50).contains(&ip.version_ihl) {
-        return Err(stop::<P>(MalformedIp));
+    let ip = Ipv4::view(packet, Ethernet::LEN).ok_or(Stop::of(TruncatedIp))?;
+    if !(0x45..0x50).contains(&ip.version_ihl) {
+        return Err(Stop::of(MalformedIp));
     }
     flow.set_ipv4(ip);
     if ip.is_fragment() {
-        aside::<P>()?;
         let id = ip.id.get() as u32;
         set_fragment(flow, id, ip.fragment_offset() << 3 | ip.more_fragments());
     }
-    Ok(const { Ethernet::LEN }.wrapping_add(if is_plain::<P>() { Ipv4::LEN } else { ip.header_len() }))
+    Ok(const { Ethernet::LEN }.wrapping_add(ip.header_len()))
 }
 
 /// `at` as in [`FragmentHeader::offset`].
@@ -88,16 +81,15 @@ fn set_fragment(flow: &mut Flow, id: u32, at: u16) {
 
 #[inline(always)]
 fn ipv6<P: Packet>(packet: &P, flow: &mut Flow) -> Result<usize, Stop> {
-    let ip = Ipv6::view(packet, Ethernet::LEN).ok_or(stop::<P>(TruncatedIp))?;
+    let ip = Ipv6::view(packet, Ethernet::LEN).ok_or(Stop::of(TruncatedIp))?;
     if ip.version_class_label.get() >> 28 != 6 {
-        return Err(stop::<P>(MalformedIp));
+        return Err(Stop::of(MalformedIp));
     }
     flow.set_ipv6(ip);
     const AT: usize = const { Ethernet::LEN + Ipv6::LEN };
     if !is_extension(flow.protocol) {
         return Ok(AT);
     }
-    aside::<P>()?;
     extensions(packet, flow, AT)?;
     Ok(flow.l4())
 }

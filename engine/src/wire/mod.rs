@@ -114,7 +114,7 @@ pub type Icmp6 = Message<Ipv6>;
 header!(Icmp4);
 header!(Icmp6);
 
-/// A UDP tunnel: Ethernet, IP, UDP, and the client's packet behind it.
+/// A UDP datagram, or a UDP tunnel with the client's packet behind it: Ethernet, IP, UDP.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct UdpTunnel<O> {
@@ -125,6 +125,30 @@ pub struct UdpTunnel<O> {
     /// The UDP header.
     pub udp: Udp,
 }
+
+/// A TCP segment: Ethernet, IPv4 without options, TCP.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Tcp4 {
+    /// The Ethernet header.
+    pub eth: Ethernet,
+    /// The IP header.
+    pub ip: Ipv4,
+    /// The TCP header.
+    pub tcp: Tcp,
+}
+header!(Tcp4);
+
+/// The head of an IPv6 frame: Ethernet, IPv6.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Head6 {
+    /// The Ethernet header.
+    pub eth: Ethernet,
+    /// The IP header.
+    pub ip: Ipv6,
+}
+header!(Head6);
 
 /// Over IPv4.
 pub type Udp4 = UdpTunnel<Ipv4>;

@@ -12,7 +12,7 @@ use tandem_engine::memory::prefixes::SPACES;
 use tandem_engine::memory::reals::{Method, Out, Way};
 use tandem_engine::memory::rings::SLOTS_PER_LINE;
 use tandem_engine::memory::root::LAYOUT;
-use tandem_engine::memory::vips::PROBES;
+use tandem_engine::memory::vips::{self, PROBES};
 use tandem_engine::memory::{
     Answer, FlowSet, IdLine, Line, Memory, Nat, PrefixSlot, Real, RealLine, RingLine, Root, Trace, Tree, Vip, VipKey, VipSlot,
 };
@@ -94,7 +94,9 @@ impl Bed {
 
     /// Puts an entry into the VIP table.
     pub fn entry(&self, key: VipKey, vip: Vip) {
-        let slot = (0..PROBES).map(|probe| &self.vips[key.slot(0, 1, SLOTS - 1, probe) as usize]).find(|slot| slot.is_empty());
+        let slot = (0..PROBES)
+            .map(|probe| &self.vips[key.slot(vips::table(0, 1), SLOTS - 1, probe) as usize])
+            .find(|slot| slot.is_empty());
         slot.expect("a handful of VIPs fits").fill(&key, vip);
     }
 
@@ -118,7 +120,9 @@ impl Bed {
     /// Adds what is known of an address.
     pub fn address(&self, address: IpAddr, flags: u32) {
         let (key, vip) = (VipKey::address(words(address)), Vip { id: NO_VIP, flags, ..Vip::default() });
-        let slot = (0..PROBES).map(|probe| &self.vips[key.slot(0, 1, SLOTS - 1, probe) as usize]).find(|slot| slot.is_empty());
+        let slot = (0..PROBES)
+            .map(|probe| &self.vips[key.slot(vips::table(0, 1), SLOTS - 1, probe) as usize])
+            .find(|slot| slot.is_empty());
         slot.expect("a handful of addresses fits").fill(&key, vip);
     }
 
