@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use aya::maps::MapData;
 use etherparse::PacketBuilder;
 use tandem_backends::config::{Attach, parse};
 use tandem_backends::facts::Netlink;
-use tandem_backends::memory::Sizes;
+use tandem_backends::memory::{LookedUp, Sizes};
 use tandem_backends::run::{Life, Options, Paths, Signals, run};
 use tandem_backends::xdp::{Balancer, Companion, Role, attach_companion};
 
@@ -134,5 +135,36 @@ fn pinned_tables_of_another_layout_are_refused_by_name() {
             assert!(error.contains(part), "no {part:?} in {error}");
         }
         assert!(left.0.join("FLOWS").exists(), "they are gone");
+    });
+}
+
+/// Each table stays as it was made, one value or entries, with all that is in it; and sizes are found again from either.
+#[test]
+fn pinned_tables_keep_their_shape() {
+    in_namespace(|| {
+        let plan = parse("[flows]\ncapacity = 1000\n", "shape").expect("a plan").plan;
+        let some = LookedUp { flows: true, ..LookedUp::default() };
+        for (n, looked_up) in [LookedUp::default(), some, LookedUp::ALL].into_iter().enumerate() {
+            let left = Left(Path::new("/sys/fs/bpf").join(format!("op-shape-{}-{n}", std::process::id())));
+            let role = Role::Forward(left.0.clone());
+            let sizes = Sizes { features: 0, ..Sizes::for_plan(&plan, 3) };
+            let first = Balancer::load(&role, Sizes { looked_up, ..sizes }).expect("new tables");
+            let made = first.tables().sizes();
+            assert_eq!(made, sizes);
+            let last = |balancer: &Balancer| balancer.tables().real_count(2, sizes.extent.reals - 1).map(|line| line[0].get());
+            first.tables().real_count(2, sizes.extent.reals - 1).expect("a line")[0].set(77);
+            drop(first);
+            // Other sizes, and the usual shape: what is pinned counts.
+            let mut next =
+                Balancer::load(&role, Sizes { flow_sets: 4096, ..Sizes::for_plan(&plan, 9) }).expect("they are taken over");
+            assert_eq!((next.tables().sizes(), last(&next)), (made, Some(77)));
+            next.renew(u32::MAX).expect("another program over the same tables");
+            for (name, is_looked_up) in
+                [("VIPS", looked_up.vips), ("REALS", looked_up.reals), ("FLOWS", looked_up.flows), ("COUNTS", looked_up.counts)]
+            {
+                let map = MapData::from_pin(left.0.join(name)).and_then(|map| map.info()).expect("a pinned map");
+                assert_eq!(map.max_entries() > 1, is_looked_up, "{name}");
+            }
+        }
     });
 }

@@ -11,7 +11,7 @@ use aya::maps::{HashMap, Map, ProgramArray};
 use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use tandem_backends::memory::{Area, Shared, Tables};
-use tandem_backends::xdp::{Direct, REFERENCES, constants, with_extent};
+use tandem_backends::xdp::{Direct, REFERENCES, prepare};
 use tandem_engine::memory::counters::Extent;
 use tandem_engine::memory::reals::{Method, Way};
 use tandem_engine::memory::rings::SLOTS_PER_LINE;
@@ -35,20 +35,14 @@ impl References {
     pub fn load(tables: &Tables, flows: u32) -> Result<Self> {
         let sizes = tables.sizes();
         let extent = sizes.extent;
-        let (constants, direct) = (constants(sizes, 0), Direct::make(sizes, None)?);
-        let mut loader = EbpfLoader::new();
-        for (name, value) in &constants {
-            // Not all of them are in these programs.
-            loader.override_global(name, value, false);
-        }
-        let mut ebpf = loader
+        let direct = Direct::make(sizes, None)?;
+        let mut ebpf = EbpfLoader::new()
             .map_max_entries("RINGS", sizes.ring_lines)
-            .map_max_entries("COUNTS", sizes.blocks)
             .map_max_entries("FLOW_HASH", flows)
-            .load(&direct.link(&with_extent(REFERENCES, extent)?)?)
+            .load(&prepare(REFERENCES, sizes, 0, &direct)?)
             .context("the benchmarks' object")?;
         copy(tables, &mut ebpf, &direct)?;
-        let counts = area(&ebpf, "COUNTS", sizes.blocks as usize * extent.lines() as usize)?;
+        let counts = direct.area("COUNTS", sizes.blocks as usize * extent.lines() as usize)?;
         for name in ["null", "room", "fixed", "hashed"] {
             program(&mut ebpf, name)?.load().with_context(|| format!("the program {name}"))?;
         }

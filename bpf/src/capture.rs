@@ -137,7 +137,7 @@ pub unsafe extern "C" fn tandem_came(ctx: *mut xdp_md) -> u32 {
         return 0;
     }
     state.marked = state.marked.wrapping_add(1);
-    let mark = (cpu() as u64) << 48 | state.marked;
+    let mark = cpu() << 48 | state.marked;
     state.mark = mark;
     // SAFETY: as before.
     unsafe { tandem_tell(ctx, 0, 0, 0, Frame::<false>::new(ctx).interface()) };

@@ -1,7 +1,6 @@
 //! For real servers: strips tunnels and passes the client's packet to the stack, so that a real needs no tunnel device.
 
 use crate::frame::Frame;
-use crate::tables::trace;
 use aya_ebpf::Global;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::{map, xdp};
@@ -42,9 +41,6 @@ pub fn decap(ctx: XdpContext) -> u32 {
         katran,
     };
     let outcome = decapsulate(&mut Frame::<false>::new(ctx.ctx), &tunnels, count);
-    if let Some(trace) = trace() {
-        trace.reason.set((outcome as u32).wrapping_add(1));
-    }
     match outcome.action() {
         Action::Pass => XDP_PASS,
         Action::Drop => XDP_DROP,

@@ -2,13 +2,13 @@
 //!
 //! The numbers of entries here are the smallest, and so is the size of a core's counters; the loader sets the real ones.
 
+use core::arch::asm;
 use core::cell::UnsafeCell;
-use core::hint::black_box;
+use core::hint::{assert_unchecked, black_box};
 use core::mem::MaybeUninit;
 
-use aya_ebpf::Global;
-use aya_ebpf::helpers::bpf_get_smp_processor_id;
-use aya_ebpf::helpers::generated::bpf_jiffies64;
+use aya_ebpf::bindings::bpf_func_id::BPF_FUNC_get_smp_processor_id;
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_map_lookup_elem};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, ProgramArray, XskMap};
 use aya_ebpf::programs::XdpContext;
@@ -16,8 +16,8 @@ use tandem_engine::handover::{INTERFACES, QUEUES};
 use tandem_engine::memory::counters::{Block, HEAD, MAX_CPUS};
 use tandem_engine::memory::prefixes::{self, SPACES, Space};
 use tandem_engine::memory::{
-    Addr, Answer, FlowSet, HashLine, IdKey, IdLine, Line, Memory, Nat, PrefixSlot, Real, RealLine, RingLine, Root, Trace, Tree,
-    VipSlot, features, ids, nats,
+    Addr, Answer, Constant, FlowSet, HashLine, IdKey, IdLine, Line, Memory, Nat, PrefixSlot, Real, RealLine, RingLine, Root,
+    Trace, Tree, VipSlot, features, ids, nats,
 };
 use tandem_engine::nat::{self, Ask};
 use tandem_engine::{Entry, Flow, NO_VIP, remember};
@@ -25,8 +25,9 @@ use tandem_engine::{Entry, Flow, NO_VIP, remember};
 /// `BPF_F_MMAPABLE` (kernel fc9702273e2e, v5.5): only plain arrays can have it.
 const MMAPABLE: u32 = 1 << 10;
 
-/// A table whose address the loader puts into the program: nothing is looked up, which takes 14 instructions, and a store and a load
-/// of the index. Here is its first entry; the mask, a load-time constant, tells the verifier how many there are.
+/// A table that every frame asks by a number that it has calculated. Where the kernel lets it be one value the loader puts its
+/// address into the program, and nothing is looked up, which takes 14 instructions, and a store and a load of the index. Where not,
+/// entries are looked up in [`Entries`]. This is the first entry; a mask, a load-time constant, tells the verifier how many there are.
 #[repr(transparent)]
 pub struct Direct<T>(UnsafeCell<MaybeUninit<T>>);
 
@@ -38,13 +39,52 @@ impl<T> Direct<T> {
         Self(UnsafeCell::new(MaybeUninit::zeroed()))
     }
 
-    /// The entry at this index, modulo the number of entries: the mask plus one.
     #[inline(always)]
-    fn at(&self, index: u32, mask: u32) -> &T {
-        let first: *const T = self.0.get().cast();
-        // SAFETY: the loader makes the table that large, and zeroes are a `T`; the verifier proves the first. Wrapping, because
-        // the compiler knows of one entry.
-        unsafe { &*first.wrapping_add((index & mask) as usize) }
+    const fn first(&self) -> *const T {
+        self.0.get().cast_const().cast()
+    }
+
+    /// The entry at this index, which the caller has masked.
+    #[inline(always)]
+    fn at(&self, index: u64) -> &T {
+        self.behind(index.wrapping_mul(size_of::<T>() as u64))
+    }
+
+    /// The entry so many bytes behind the first.
+    #[inline(always)]
+    fn behind(&self, bytes: u64) -> &T {
+        // Wrapping, because the compiler knows of one entry.
+        let entry = self.first().wrapping_byte_add(bytes as usize);
+        // SAFETY: it is in the table, which is at no null pointer: or the compiler would ask.
+        unsafe { assert_unchecked(!entry.is_null()) };
+        // SAFETY: the loader makes the table as large as the masks say, and zeroes are a `T`; the verifier proves the first.
+        unsafe { &*entry }
+    }
+}
+
+/// The same table as a map whose entries are looked up: where a symbol of it is in the program, the loader puts the map.
+#[repr(transparent)]
+pub struct Entries(UnsafeCell<u64>);
+
+// SAFETY: only its address is ever used.
+unsafe impl Sync for Entries {}
+
+impl Entries {
+    const fn new() -> Self {
+        Self(UnsafeCell::new(0))
+    }
+
+    /// The entry at this index.
+    ///
+    /// # Safety
+    /// Entries are `T`s.
+    #[inline(always)]
+    unsafe fn get<T>(&self, index: u64) -> Option<&T> {
+        let key = index as u32;
+        // SAFETY: the symbol is a map of the loader's, whose keys are 32 bits.
+        let entry: *const T = unsafe { bpf_map_lookup_elem(self.0.get().cast(), (&raw const key).cast()) }.cast_const().cast();
+        // SAFETY: the caller knows the type, and arrays live as long as the program.
+        unsafe { entry.as_ref() }
     }
 }
 
@@ -55,17 +95,31 @@ static ROOT: Direct<Root> = Direct::new();
 #[unsafe(link_section = ".bss.VIPS")]
 static VIPS: Direct<VipSlot> = Direct::new();
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.VIPS.map")]
+static VIPS_MAP: Entries = Entries::new();
+#[unsafe(no_mangle)]
 #[unsafe(link_section = ".bss.REALS")]
 static REALS: Direct<Real> = Direct::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.REALS.map")]
+static REALS_MAP: Entries = Entries::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.FLOWS")]
+static FLOWS: Direct<FlowSet> = Direct::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.FLOWS.map")]
+static FLOWS_MAP: Entries = Entries::new();
+/// Each block's bytes are a load-time constant: behind what is here are the counters of VIPs and reals.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.COUNTS")]
+static COUNTS: Direct<Block> = Direct::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.COUNTS.map")]
+static COUNTS_MAP: Entries = Entries::new();
 #[map]
 static RINGS: Array<RingLine> = Array::with_max_entries(1, MMAPABLE);
 #[map]
-static FLOWS: Array<FlowSet> = Array::with_max_entries(1, MMAPABLE);
-#[map]
 static HASHES: Array<HashLine> = Array::with_max_entries(1, MMAPABLE);
-#[map]
-/// The loader makes the values larger, by the counters of VIPs and reals.
-static COUNTS: Array<Block> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static IDS: Array<IdLine> = Array::with_max_entries(1, MMAPABLE);
 #[map]
@@ -95,46 +149,101 @@ pub static XSKS: XskMap = XskMap::with_max_entries(INTERFACES * QUEUES, 0);
 #[map]
 static LANES: HashMap<u32, u32> = HashMap::with_max_entries(INTERFACES, 0);
 
-/// Load-time constant: not 0 for replays and tests. The clock is the root's `tick`, all is counted in block 0, and if it is
-/// [`TRACED`], every decision is written to the trace cell. The verifier removes whatever it does not select.
-#[unsafe(no_mangle)]
-static REPLAY: Global<u32> = Global::new(0);
+/// A load-time constant: the number stands in the instruction, and the loader puts the value there. Not `pure`, or LLVM would keep it in
+/// a register or on the stack. In 64 bits, because older verifiers forget what they know of anything shorter.
+#[inline(always)]
+fn constant<const NUMBER: u32>() -> u64 {
+    let value: u64;
+    // SAFETY: a register is set, and no memory is touched.
+    unsafe { asm!("{value} = {number}", value = out(reg) value, number = const NUMBER, options(nomem, nostack)) };
+    value
+}
 
-/// A replay that wants to know of decisions.
-const TRACED: u32 = 1;
+/// Whether a load-time constant is not 0. Any number is asked: the loader makes the comparison one that no number passes, or every one,
+/// and the verifier, which sees that, removes it. It costs nothing where what is behind it is reached from here alone.
+#[inline(always)]
+fn is<const NUMBER: u32>(any: u64) -> bool {
+    // SAFETY: nothing is done but to go on in one place or the other.
+    unsafe {
+        asm!(
+            "if {any} < {number} goto {yes}", any = in(reg) any, number = const NUMBER, yes = label { return true },
+            options(nomem, nostack)
+        );
+    }
+    false
+}
 
-/// Load-time constant: the features that this program is loaded for.
-#[unsafe(no_mangle)]
-static FEATURES: Global<u32> = Global::new(0);
+/// The same where there is no number.
+#[inline(always)]
+fn is_set<const NUMBER: u32>() -> bool {
+    is::<NUMBER>(constant::<NUMBER>())
+}
 
-/// Load-time constant: not 0 where usual frames have a way of their own. All that is asked about it for each frame.
-#[unsafe(no_mangle)]
-static USUAL: Global<u32> = Global::new(0);
+/// Whether `value` is below a load-time constant.
+#[inline(always)]
+fn is_below<const NUMBER: u32>(value: u64) -> bool {
+    // SAFETY: as in `is`.
+    unsafe {
+        asm!(
+            "if {value} >= {number} goto {no}", value = in(reg) value, number = const NUMBER, no = label { return false },
+            options(nomem, nostack)
+        );
+    }
+    true
+}
 
-/// Load-time constants: VIPs and reals that a core's counters have room for, minus one (powers of two minus one). Loaded where
-/// they are needed, not kept: the stack has no room.
-#[unsafe(no_mangle)]
-static VIP_MASK: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-static REAL_MASK: Global<u32> = Global::new(0);
-/// The same of both halves of the VIP table.
-#[unsafe(no_mangle)]
-static SLOT_MASK: Global<u32> = Global::new(0);
+/// `value`, of which no more is left than this mask has: then the verifier knows how large it is.
+#[inline(always)]
+fn masked<const NUMBER: u32>(mut value: u64) -> u64 {
+    // SAFETY: as in `constant`.
+    unsafe { asm!("{value} &= {number}", value = inout(reg) value, number = const NUMBER, options(nomem, nostack)) };
+    value
+}
+
+/// `value` times a load-time constant.
+#[inline(always)]
+fn times<const NUMBER: u32>(mut value: u64) -> u64 {
+    // SAFETY: as in `constant`.
+    unsafe { asm!("{value} *= {number}", value = inout(reg) value, number = const NUMBER, options(nomem, nostack)) };
+    value
+}
+
+/// The address so many bytes behind another one.
+#[inline(always)]
+fn behind<const NUMBER: u32>(mut address: *const u8) -> *const u8 {
+    // SAFETY: as in `constant`.
+    unsafe { asm!("{address} += {number}", address = inout(reg) address, number = const NUMBER, options(nomem, nostack)) };
+    address
+}
+
+const REPLAY: u32 = Constant::Replay as u32;
+const TRACED: u32 = Constant::Traced as u32;
+const FEATURES: u32 = Constant::Features as u32;
+const UNUSUAL: u32 = Constant::Unusual as u32;
+const SLOT_MASK: u32 = Constant::SlotMask as u32;
+const REAL_MASK: u32 = Constant::RealMask as u32;
+const VIP_MASK: u32 = Constant::VipMask as u32;
+const FLOW_MASK: u32 = Constant::FlowMask as u32;
+const CPU_MASK: u32 = Constant::CpuMask as u32;
+const BLOCKS: u32 = Constant::Blocks as u32;
+const BLOCK_BYTES: u32 = Constant::BlockBytes as u32;
+const REAL_COUNTS: u32 = Constant::RealCounts as u32;
+const LOOK_UP_VIPS: u32 = Constant::LookUpVips as u32;
+const LOOK_UP_REALS: u32 = Constant::LookUpReals as u32;
+const LOOK_UP_FLOWS: u32 = Constant::LookUpFlows as u32;
+const LOOK_UP_COUNTS: u32 = Constant::LookUpCounts as u32;
 
 /// Whether this program is loaded for a replay.
 #[inline(always)]
 pub fn is_replay() -> bool {
-    REPLAY.load() != 0
+    is_set::<REPLAY>()
 }
 
 /// Where replays want to know of decisions.
 #[inline(always)]
 pub fn trace() -> Option<&'static Trace> {
-    if REPLAY.load() == TRACED { TRACE.get(0) } else { None }
+    if is_set::<TRACED>() { TRACE.get(0) } else { None }
 }
-
-/// Counters of reals in a line.
-const REALS_PER_LINE: u64 = (size_of::<Line>() / size_of::<RealLine>()) as u64;
 
 /// Jiffies in a tick of the coarse clock, as a power of two.
 const TICK_SHIFT: u32 = 6;
@@ -143,7 +252,7 @@ const TICK_SHIFT: u32 = 6;
 #[inline(always)]
 fn flow_place() -> *mut Flow {
     // The mask tells the verifier what the loader has made sure of.
-    let at = (cpu() & (MAX_CPUS - 1)) as usize;
+    let at = (cpu() & (MAX_CPUS as u64 - 1)) as usize;
     // SAFETY: the index is in the array.
     unsafe { (&raw mut FLOW).cast::<Flow>().add(at) }
 }
@@ -253,14 +362,16 @@ pub extern "C" fn tandem_remember(entry: u32, real: u32, now: u32) -> u32 {
 
 /// The CPU that the program runs on.
 #[inline(always)]
-pub fn cpu() -> u32 {
+pub fn cpu() -> u64 {
+    // SAFETY: a call of a helper is one of its number. As aya declares it its answer has 32 bits, which would be cut off first.
+    let helper: unsafe extern "C" fn() -> u64 = unsafe { core::mem::transmute(BPF_FUNC_get_smp_processor_id as usize) };
     // SAFETY: the helper only reads which CPU the program runs on.
-    unsafe { bpf_get_smp_processor_id() }
+    unsafe { helper() }
 }
 
-/// The tables as this CPU sees them, for a program that knows the features `KNOWN`. What every frame asks again and again is
-/// read once; in 64 bits, because older verifiers forget what they know of anything shorter that is kept on the stack.
+/// The tables as this CPU sees them, for a program that knows the features `KNOWN`.
 pub struct Kernel<const KNOWN: u32 = EVERYTHING> {
+    /// Its block of counters.
     counts: &'static Block,
     features: u64,
 }
@@ -275,25 +386,49 @@ impl<const KNOWN: u32> Kernel<KNOWN> {
     /// This CPU's view; `None` if there is no block of counters for it.
     #[inline(always)]
     pub fn new() -> Option<Self> {
-        let counts = COUNTS.get(if REPLAY.load() != 0 { 0 } else { cpu() })?;
-        Some(Self { counts, features: if Self::PLAIN { 0 } else { FEATURES.load() as u64 } })
+        let features = if Self::PLAIN { 0 } else { constant::<FEATURES>() };
+        let cpu = masked::<CPU_MASK>(cpu());
+        if is::<LOOK_UP_COUNTS>(cpu) {
+            // SAFETY: an entry is a block, and what is behind it.
+            return Some(Self { counts: unsafe { COUNTS_MAP.get(cpu) }?, features });
+        }
+        if !is_below::<BLOCKS>(cpu) {
+            return None;
+        }
+        Some(Self { counts: COUNTS.behind(times::<BLOCK_BYTES>(cpu)), features })
+    }
+
+    /// Whether it is among those that the program is loaded for. Asked anew each time: kept, it would take a place on the stack.
+    #[inline(always)]
+    fn is_loaded_for(&self, feature: u32) -> bool {
+        Self::PLAIN || self.features & feature as u64 != 0
     }
 }
 
 /// The view of the way of usual frames, if there are any.
 #[inline(always)]
 pub fn plain_kernel() -> Option<Kernel<{ features::PLAIN }>> {
-    if USUAL.load() == 0 { None } else { Kernel::new() }
+    if is_set::<UNUSUAL>() {
+        // An instruction of its own: what only this leads to is removed with it.
+        constant::<UNUSUAL>();
+        return None;
+    }
+    Kernel::new()
 }
 
 impl<const KNOWN: u32> Memory for Kernel<KNOWN> {
     #[inline(always)]
     fn root(&self) -> Option<&Root> {
-        Some(ROOT.at(0, 0))
+        Some(ROOT.at(0))
     }
     #[inline(always)]
     fn vip(&self, index: u32) -> Option<&VipSlot> {
-        Some(VIPS.at(index, SLOT_MASK.load()))
+        let index = masked::<SLOT_MASK>(index as u64);
+        if !Self::PLAIN && is::<LOOK_UP_VIPS>(index) {
+            // SAFETY: an entry is a slot.
+            return unsafe { VIPS_MAP.get(index) };
+        }
+        Some(VIPS.at(index))
     }
     #[inline(always)]
     fn ring(&self, index: u32) -> Option<&RingLine> {
@@ -301,11 +436,21 @@ impl<const KNOWN: u32> Memory for Kernel<KNOWN> {
     }
     #[inline(always)]
     fn real(&self, id: u32) -> Option<&Real> {
-        Some(REALS.at(id, REAL_MASK.load()))
+        let id = masked::<REAL_MASK>(id as u64);
+        if is::<LOOK_UP_REALS>(id) {
+            // SAFETY: an entry is a real.
+            return unsafe { REALS_MAP.get(id) };
+        }
+        Some(REALS.at(id))
     }
     #[inline(always)]
     fn flows(&self, index: u32) -> Option<&FlowSet> {
-        FLOWS.get(index)
+        let index = masked::<FLOW_MASK>(index as u64);
+        if is::<LOOK_UP_FLOWS>(index) {
+            // SAFETY: an entry is a set.
+            return unsafe { FLOWS_MAP.get(index) };
+        }
+        Some(FLOWS.at(index))
     }
     #[inline(always)]
     fn hashes(&self, index: u32) -> Option<&HashLine> {
@@ -358,11 +503,11 @@ impl<const KNOWN: u32> Memory for Kernel<KNOWN> {
     #[inline(always)]
     fn has(&self, root: &Root, feature: u32) -> bool {
         // The constants first: the compiler and the verifier remove what they leave out.
-        KNOWN & feature != 0 && (Self::PLAIN || self.features & feature as u64 != 0) && root.features.get() & feature != 0
+        KNOWN & feature != 0 && self.is_loaded_for(feature) && root.features.get() & feature != 0
     }
     #[inline(always)]
     fn can(&self, feature: u32) -> bool {
-        KNOWN & feature != 0 && (Self::PLAIN || self.features & feature as u64 != 0)
+        KNOWN & feature != 0 && self.is_loaded_for(feature)
     }
     #[inline(always)]
     fn count(&self, index: u32) -> Option<&Line> {
@@ -374,27 +519,24 @@ impl<const KNOWN: u32> Memory for Kernel<KNOWN> {
     }
     #[inline(always)]
     fn vip_count(&self, vip: u32) -> Option<&Line> {
-        let at = HEAD as u64 + (vip as u64 & VIP_MASK.load() as u64);
+        let lines: *const Line = core::ptr::from_ref(self.counts).cast();
         // SAFETY: behind the block there are as many lines of VIPs as the mask lets through; the verifier proves it.
-        Some(unsafe { &*core::ptr::from_ref(self.counts).cast::<Line>().add(at as usize) })
+        Some(unsafe { &*lines.wrapping_add(HEAD as usize).wrapping_add(masked::<VIP_MASK>(vip as u64) as usize) })
     }
     #[inline(always)]
     fn real_count(&self, real: u32) -> Option<&RealLine> {
-        let first = (HEAD as u64 + VIP_MASK.load() as u64 + 1) * REALS_PER_LINE;
-        let at = first + (real as u64 & REAL_MASK.load() as u64);
+        let first: *const RealLine = behind::<REAL_COUNTS>(core::ptr::from_ref(self.counts).cast()).cast();
         // SAFETY: and behind those as many of reals.
-        Some(unsafe { &*core::ptr::from_ref(self.counts).cast::<RealLine>().add(at as usize) })
+        Some(unsafe { &*first.wrapping_add(masked::<REAL_MASK>(real as u64) as usize) })
     }
     #[inline(always)]
     fn now(&self) -> u32 {
-        if REPLAY.load() != 0 {
-            return ROOT.at(0, 0).tick.get();
-        }
         // SAFETY: the helper only reads a counter of the kernel.
-        (unsafe { bpf_jiffies64() } >> TICK_SHIFT) as u32
+        let jiffies = unsafe { bpf_jiffies64() };
+        if is::<REPLAY>(jiffies) { ROOT.at(0).tick.get() } else { (jiffies >> TICK_SHIFT) as u32 }
     }
     #[inline(always)]
     fn trace(&self) -> Option<&Trace> {
-        if !Self::PLAIN && REPLAY.load() == TRACED { TRACE.get(0) } else { None }
+        if !Self::PLAIN && is_set::<TRACED>() { TRACE.get(0) } else { None }
     }
 }

@@ -7,4 +7,4 @@ mod tables;
 pub use area::{Area, MapError, Shared};
 pub use desk::{Desk, Plain, Traced};
 pub(crate) use tables::Source;
-pub use tables::{Sizes, Tables};
+pub use tables::{LookedUp, Sizes, Tables};

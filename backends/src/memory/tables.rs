@@ -15,6 +15,25 @@ use super::area::{Area, MapError, Shared};
 use crate::config::Plan;
 use crate::control;
 
+/// Which of the tables that every frame asks by a number the kernel holds as entries, which the program looks up. The others are one value
+/// each, whose address is in the program.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct LookedUp {
+    /// The VIP table. The way of usual frames is only taken without it.
+    pub vips: bool,
+    /// The reals.
+    pub reals: bool,
+    /// The flow table.
+    pub flows: bool,
+    /// The counters of each core.
+    pub counts: bool,
+}
+
+impl LookedUp {
+    /// All of them.
+    pub const ALL: Self = Self { vips: true, reals: true, flows: true, counts: true };
+}
+
 /// Numbers of entries that depend on the configuration and the host, and what the program is loaded for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
@@ -38,6 +57,8 @@ pub struct Sizes {
     pub nat_places: u32,
     /// The [`features`] that the kernel program is loaded with.
     pub features: u32,
+    /// New tables that are looked up even if the kernel takes them as one value; for tests. Pinned ones stay what they are.
+    pub looked_up: LookedUp,
 }
 
 impl Sizes {
@@ -59,6 +80,7 @@ impl Sizes {
             prefix_slots: control::prefixes::slots(plan),
             nat_places: control::nat_places(plan),
             features,
+            looked_up: LookedUp::default(),
         }
     }
 
@@ -270,6 +292,7 @@ impl Tables {
             prefix_slots: self.prefixes.len() as u32 / 2,
             nat_places: self.nats.len() as u32,
             features: self.root().features.get(),
+            looked_up: LookedUp::default(),
         }
     }
 }

@@ -29,18 +29,17 @@ pub(super) fn room(wish: &Wish, cpus: u32) -> u32 {
     bytes.next_power_of_two() as u32
 }
 
-/// The object with a filter in it.
-pub(super) fn filtered(filter: &[Classic]) -> Result<Vec<u8>, XdpError> {
+/// Puts a filter into an object.
+pub(super) fn put_filter(bytes: &mut [u8], filter: &[Classic]) -> Result<(), XdpError> {
     let missing = || XdpError::Missing { what: "function", name: FILTER };
-    let object = object::File::parse(OBJECT).map_err(|_| missing())?;
+    let object = object::File::parse(&*bytes).map_err(|_| missing())?;
     let symbol = object.symbol_by_name(FILTER).ok_or_else(missing)?;
     let section = symbol.section_index().and_then(|index| object.section_by_index(index).ok()).ok_or_else(missing)?;
     let (start, _) = section.file_range().ok_or_else(missing)?;
     let (at, size) = ((start + symbol.address()) as usize, symbol.size() as usize);
-    let mut bytes = OBJECT.to_vec();
     let place = bytes.get_mut(at..at + size).ok_or_else(missing)?;
     place.copy_from_slice(&translated(filter, size / 8)?);
-    Ok(bytes)
+    Ok(())
 }
 
 /// Whether the program can have this filter.
@@ -48,7 +47,7 @@ pub(super) fn filtered(filter: &[Classic]) -> Result<Vec<u8>, XdpError> {
 /// # Errors
 /// [`XdpError::Filter`].
 pub fn check_filter(filter: &[Classic]) -> Result<(), XdpError> {
-    if filter.is_empty() { Ok(()) } else { filtered(filter).map(|_| ()) }
+    if filter.is_empty() { Ok(()) } else { put_filter(&mut OBJECT.to_vec(), filter) }
 }
 
 /// What the program tells, while it is loaded to capture.

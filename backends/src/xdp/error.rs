@@ -171,7 +171,7 @@ pub(super) fn load_cure(errno: Option<i32>) -> &'static str {
         Some(libc::EPERM | libc::EACCES) => "it takes CAP_BPF and CAP_NET_ADMIN (run as root), and no lockdown of BPF",
         Some(libc::ENOMEM) => "the tables need more memory than there is; lower flows.capacity",
         Some(libc::E2BIG) => {
-            "so many VIPs or reals are too large for Linux before 6.0 (4 MiB for a table or for a core's counters); take fewer, or a newer one"
+            "the counters of so many VIPs and reals are too large for Linux before 6.0 (4 MiB for those of a core); take fewer, or a newer one"
         }
         Some(libc::EINVAL | libc::ENOTSUPP) => "it takes Linux 5.10 or newer with CONFIG_BPF_SYSCALL and CONFIG_BPF_JIT",
         _ => "it takes Linux 5.10 or newer and root",

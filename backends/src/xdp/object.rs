@@ -1,6 +1,5 @@
 //! The BPF object that the build made, and how its maps and programs are created.
 
-use std::borrow::Cow;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,20 +8,19 @@ use aya::maps::{Map, MapData, MapInfo};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_DEVMAP_HASH;
-use aya_obj::maps::bpf_map_def;
-use object::{Object, ObjectSection, ObjectSymbol};
 use tandem_engine::handover::INTERFACES;
 use tandem_engine::memory::counters::{Extent, MAX_CPUS};
-use tandem_engine::memory::features::has_usual;
 use tandem_engine::memory::root::LAYOUT;
-use tandem_engine::memory::{Line, Real, Root, VipSlot};
+use tandem_engine::memory::{FlowSet, HashLine, IdLine, Nat, PrefixSlot, Real, RingLine, Root, VipSlot};
 
-use super::capture::{filtered, room};
+use super::balancer::remove;
+use super::capture::{put_filter, room};
 use super::clock::KernelClock;
+use super::constants::{block_bytes, prepare};
 use super::direct::{DIRECT, Direct};
 use super::error::{XdpError, chain, errno, load_cure};
 use crate::capture::Wish;
-use crate::memory::{Area, Shared, Sizes, Source, Tables};
+use crate::memory::{Area, LookedUp, Shared, Sizes, Source, Tables};
 
 /// The object, as the build made it from `bpf/`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tandem-bpf"));
@@ -75,12 +73,13 @@ pub(super) fn load(role: &Role, sizes: Sizes, capture: Option<&Wish>) -> Result<
     if let Some(wish) = capture {
         loader.map_max_entries("EVENTS", room(wish, cpus));
     }
-    let object = if filter.is_empty() { Cow::Borrowed(OBJECT) } else { Cow::Owned(filtered(&filter)?) };
     let mut pins = None;
     if let Role::Forward(directory) = role {
         pins = Some(directory.as_path());
-        if let Some(pinned) = pinned_sizes(directory)? {
-            sizes = Sizes { features, ..pinned };
+        match pinned_sizes(directory)? {
+            Some(pinned) => sizes = Sizes { features, ..pinned },
+            // What somebody who was killed had not removed yet is of other sizes.
+            None => MAPS.iter().try_for_each(|name| remove(Some(&directory.join(name))))?,
         }
         let told = if capture.is_some() { TOLD } else { &[] };
         for name in MAPS.iter().chain(told) {
@@ -89,57 +88,20 @@ pub(super) fn load(role: &Role, sizes: Sizes, capture: Option<&Wish>) -> Result<
         make_devices(&directory.join("DEVICES"))?;
     }
     let direct = Direct::make(sizes, pins)?;
-    let object = direct.link(&with_extent(&object, sizes.extent)?)?;
-    let constants = constants(sizes, replay);
-    for (name, value) in &constants {
-        loader.override_global(name, value, true);
+    let mut object = prepare(OBJECT, sizes, replay, &direct)?;
+    if !filter.is_empty() {
+        // Last: a filter may have any number in it.
+        put_filter(&mut object, &filter)?;
     }
     loader
         .map_max_entries("RINGS", sizes.ring_lines)
-        .map_max_entries("FLOWS", sizes.flow_sets)
         .map_max_entries("HASHES", sizes.hash_lines)
-        .map_max_entries("COUNTS", sizes.blocks)
         .map_max_entries("IDS", sizes.id_lines)
         .map_max_entries("PREFIXES", 2 * sizes.prefix_slots)
         .map_max_entries("NATS", sizes.nat_places);
     let ebpf = load_object(&mut loader, &object)?;
     let tables = Tables::of(&mut Mapped(&ebpf, &direct), sizes)?;
     Ok((ebpf, direct, tables))
-}
-
-/// The programs' constants for tables of these sizes. `replay`: 0 to forward, 1 for [`Role::Replay`], 2 for [`Role::Untraced`].
-pub fn constants(sizes: Sizes, replay: u32) -> [(&'static str, u32); 6] {
-    let usual = has_usual(sizes.features) && replay != 1;
-    [
-        ("REPLAY", replay),
-        ("FEATURES", sizes.features),
-        ("USUAL", usual.into()),
-        // Numbers of a core's counters of VIPs, of reals, of slots of the VIP table, each less one.
-        ("VIP_MASK", sizes.extent.vips - 1),
-        ("REAL_MASK", sizes.extent.reals - 1),
-        ("SLOT_MASK", 2 * sizes.vip_slots - 1),
-    ]
-}
-
-/// Bytes of a core's counters.
-pub fn block_bytes(extent: Extent) -> u32 {
-    extent.lines() * size_of::<Line>() as u32
-}
-
-/// An object whose programs count in blocks with room for this: the loader knows numbers of entries, not their sizes.
-///
-/// # Errors
-/// [`XdpError::Missing`]: it has no such map.
-pub fn with_extent(object: &[u8], extent: Extent) -> Result<Vec<u8>, XdpError> {
-    let missing = || XdpError::Missing { what: "map", name: "COUNTS" };
-    let parsed = object::File::parse(object).map_err(|_| missing())?;
-    let symbol = parsed.symbol_by_name("COUNTS").ok_or_else(missing)?;
-    let section = symbol.section_index().and_then(|index| parsed.section_by_index(index).ok()).ok_or_else(missing)?;
-    let (start, _) = section.file_range().ok_or_else(missing)?;
-    let at = (start + symbol.address()) as usize + std::mem::offset_of!(bpf_map_def, value_size);
-    let mut bytes = object.to_vec();
-    bytes.get_mut(at..at + 4).ok_or_else(missing)?.copy_from_slice(&block_bytes(extent).to_le_bytes());
-    Ok(bytes)
 }
 
 /// Creates the maps of an object.
@@ -179,40 +141,41 @@ fn pinned_sizes(directory: &Path) -> Result<Option<Sizes>, XdpError> {
         let data = MapData::from_pin(&path).map_err(|e| pin(chain(&e)))?;
         data.info().map_err(|e| pin(chain(&e)))
     };
-    let entries = |name| info(name).map(|info| info.max_entries());
     // Before anything that only this version's tables are sure to have.
-    let found = pinned_layout(directory)?;
+    let root = pinned_root(directory)?;
+    let (found, vips) = root.first().map_or((0, 0), |root| (root.layout.get(), root.counted_vips.get()));
+    let foreign = |why| XdpError::Foreign { path: directory.to_owned(), why };
     if found != 0 && found != LAYOUT {
-        let why = format!("their layout is {found:#x}, this version has {LAYOUT:#x}");
-        return Err(XdpError::Foreign { path: directory.to_owned(), why });
+        return Err(foreign(format!("their layout is {found:#x}, this version has {LAYOUT:#x}")));
     }
-    let of_value = |name, entry: usize| info(name).map(|info| info.value_size() / entry as u32);
-    let (reals, block) = (of_value("REALS", size_of::<Real>())?, info("COUNTS")?.value_size());
-    let extent = Extent::of(block / size_of::<Line>() as u32, reals).ok_or_else(|| {
-        let why = format!("{reals} reals and {block} bytes of counters for each core do not fit together: another version's");
-        XdpError::Foreign { path: directory.to_owned(), why }
+    let bytes = |name| info(name).map(|info| u64::from(info.max_entries()) * u64::from(info.value_size()));
+    let len = |name, entry: usize| bytes(name).map(|bytes| (bytes / entry as u64) as u32);
+    let (reals, counts) = (len("REALS", size_of::<Real>())?, bytes("COUNTS")?);
+    let extent = Extent::of(vips, reals).filter(|extent| counts > 0 && counts.is_multiple_of(block_bytes(*extent).into()));
+    let extent = extent.ok_or_else(|| {
+        foreign(format!("{vips} VIPs, {reals} reals and {counts} bytes of counters do not fit together: another version's"))
     })?;
     Ok(Some(Sizes {
-        vip_slots: of_value("VIPS", size_of::<VipSlot>())? / 2,
+        vip_slots: len("VIPS", size_of::<VipSlot>())? / 2,
         extent,
-        ring_lines: entries("RINGS")?,
-        flow_sets: entries("FLOWS")?,
-        hash_lines: entries("HASHES")?,
-        blocks: entries("COUNTS")?,
-        id_lines: entries("IDS")?,
-        prefix_slots: entries("PREFIXES")? / 2,
-        nat_places: entries("NATS")?,
+        ring_lines: len("RINGS", size_of::<RingLine>())?,
+        flow_sets: len("FLOWS", size_of::<FlowSet>())?,
+        hash_lines: len("HASHES", size_of::<HashLine>())?,
+        blocks: (counts / u64::from(block_bytes(extent))) as u32,
+        id_lines: len("IDS", size_of::<IdLine>())?,
+        prefix_slots: len("PREFIXES", size_of::<PrefixSlot>())? / 2,
+        nat_places: len("NATS", size_of::<Nat>())?,
         features: 0,
+        looked_up: LookedUp::default(),
     }))
 }
 
-/// The layout of the tables that are pinned in `directory`; 0: they were never written.
-fn pinned_layout(directory: &Path) -> Result<u32, XdpError> {
+/// The root of the tables that are pinned in `directory`.
+fn pinned_root(directory: &Path) -> Result<Area<Root>, XdpError> {
     let path = directory.join("ROOT");
     let pin = |cause| XdpError::Pin { path: path.clone(), what: "cannot open the pinned map", cause, cure: "are you root?" };
     let data = MapData::from_pin(&path).map_err(|e| pin(chain(&e)))?;
-    let root: Area<Root> = Area::of_map("ROOT", data.fd().as_fd(), 1)?;
-    Ok(root.first().map_or(0, |root| root.layout.get()))
+    Ok(Area::of_map("ROOT", data.fd().as_fd(), 1)?)
 }
 
 /// The maps of a loaded object.

@@ -5,7 +5,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::memory::{Plain, Sizes, Tables};
+use super::memory::{LookedUp, Plain, Sizes, Tables};
 use tandem_engine::memory::counters::Extent;
 use tandem_engine::memory::reals::{Method, Way};
 use tandem_engine::memory::vips::{PROBES, table};
@@ -41,6 +41,7 @@ pub fn make(workers: u32) -> Arc<Tables> {
         prefix_slots: 2,
         nat_places: 1,
         features: 0,
+        looked_up: LookedUp::default(),
     };
     let tables = Tables::plain(sizes).expect("a little memory");
     let root = tables.root();

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tandem_backends::config::Plan;
 use tandem_backends::control::{Changes, Counters, Hops};
-use tandem_backends::memory::{Sizes, Tables};
+use tandem_backends::memory::{LookedUp, Sizes, Tables};
 use tandem_backends::replay::{Backend, Decision, Instance};
 use tandem_backends::xdp::Headroom;
 use tandem_engine::Reason;
@@ -53,7 +53,10 @@ struct Differ {
 
 impl Twins {
     fn new(plan: &Plan, sets: u32) -> Option<Self> {
-        let sizes = Sizes { flow_sets: sets, ..Sizes::for_plan(plan, 1) };
+        Self::with(plan, Sizes { flow_sets: sets, ..Sizes::for_plan(plan, 1) })
+    }
+
+    fn with(plan: &Plan, sizes: Sizes) -> Option<Self> {
         let kernel = match Instance::with_sizes(Backend::Xdp, plan, 7, sizes) {
             Ok(kernel) => kernel,
             Err(error) if std::env::var_os("TANDEM_REQUIRE_KERNEL").is_none() && !is_root() => {
@@ -244,6 +247,27 @@ fn every_reason_is_reached() {
     seen.extend(state::removed_reals());
     let never: Vec<_> = Reason::ALL.iter().map(|reason| reason.name()).filter(|name| !seen.contains(name)).collect();
     assert_eq!(never, [""; 0], "never reached");
+}
+
+/// As on kernels that take no large table as one value: looked up by the program, in each of the ways that there are.
+#[test]
+fn tables_that_are_looked_up_are_the_same() {
+    let mut rng = Rng(6);
+    let plans = [plans::first(&mut rng), plans::full(&mut rng, "standard"), plans::full(&mut rng, "katran")];
+    for looked_up in [LookedUp { vips: false, ..LookedUp::ALL }, LookedUp::ALL] {
+        for plan in &plans {
+            let Some(mut twins) = Twins::with(plan, Sizes { flow_sets: 1024, looked_up, ..Sizes::for_plan(plan, 1) }) else {
+                return;
+            };
+            for sent in 0..20_000 {
+                let usual = sent % 2 == 0;
+                let frame = if usual { frames::frame(&mut rng, plan) } else { rich::rich_frame(&mut rng, plan) };
+                twins.frame(&frame, Headroom::Usual);
+            }
+            assert!(twins.seen().contains("forwarded"), "{:?}", twins.seen());
+            twins.assert_tables_equal();
+        }
+    }
 }
 
 /// Truncated at every byte, every length field off by one, every single-bit flip of the headers.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use aya_obj::Object;
 use aya_obj::generated::bpf_insn;
-use tandem_backends::memory::Tables;
-use tandem_backends::xdp::{OBJECT, block_bytes, constants};
+use tandem_backends::memory::{LookedUp, Tables};
+use tandem_backends::xdp::{OBJECT, fill};
 
 /// Bytes of a function's stack (`MAX_BPF_STACK` of the kernel), with room for a register below, and frames at most
 /// (`MAX_CALL_FRAMES`).
@@ -64,10 +64,8 @@ pub(super) struct Parts {
 
 /// The program's instructions, and what they point to.
 pub(super) fn link(tables: &Arc<Tables>) -> Result<(Vec<u8>, Parts)> {
-    let mut object = Object::parse(OBJECT).context("the balancer's object")?;
-    let constants = constants(tables.sizes(), 0).map(|(name, value)| (name, value.to_ne_bytes()));
-    let values = constants.iter().map(|(name, value)| (*name, (&value[..], true))).collect();
-    object.patch_map_data(values).context("the balancer's constants")?;
+    let filled = fill(OBJECT, tables.sizes(), 0, LookedUp::default()).context("the balancer's constants")?;
+    let mut object = Object::parse(&filled).context("the balancer's object")?;
     let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
     let maps: Vec<(String, aya_obj::Map)> = object.maps.drain().collect();
     let numbered = maps.iter().zip(0..).map(|((name, map), number)| (name.as_str(), number, map));
@@ -100,9 +98,9 @@ fn area(tables: &Tables, name: &str, map: &aya_obj::Map) -> Area {
         ".bss.VIPS" => of(tables.vips()),
         "RINGS" => of(tables.rings()),
         ".bss.REALS" => of(tables.reals()),
-        "FLOWS" => of(tables.flows()),
+        ".bss.FLOWS" => of(tables.flows()),
         "HASHES" => of(tables.hashes()),
-        "COUNTS" => {
+        ".bss.COUNTS" => {
             let (start, bytes) = of(tables.block(0));
             (start, bytes * tables.blocks() as usize)
         }
@@ -114,8 +112,7 @@ fn area(tables: &Tables, name: &str, map: &aya_obj::Map) -> Area {
         "TRACE" => of(std::slice::from_ref(tables.trace())),
         _ => (0, 0),
     };
-    let value = if name == "COUNTS" { block_bytes(tables.extent()) } else { map.value_size() };
-    let entry = value.next_multiple_of(8).max(8);
+    let entry = map.value_size().next_multiple_of(8).max(8);
     Area { start, entry, len: (bytes / entry as usize) as u32 }
 }
 

@@ -9,7 +9,7 @@ use aya::{EbpfLoader, VerifierLogLevel};
 
 use tandem_backends::control::features;
 use tandem_backends::memory::Sizes;
-use tandem_backends::xdp::{Direct, constants, with_extent};
+use tandem_backends::xdp::{Direct, prepare};
 
 use super::frames::Rng;
 use super::plans;
@@ -67,12 +67,9 @@ fn loaded(path: &Path, name: &str, features: u32) -> Result<String, String> {
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     let mut loader = EbpfLoader::new();
     let sizes = Sizes { features, ..Sizes::for_plan(&plans::first(&mut Rng(4)), 1) };
-    let (constants, direct) = (constants(sizes, 0), Direct::make(sizes, None).map_err(|error| error.to_string())?);
+    let direct = Direct::make(sizes, None).map_err(|error| error.to_string())?;
     loader.verifier_log_level(VerifierLogLevel::STATS);
-    for (name, value) in &constants {
-        loader.override_global(name, value, true);
-    }
-    let bytes = with_extent(&bytes, sizes.extent).and_then(|bytes| direct.link(&bytes)).map_err(|error| error.to_string())?;
+    let bytes = prepare(&bytes, sizes, 0, &direct).map_err(|error| error.to_string())?;
     let mut ebpf = loader.load(&bytes).map_err(|error| format!("{error:?}"))?;
     let (done, info) = match ebpf.program_mut(name) {
         Some(Program::Xdp(program)) => (program.load(), program.info()),

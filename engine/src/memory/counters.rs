@@ -72,10 +72,9 @@ impl Extent {
         self.first_real().wrapping_add(self.reals / REALS_PER_LINE)
     }
 
-    /// The extent of a block of `lines` lines with room for `reals` reals, if there is one.
+    /// Room for so many VIPs and reals, if a block can have that.
     #[cfg(not(target_arch = "bpf"))]
-    pub fn of(lines: u32, reals: u32) -> Option<Self> {
-        let vips = lines.checked_sub(HEAD)?.checked_sub(reals / REALS_PER_LINE)?;
+    pub fn of(vips: u32, reals: u32) -> Option<Self> {
         (vips.is_power_of_two() && reals.is_power_of_two() && reals >= REALS_PER_LINE).then_some(Self { vips, reals })
     }
 

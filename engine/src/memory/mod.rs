@@ -4,6 +4,7 @@
 //! `&mut` to them: all fields are shared integers ([`shared`]), so several writers may work on one table at once.
 //! A zeroed table routes nothing: id 0 is nobody, line 0 of the rings stays zero.
 
+pub mod constants;
 pub mod counters;
 pub mod features;
 pub mod flows;
@@ -17,6 +18,7 @@ pub mod shared;
 pub mod trace;
 pub mod vips;
 
+pub use constants::Constant;
 pub use counters::{Line, RealLine, SeatCounter, VipCounter};
 pub use flows::{FlowSet, HashLine, Tag};
 pub use ids::{IdKey, IdLine};

@@ -8,7 +8,7 @@ use super::vips::table;
 
 /// Identifies this layout of the tables. Another number is another layout: its pins cannot be taken over.
 /// Zero (a fresh table) means "not configured", and every frame is passed to the host.
-pub const LAYOUT: u32 = 0x7a_0009;
+pub const LAYOUT: u32 = 0x7a_000a;
 
 /// The seat that forwards. The whole live switch is one store of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,7 +93,8 @@ pub struct Root {
     pub zero: S32,
     /// Not 0: UDP tunnels go without a checksum where it cannot be had from the headers alone.
     pub zero_checksums: S32,
-    spare: S32,
+    /// VIPs that a core's counters have room for (a power of two): written when the tables are made.
+    pub counted_vips: S32,
     /// UDP ports of the other tunnels, as on the wire: `Geneve << 32 | FOU with IPv6 inside << 16 | FOU with IPv4 inside`.
     pub tunnel_ports: S64,
     /// The tick when the control process was there last.
