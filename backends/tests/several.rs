@@ -128,7 +128,7 @@ fn pinned_tables_of_another_layout_are_refused_by_name() {
         let plan = parse("[flows]\ncapacity = 1000\n", "layout").expect("a plan").plan;
         let (role, sizes) = (Role::Forward(left.0.clone()), Sizes::for_plan(&plan, 4));
         let first = Balancer::load(&role, sizes).expect("new tables");
-        first.tables().root().layout.set(0x7a_0001);
+        first.tables().root().set_layout(0x7a_0001);
         drop(first);
         let error = Balancer::load(&role, sizes).err().expect("they are another version's").to_string();
         for part in ["their layout is 0x7a0001", "this version has 0x7a", "`tandem detach` removes them"] {

@@ -82,7 +82,7 @@ fn copy(tables: &Tables, ebpf: &mut Ebpf, direct: &Direct) -> Result<()> {
         for (to, word) in to.craft_v6.iter().zip(from.craft_v6()) {
             to.set(word);
         }
-        to.layout.publish(from.layout.get());
+        to.set_layout(from.layout());
     }
     for (to, from) in area::<RingLine>(ebpf, "RINGS", tables.rings().len())?.iter().zip(tables.rings()) {
         let numbers: Vec<u16> = (0..SLOTS_PER_LINE).map(|slot| from.get(slot) as u16).collect();

@@ -4,7 +4,7 @@
 use hashbrown::HashMap;
 use tandem_engine::memory::rings::{SLOTS_PER_LINE, slot_of};
 use tandem_engine::memory::vips::BYPASS_FLOW_TABLE;
-use tandem_engine::memory::{Memory, Vip, VipKey};
+use tandem_engine::memory::{Memory, Root, Vip, VipKey};
 use tandem_engine::wire::IPPROTO_UDP;
 use tandem_engine::{Flow, From, Packet, Reason, Stop, Verdict, account, hash, steps};
 
@@ -48,10 +48,11 @@ impl Rival {
         }
     }
 
-    /// One frame, all the way.
+    /// One usual frame, all the way.
     #[inline]
     pub fn process<P: Packet, M: Memory>(&mut self, packet: &mut P, memory: &M) -> Verdict {
-        let mut flow = Flow::default();
+        let known = memory.root().and_then(|root| read(packet, memory, root));
+        let Some(mut flow) = known else { return Verdict::stop(Reason::NotConfigured) };
         let verdict = self.forward(packet, memory, &mut flow).unwrap_or_else(Verdict::stopped);
         account(&verdict, &flow, memory);
         verdict
@@ -59,12 +60,9 @@ impl Rival {
 
     #[inline]
     fn forward<P: Packet, M: Memory>(&mut self, packet: &mut P, memory: &M, flow: &mut Flow) -> Result<Verdict, Stop> {
-        flow.frame = packet.len() as u32;
-        steps::parse(packet, flow)?;
         let root = memory.root().ok_or(Stop::of(Reason::NotConfigured))?;
         let key = VipKey::new(flow.dst, (flow.ports >> 16) as u16, flow.protocol);
         flow.vip = *self.vips.get(&key).ok_or(Stop::of(Reason::NotAVip))?;
-        steps::fits(root, flow)?;
         let ([s0, s1], [d0, d1]) = (flow.src, flow.dst);
         let rest = u64::from(flow.vip.id) << 40 | u64::from(flow.protocol) << 32 | u64::from(flow.ports);
         let (key, now) = ([s0, s1, d0, d1, rest], memory.now());
@@ -73,7 +71,7 @@ impl Rival {
             Some(real) => (real, From::Flow),
             None => (ring(memory, flow)?, From::Ring),
         };
-        steps::deliver(packet, memory, root, flow, real, flow.ports & 0xffff)?;
+        steps::send(packet, memory, root, flow, real)?;
         if from == From::Ring {
             self.enter(key, real, now);
         }
@@ -144,6 +142,15 @@ impl Rival {
         }
         let entry = &mut self.entries[at as usize];
         (entry.newer, entry.older) = (NOBODY, before);
+    }
+}
+
+#[inline]
+fn read<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root) -> Option<Flow> {
+    let (head, frame) = packet.head()?;
+    match steps::family(head)? {
+        steps::Family::V4(head) => steps::read_v4(head, frame, memory, root),
+        steps::Family::V6(head) => steps::read_v6(packet, head, frame, memory, root),
     }
 }
 

@@ -101,7 +101,7 @@ fn xdp(action: Action) -> u32 {
 /// being counted, what the host may have to get: a worker cannot give anything to it.
 #[inline(always)]
 fn hand_over(ctx: &XdpContext, frame: &mut Frame, kernel: &Kernel, root: &Root, flow: &Flow, captured: bool) -> Option<u32> {
-    if root.mode.get() != Mode::Afxdp as u32 {
+    if !root.is_mode(Mode::Afxdp) {
         return None;
     }
     if kernel.has(root, features::LOCAL) && (flow.vip.flags & LOCAL != 0 || flow.part == Part::Later) {

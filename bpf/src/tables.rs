@@ -398,10 +398,20 @@ impl<const KNOWN: u32> Kernel<KNOWN> {
         Some(Self { counts: COUNTS.behind(times::<BLOCK_BYTES>(cpu)), features })
     }
 
-    /// Whether it is among those that the program is loaded for. Asked anew each time: kept, it would take a place on the stack.
+    /// Whether the program is loaded for it.
     #[inline(always)]
     fn is_loaded_for(&self, feature: u32) -> bool {
-        Self::PLAIN || self.features & feature as u64 != 0
+        if !Self::PLAIN {
+            return self.features & feature as u64 != 0;
+        }
+        match feature {
+            features::GUARD => is_set::<{ Constant::Guard as u32 }>(),
+            features::TCP_ID => is_set::<{ Constant::TcpId as u32 }>(),
+            features::DECAP_GUE => is_set::<{ Constant::DecapGue as u32 }>(),
+            features::PREFIX_VIPS => is_set::<{ Constant::PrefixVips as u32 }>(),
+            features::NAT => is_set::<{ Constant::Nat as u32 }>(),
+            _ => true,
+        }
     }
 }
 

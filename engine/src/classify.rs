@@ -78,7 +78,7 @@ fn find_vip<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow:
     if len < Ethernet::LEN {
         return Err(Stop::of(FrameTooShort));
     }
-    if root.layout.get() != root::LAYOUT {
+    if root.layout() != root::LAYOUT {
         return Err(Stop::of(NotConfigured));
     }
     let katran = memory.has(root, features::KATRAN);
@@ -256,7 +256,7 @@ fn prefix_vip<M: Memory>(memory: &M, root: &Root, flow: &Flow, port: u16) -> Opt
 
 /// The frame can be forwarded as it is: the lengths agree, it is not too large, it may take another hop.
 #[inline(always)]
-pub fn fits(root: &Root, flow: &Flow) -> Result<(), Stop> {
+pub(crate) fn fits(root: &Root, flow: &Flow) -> Result<(), Stop> {
     within(flow, root.max_frame.get())
 }
 

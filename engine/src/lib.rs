@@ -60,15 +60,12 @@ pub use encap::{ROOM_MAX, overhead, room_for};
 pub use memory::{Addr, Memory};
 pub use packet::Packet;
 pub use parse::{Flow, Part};
-pub use plain::plain;
+pub use plain::{go, look, plain};
 pub use select::{Entry, remember};
 pub use verdict::{Action, From, NO_VIP, Reason, Stop, Verdict};
 
 /// The steps of [`process`] one by one: for programs that put something else between them, to be measured against it.
 pub mod steps {
-    pub use crate::classify::fits;
-    pub use crate::encap::deliver;
-    pub use crate::parse::parse;
     pub use crate::plain::{Family, family, read_v4, read_v6, send};
 }
 

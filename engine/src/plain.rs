@@ -136,8 +136,9 @@ fn fits(root: &Root, flow: &Flow, least: u32) -> bool {
 
 #[inline(always)]
 fn decided<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, mut flow: Flow) -> Option<Action> {
-    match forward(packet, memory, root, &mut flow) {
-        Ok(()) => Some(Action::Tx),
+    let sent = find_vip(memory, root, &mut flow).and_then(|vip| forward(packet, memory, root, Some(vip), &mut flow));
+    match sent {
+        Ok(_) => Some(Action::Tx),
         Err(stop) if stop.is_aside() => None,
         Err(stop) => {
             let verdict = Verdict::stopped(stop);
@@ -147,10 +148,41 @@ fn decided<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, mut fl
     }
 }
 
-/// A hit and a new flow each have a branch of their own to the end, with its counters.
+/// The first half for a batch: whether the frame is a usual one to a VIP, and what is known of it then. The caller has made sure that
+/// there are such frames ([`features::has_usual`]).
+#[inline]
+pub fn look<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, flow: &mut Flow) -> bool {
+    let read = || {
+        let (head, frame) = packet.head::<HEAD>()?;
+        match family(head)? {
+            Family::V4(head) => read_v4(head, frame, memory, root),
+            Family::V6(head) => read_v6(packet, head, frame, memory, root),
+        }
+    };
+    let Some(known) = read() else { return false };
+    *flow = known;
+    match find_vip(memory, root, flow) {
+        Ok(vip) => flow.vip = vip.read(),
+        Err(_) => return false,
+    }
+    true
+}
+
+/// The second half: the frame on its way, and counted; [`Stop::ASIDE`]: nothing was done.
+#[inline]
+pub fn go<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<Verdict, Stop> {
+    forward(packet, memory, root, None, flow)
+}
+
+/// A hit and a new flow each have a branch of their own to the end, with its counters. `vip`: what `flow` knows only the half of yet.
 #[inline(always)]
-fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: &mut Flow) -> Result<(), Stop> {
-    let vip = find_vip(memory, root, flow)?;
+fn forward<P: Packet, M: Memory>(
+    packet: &mut P,
+    memory: &M,
+    root: &Root,
+    vip: Option<&VipSlot>,
+    flow: &mut Flow,
+) -> Result<Verdict, Stop> {
     let now = memory.now();
     let real = if flow.is_syn() { 0 } else { select::in_table(memory, root, flow, now) };
     if real != 0 {
@@ -161,14 +193,17 @@ fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: 
             return Err(stop);
         }
         select::count_without_id(memory, root, flow);
-        account(&Verdict::forward(flow.vip.id, real, flow.len, From::Flow), flow, memory);
-        return Ok(());
+        let verdict = Verdict::forward(flow.vip.id, real, flow.len, From::Flow);
+        account(&verdict, flow, memory);
+        return Ok(verdict);
     }
-    flow.vip = vip.read();
+    if let Some(vip) = vip {
+        flow.vip = vip.read();
+    }
     let real = select::ring(memory, root, false, flow).map_err(|_| Stop::ASIDE)?;
     let sent = send(packet, memory, root, flow, real);
     if sent == Err(Stop::ASIDE) {
-        return sent;
+        return Err(Stop::ASIDE);
     }
     select::count_without_id(memory, root, flow);
     let enter = select::arrive(memory, root, false, flow).enter;
@@ -177,8 +212,9 @@ fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: 
     if enter {
         memory.remember(root, flow, Entry::Flow, real, now);
     }
-    account(&Verdict::forward(flow.vip.id, real, flow.len, From::Ring), flow, memory);
-    Ok(())
+    let verdict = Verdict::forward(flow.vip.id, real, flow.len, From::Ring);
+    account(&verdict, flow, memory);
+    Ok(verdict)
 }
 
 /// The VIP's entry; `flow` then knows what a hit asks for.

@@ -3,7 +3,7 @@
 
 use tandem_engine::memory::counters::count_seat;
 use tandem_engine::memory::{Memory, Root, SeatCounter, features};
-use tandem_engine::{Action, Flow, Reason, Verdict, account, classify, exit, finish, soon};
+use tandem_engine::{Action, Flow, Reason, Stop, Verdict, account, classify, exit, finish, go, look, soon};
 
 use super::frame::FrameBuf;
 use super::frames::BATCH;
@@ -41,33 +41,48 @@ pub fn handle<M: Memory>(
     tap: &Tap,
 ) {
     let Some(root) = memory.root() else { return };
-    // One bit for each frame that has a VIP.
-    let mut ready: u32 = 0;
+    let has_usual = features::has_usual(root.features.get());
+    // One bit for each frame that has a VIP, and for each of these that is a usual one.
+    let (mut ready, mut usual) = (0_u32, 0_u32);
     for (i, (frame, flow)) in frames.iter_mut().zip(flows.iter_mut()).enumerate() {
-        *flow = Flow::default();
-        if let Some(frame) = frame {
-            (flow.vlan, flow.interface) = (frame.vlan(), frame.interface());
-        }
-        match frame.as_mut().map(|frame| classify(frame, memory, root, flow)) {
-            Some(Ok(())) => {
-                soon(memory, root, flow);
-                ready |= 1 << i;
-            }
-            Some(Err(stop)) => {
-                let verdict = Verdict::stopped(stop);
-                refuse(&verdict, flow, memory);
-                if let Some(frame) = frame.as_ref().filter(|frame| frame.mark() != 0) {
-                    tap.tell(frame, &verdict, 0);
-                }
-            }
-            None => count_seat(memory, SeatCounter::Defect, 1),
+        let Some(frame) = frame else {
+            count_seat(memory, SeatCounter::Defect, 1);
+            continue;
+        };
+        let is_usual = has_usual && frame.vlan() == 0 && look(frame, memory, root, flow);
+        if is_usual || classified(frame, memory, root, flow, tap) {
+            soon(memory, root, flow);
+            ready |= 1 << i;
+            usual |= u32::from(is_usual) << i;
         }
     }
     for (i, ((frame, flow), outcome)) in frames.iter_mut().zip(flows).zip(outcomes).enumerate() {
         *outcome = match frame {
+            Some(frame) if usual & 1 << i != 0 => conclude_usual(frame, flow, memory, root, tap),
             Some(frame) if ready & 1 << i != 0 => conclude(frame, flow, memory, root, tap),
             _ => Outcome::Release,
         };
+    }
+}
+
+/// Any frame: whether it has a VIP. What is known of it is in `flow` then.
+#[inline]
+fn classified<M: Memory>(frame: &mut FrameBuf<'_>, memory: &M, root: &Root, flow: &mut Flow, tap: &Tap) -> bool {
+    *flow = Flow { vlan: frame.vlan(), interface: frame.interface(), ..Flow::default() };
+    let Err(stop) = classify(frame, memory, root, flow) else { return true };
+    refused(frame, &Verdict::stopped(stop), flow, memory, tap);
+    false
+}
+
+/// A usual frame leaves by the interface that it came in by: where there are several, no frame is usual.
+#[inline(always)]
+fn conclude_usual<M: Memory>(frame: &mut FrameBuf<'_>, flow: &mut Flow, memory: &M, root: &Root, tap: &Tap) -> Outcome {
+    match go(frame, memory, root, flow) {
+        Ok(verdict) => leave(frame, &verdict, memory, tap, 0),
+        // It is none after all.
+        Err(Stop::ASIDE) if classified(frame, memory, root, flow, tap) => conclude(frame, flow, memory, root, tap),
+        Err(Stop::ASIDE) => Outcome::Release,
+        Err(stop) => refused(frame, &Verdict::stopped(stop), flow, memory, tap),
     }
 }
 
@@ -78,20 +93,32 @@ fn conclude<M: Memory>(frame: &mut FrameBuf<'_>, flow: &mut Flow, memory: &M, ro
     let verdict = finish(frame, memory, root, flow);
     // A frame that is too large for its way out has become an answer.
     if verdict.action() != Action::Tx {
-        refuse(&verdict, flow, memory);
-        if frame.mark() != 0 {
-            tap.tell(frame, &verdict, 0);
-        }
-        return Outcome::Release;
+        return refused(frame, &verdict, flow, memory, tap);
     }
     account(&verdict, flow, memory);
+    let interface = if memory.has(root, features::SEVERAL) { exit(memory, flow, &verdict) } else { 0 };
+    leave(frame, &verdict, memory, tap, interface)
+}
+
+/// Counts a frame that goes no further.
+#[cold]
+fn refused<M: Memory>(frame: &FrameBuf<'_>, verdict: &Verdict, flow: &Flow, memory: &M, tap: &Tap) -> Outcome {
+    refuse(verdict, flow, memory);
+    if frame.mark() != 0 {
+        tap.tell(frame, verdict, 0);
+    }
+    Outcome::Release
+}
+
+/// A frame that is sent, by this interface; 0: by the one that it came in by.
+#[inline(always)]
+fn leave<M: Memory>(frame: &mut FrameBuf<'_>, verdict: &Verdict, memory: &M, tap: &Tap, interface: u32) -> Outcome {
     let length = frame.settle();
     if frame.was_moved() {
         count_seat(memory, SeatCounter::RoomMoved, 1);
     }
-    let interface = if memory.has(root, features::SEVERAL) { exit(memory, flow, &verdict) } else { 0 };
     if frame.mark() != 0 {
-        tap.tell(frame, &verdict, interface);
+        tap.tell(frame, verdict, interface);
     }
     if interface == 0 { Outcome::Send(length) } else { Outcome::Leave(length, interface) }
 }

@@ -75,7 +75,7 @@ impl Control {
     /// # Errors
     /// [`ControlError::Layout`].
     pub fn adopt(tables: Arc<Tables>) -> Result<Self, ControlError> {
-        let found = tables.root().layout.get();
+        let found = tables.root().layout();
         if found != 0 && found != LAYOUT {
             return Err(ControlError::Layout { found });
         }
@@ -93,7 +93,7 @@ impl Control {
 
     /// Whether the tables were in use before.
     pub fn is_configured(&self) -> bool {
-        self.tables.root().layout.get() == LAYOUT
+        self.tables.root().layout() == LAYOUT
     }
 
     /// The tables.
@@ -154,7 +154,7 @@ impl Control {
         root.any_port.set(any_port);
         root.features.publish(features::features(plan));
         self.reclaim(&wanted, plan, grace, &mut changes)?;
-        root.layout.publish(LAYOUT);
+        root.set_layout(LAYOUT);
         Ok(changes)
     }
 

@@ -2,7 +2,7 @@
 
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionKind};
 use tandem_engine::memory::counters::{Extent, HEAD, MAX_CPUS};
-use tandem_engine::memory::features::{DECAP_GUE, DECAP_IPIP, has_usual};
+use tandem_engine::memory::features::{DECAP_GUE, DECAP_IPIP, GUARD, NAT, PREFIX_VIPS, TCP_ID, has_usual};
 use tandem_engine::memory::{Constant, Line};
 
 use super::direct::Direct;
@@ -94,6 +94,11 @@ fn value(constant: Constant, sizes: Sizes, replay: u32, looked_up: LookedUp) -> 
         Constant::LookUpReals => looked_up.reals.into(),
         Constant::LookUpFlows => looked_up.flows.into(),
         Constant::LookUpCounts => looked_up.counts.into(),
+        Constant::Guard => features & GUARD,
+        Constant::TcpId => features & TCP_ID,
+        Constant::DecapGue => features & DECAP_GUE,
+        Constant::PrefixVips => features & PREFIX_VIPS,
+        Constant::Nat => features & NAT,
     }
 }
 

@@ -143,7 +143,7 @@ fn pinned_sizes(directory: &Path) -> Result<Option<Sizes>, XdpError> {
     };
     // Before anything that only this version's tables are sure to have.
     let root = pinned_root(directory)?;
-    let (found, vips) = root.first().map_or((0, 0), |root| (root.layout.get(), root.counted_vips.get()));
+    let (found, vips) = root.first().map_or((0, 0), |root| (root.layout(), root.counted_vips.get()));
     let foreign = |why| XdpError::Foreign { path: directory.to_owned(), why };
     if found != 0 && found != LAYOUT {
         return Err(foreign(format!("their layout is {found:#x}, this version has {LAYOUT:#x}")));

@@ -57,7 +57,7 @@ pub fn make(workers: u32) -> Arc<Tables> {
     add(&tables, 2, VIP_V6, 40, &[(4, V6), (5, V6), (6, V6)]);
     add(&tables, 3, VIP_MIXED, 40, &[(7, V4), (8, V6)]);
     root.publish_vips(0, 0);
-    root.layout.publish(root::LAYOUT);
+    root.set_layout(root::LAYOUT);
     tables
 }
 

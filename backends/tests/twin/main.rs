@@ -217,7 +217,7 @@ fn every_reason_is_reached() {
     }
     assert_eq!(twins.frame(&frame, Headroom::Usual).reason, Some(Reason::NoReal));
     for twin in twins.seats() {
-        twin.tables().root().layout.set(0);
+        twin.tables().root().set_layout(0);
     }
     assert_eq!(twins.frame(&frame, Headroom::Usual).reason, Some(Reason::NotConfigured));
     assert_eq!(twins.assert_tables_equal().seat(SeatCounter::Defect), 0);

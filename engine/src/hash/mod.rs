@@ -2,7 +2,6 @@
 
 mod katran;
 
-use crate::memory::shared::settled;
 use crate::memory::vips::MAX_VIPS;
 use crate::memory::{Addr, Root, Tag};
 use crate::parse::Flow;
@@ -99,7 +98,6 @@ fn twice<const N: usize>(root: &Root, words: [(u32, u32); N]) -> (u64, u64) {
         }
         before = Some((x, y));
         at = at.wrapping_add(2);
-        (a, b) = (settled(a), settled(b));
     }
     let (k, l) = keys(root, at);
     (a, before.map_or(b, |(x, y)| b.wrapping_add(product(x, y, k, l))))

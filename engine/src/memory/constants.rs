@@ -44,11 +44,21 @@ pub enum Constant {
     LookUpFlows,
     /// The same of the blocks of counters.
     LookUpCounts,
+    /// Not 0 where the program is loaded for this feature, as all from here on: the way of the usual frames asks for them one by one.
+    Guard,
+    /// [`features::TCP_ID`](super::features::TCP_ID).
+    TcpId,
+    /// [`features::DECAP_GUE`](super::features::DECAP_GUE).
+    DecapGue,
+    /// [`features::PREFIX_VIPS`](super::features::PREFIX_VIPS).
+    PrefixVips,
+    /// [`features::NAT`](super::features::NAT).
+    Nat,
 }
 
 impl Constant {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 21] = [
         Self::Replay,
         Self::Traced,
         Self::Features,
@@ -65,6 +75,11 @@ impl Constant {
         Self::LookUpReals,
         Self::LookUpFlows,
         Self::LookUpCounts,
+        Self::Guard,
+        Self::TcpId,
+        Self::DecapGue,
+        Self::PrefixVips,
+        Self::Nat,
     ];
 
     /// Whether this immediate is the number of a constant, be it one of another version.

@@ -32,6 +32,8 @@ pub enum Loss {
     Drop = 2,
 }
 
+/// Where the [`Mode`] is.
+const MODE_SHIFT: u32 = 32;
 /// Where the [`Loss`] is.
 const LOSS_SHIFT: u32 = 30;
 /// Ticks are known modulo this.
@@ -43,10 +45,8 @@ const SKEW: u32 = 256;
 #[repr(C, align(64))]
 #[cfg_attr(not(target_arch = "bpf"), derive(Default, Debug))]
 pub struct Root {
-    /// [`LAYOUT`], written last.
-    pub layout: S32,
-    /// A [`Mode`].
-    pub mode: S32,
+    /// `mode << 32 | layout`: the [`Mode`], and [`LAYOUT`], written last. One load tells whether a frame is forwarded here.
+    state: S64,
     /// The VIP table in force: [`table`](super::vips::table). One store replaces the whole table.
     pub vips: S64,
     /// Slots of one half of the VIP table, minus one (a power of two minus one).
@@ -112,7 +112,19 @@ impl Root {
     /// Whether the tables are configured, and this seat forwards.
     #[inline(always)]
     pub fn is_in_force(&self, mode: Mode) -> bool {
-        self.layout.get() == LAYOUT && self.mode.get() == mode as u32
+        self.state.get() == (mode as u64) << MODE_SHIFT | LAYOUT as u64
+    }
+
+    /// The layout of the tables; 0: they were never written.
+    #[inline(always)]
+    pub fn layout(&self) -> u32 {
+        self.state.get() as u32
+    }
+
+    /// Whether this seat forwards.
+    #[inline(always)]
+    pub fn is_mode(&self, mode: Mode) -> bool {
+        self.state.get() >> MODE_SHIFT == mode as u64
     }
 
     /// The outer IPv6 source of IPIP.
@@ -150,7 +162,12 @@ impl Root {
 impl Root {
     /// The seat that forwards now.
     pub fn mode(&self) -> Mode {
-        if self.mode.get() == Mode::Afxdp as u32 { Mode::Afxdp } else { Mode::Xdp }
+        if self.is_mode(Mode::Afxdp) { Mode::Afxdp } else { Mode::Xdp }
+    }
+
+    /// Says which layout the tables have, after everything that was stored before.
+    pub fn set_layout(&self, layout: u32) {
+        self.state.publish((self.mode() as u64) << MODE_SHIFT | u64::from(layout));
     }
 
     /// Says what becomes of frames to VIPs after this many ticks without a [`Self::beat`].
@@ -165,7 +182,7 @@ impl Root {
 
     /// The live switch.
     pub fn switch(&self, mode: Mode) {
-        self.mode.publish(mode as u32);
+        self.state.publish((mode as u64) << MODE_SHIFT | u64::from(self.layout()));
     }
 
     /// Puts another VIP table in force: the one that starts at slot `first` and was filled with `seed`.

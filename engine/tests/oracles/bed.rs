@@ -83,7 +83,7 @@ impl Bed {
         for (n, key) in bed.root.key.iter().enumerate() {
             key.set((n as u32 + 1).wrapping_mul(0x9e37_79b9));
         }
-        bed.root.layout.publish(LAYOUT);
+        bed.root.set_layout(LAYOUT);
         bed
     }
 
