@@ -36,6 +36,8 @@ const FOREIGN: &[(&str, &[&str])] = &[("tandem-engine", &["zerocopy"]), ("tandem
 const UNSAFE: &[&str] = &[
     // The core's only one: integers that others change at any time.
     "engine/src/memory/shared.rs",
+    // Instructions that the loader completes.
+    "bpf/src/constants.rs",
     // Packet memory; helper calls, a per-CPU counter, link attributes and the symbol that must not be reached.
     "bpf/src/capture.rs",
     "bpf/src/frame.rs",

@@ -2,7 +2,6 @@
 //!
 //! The numbers of entries here are the smallest, and so is the size of a core's counters; the loader sets the real ones.
 
-use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::hint::{assert_unchecked, black_box};
 use core::mem::MaybeUninit;
@@ -16,11 +15,16 @@ use tandem_engine::handover::{INTERFACES, QUEUES};
 use tandem_engine::memory::counters::{Block, HEAD, MAX_CPUS};
 use tandem_engine::memory::prefixes::{self, SPACES, Space};
 use tandem_engine::memory::{
-    Addr, Answer, Constant, FlowSet, HashLine, IdKey, IdLine, Line, Memory, Nat, PrefixSlot, Real, RealLine, RingLine, Root,
-    Trace, Tree, VipSlot, features, ids, nats,
+    Addr, Answer, FlowSet, HashLine, IdKey, IdLine, Line, Memory, Nat, PrefixSlot, Real, RealLine, RingLine, Root, Trace, Tree,
+    VipSlot, features, ids, nats,
 };
 use tandem_engine::nat::{self, Ask};
 use tandem_engine::{Entry, Flow, NO_VIP, remember};
+
+use crate::constants::{
+    BLOCK_BYTES, BLOCKS, CPU_MASK, FEATURES, FLOW_MASK, LOOK_UP_COUNTS, LOOK_UP_FLOWS, LOOK_UP_VIPS, REAL_COUNTS, REAL_MASK,
+    REPLAY, SLOT_MASK, TRACED, UNUSUAL, VIP_MASK, behind, constant, is, is_below, is_set, masked, times,
+};
 
 /// `BPF_F_MMAPABLE` (kernel fc9702273e2e, v5.5): only plain arrays can have it.
 const MMAPABLE: u32 = 1 << 10;
@@ -101,9 +105,6 @@ static VIPS_MAP: Entries = Entries::new();
 #[unsafe(link_section = ".bss.REALS")]
 static REALS: Direct<Real> = Direct::new();
 #[unsafe(no_mangle)]
-#[unsafe(link_section = ".bss.REALS.map")]
-static REALS_MAP: Entries = Entries::new();
-#[unsafe(no_mangle)]
 #[unsafe(link_section = ".bss.FLOWS")]
 static FLOWS: Direct<FlowSet> = Direct::new();
 #[unsafe(no_mangle)]
@@ -148,90 +149,6 @@ pub static XSKS: XskMap = XskMap::with_max_entries(INTERFACES * QUEUES, 0);
 /// Where each interface's places in [`XSKS`] begin, by its index; asked only if there are several.
 #[map]
 static LANES: HashMap<u32, u32> = HashMap::with_max_entries(INTERFACES, 0);
-
-/// A load-time constant: the number stands in the instruction, and the loader puts the value there. Not `pure`, or LLVM would keep it in
-/// a register or on the stack. In 64 bits, because older verifiers forget what they know of anything shorter.
-#[inline(always)]
-fn constant<const NUMBER: u32>() -> u64 {
-    let value: u64;
-    // SAFETY: a register is set, and no memory is touched.
-    unsafe { asm!("{value} = {number}", value = out(reg) value, number = const NUMBER, options(nomem, nostack)) };
-    value
-}
-
-/// Whether a load-time constant is not 0. Any number is asked: the loader makes the comparison one that no number passes, or every one,
-/// and the verifier, which sees that, removes it. It costs nothing where what is behind it is reached from here alone.
-#[inline(always)]
-fn is<const NUMBER: u32>(any: u64) -> bool {
-    // SAFETY: nothing is done but to go on in one place or the other.
-    unsafe {
-        asm!(
-            "if {any} < {number} goto {yes}", any = in(reg) any, number = const NUMBER, yes = label { return true },
-            options(nomem, nostack)
-        );
-    }
-    false
-}
-
-/// The same where there is no number.
-#[inline(always)]
-fn is_set<const NUMBER: u32>() -> bool {
-    is::<NUMBER>(constant::<NUMBER>())
-}
-
-/// Whether `value` is below a load-time constant.
-#[inline(always)]
-fn is_below<const NUMBER: u32>(value: u64) -> bool {
-    // SAFETY: as in `is`.
-    unsafe {
-        asm!(
-            "if {value} >= {number} goto {no}", value = in(reg) value, number = const NUMBER, no = label { return false },
-            options(nomem, nostack)
-        );
-    }
-    true
-}
-
-/// `value`, of which no more is left than this mask has: then the verifier knows how large it is.
-#[inline(always)]
-fn masked<const NUMBER: u32>(mut value: u64) -> u64 {
-    // SAFETY: as in `constant`.
-    unsafe { asm!("{value} &= {number}", value = inout(reg) value, number = const NUMBER, options(nomem, nostack)) };
-    value
-}
-
-/// `value` times a load-time constant.
-#[inline(always)]
-fn times<const NUMBER: u32>(mut value: u64) -> u64 {
-    // SAFETY: as in `constant`.
-    unsafe { asm!("{value} *= {number}", value = inout(reg) value, number = const NUMBER, options(nomem, nostack)) };
-    value
-}
-
-/// The address so many bytes behind another one.
-#[inline(always)]
-fn behind<const NUMBER: u32>(mut address: *const u8) -> *const u8 {
-    // SAFETY: as in `constant`.
-    unsafe { asm!("{address} += {number}", address = inout(reg) address, number = const NUMBER, options(nomem, nostack)) };
-    address
-}
-
-const REPLAY: u32 = Constant::Replay as u32;
-const TRACED: u32 = Constant::Traced as u32;
-const FEATURES: u32 = Constant::Features as u32;
-const UNUSUAL: u32 = Constant::Unusual as u32;
-const SLOT_MASK: u32 = Constant::SlotMask as u32;
-const REAL_MASK: u32 = Constant::RealMask as u32;
-const VIP_MASK: u32 = Constant::VipMask as u32;
-const FLOW_MASK: u32 = Constant::FlowMask as u32;
-const CPU_MASK: u32 = Constant::CpuMask as u32;
-const BLOCKS: u32 = Constant::Blocks as u32;
-const BLOCK_BYTES: u32 = Constant::BlockBytes as u32;
-const REAL_COUNTS: u32 = Constant::RealCounts as u32;
-const LOOK_UP_VIPS: u32 = Constant::LookUpVips as u32;
-const LOOK_UP_REALS: u32 = Constant::LookUpReals as u32;
-const LOOK_UP_FLOWS: u32 = Constant::LookUpFlows as u32;
-const LOOK_UP_COUNTS: u32 = Constant::LookUpCounts as u32;
 
 /// Whether this program is loaded for a replay.
 #[inline(always)]
@@ -446,12 +363,7 @@ impl<const KNOWN: u32> Memory for Kernel<KNOWN> {
     }
     #[inline(always)]
     fn real(&self, id: u32) -> Option<&Real> {
-        let id = masked::<REAL_MASK>(id as u64);
-        if is::<LOOK_UP_REALS>(id) {
-            // SAFETY: an entry is a real.
-            return unsafe { REALS_MAP.get(id) };
-        }
-        Some(REALS.at(id))
+        Some(REALS.at(masked::<REAL_MASK>(id as u64)))
     }
     #[inline(always)]
     fn flows(&self, index: u32) -> Option<&FlowSet> {

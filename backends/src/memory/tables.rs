@@ -21,8 +21,6 @@ use crate::control;
 pub struct LookedUp {
     /// The VIP table. The way of usual frames is only taken without it.
     pub vips: bool,
-    /// The reals.
-    pub reals: bool,
     /// The flow table.
     pub flows: bool,
     /// The counters of each core.
@@ -31,7 +29,7 @@ pub struct LookedUp {
 
 impl LookedUp {
     /// All of them.
-    pub const ALL: Self = Self { vips: true, reals: true, flows: true, counts: true };
+    pub const ALL: Self = Self { vips: true, flows: true, counts: true };
 }
 
 /// Numbers of entries that depend on the configuration and the host, and what the program is loaded for.

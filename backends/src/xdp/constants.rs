@@ -91,7 +91,6 @@ fn value(constant: Constant, sizes: Sizes, replay: u32, looked_up: LookedUp) -> 
         Constant::BlockBytes => block_bytes(extent),
         Constant::RealCounts => (HEAD + extent.vips) * size_of::<Line>() as u32,
         Constant::LookUpVips => looked_up.vips.into(),
-        Constant::LookUpReals => looked_up.reals.into(),
         Constant::LookUpFlows => looked_up.flows.into(),
         Constant::LookUpCounts => looked_up.counts.into(),
         Constant::Guard => features & GUARD,

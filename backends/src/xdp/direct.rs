@@ -66,7 +66,7 @@ impl Direct {
         Ok(Self([
             make(root, size_of::<Root>() as u32, 1, false)?,
             make(vips, slot, 2 * sizes.vip_slots, as_told.vips)?,
-            make(reals, real, sizes.extent.reals, as_told.reals)?,
+            make(reals, real * sizes.extent.reals, 1, false)?,
             make(flows, set, sizes.flow_sets, as_told.flows)?,
             make(counts, block_bytes(sizes.extent), sizes.blocks, as_told.counts)?,
         ]))
@@ -78,8 +78,8 @@ impl Direct {
 
     /// Which of them are looked up.
     pub fn looked_up(&self) -> LookedUp {
-        let [_, vips, reals, flows, counts] = self.0.each_ref().map(|table| table.looked_up);
-        LookedUp { vips, reals, flows, counts }
+        let [_, vips, _, flows, counts] = self.0.each_ref().map(|table| table.looked_up);
+        LookedUp { vips, flows, counts }
     }
 
     /// The table, mapped: `len` entries.

@@ -7,6 +7,9 @@
 #[cfg(target_arch = "bpf")]
 mod calibration;
 #[cfg(target_arch = "bpf")]
+#[path = "../constants.rs"]
+mod constants;
+#[cfg(target_arch = "bpf")]
 #[expect(dead_code, reason = "shared with the balancer, which uses all of it")]
 #[path = "../frame.rs"]
 mod frame;

@@ -38,8 +38,6 @@ pub enum Constant {
     RealCounts,
     /// 0 where the VIP table is one value, whose address is in the program; else its slots are looked up.
     LookUpVips,
-    /// The same of the reals.
-    LookUpReals,
     /// The same of the flow table's sets.
     LookUpFlows,
     /// The same of the blocks of counters.
@@ -58,7 +56,7 @@ pub enum Constant {
 
 impl Constant {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 20] = [
         Self::Replay,
         Self::Traced,
         Self::Features,
@@ -72,7 +70,6 @@ impl Constant {
         Self::BlockBytes,
         Self::RealCounts,
         Self::LookUpVips,
-        Self::LookUpReals,
         Self::LookUpFlows,
         Self::LookUpCounts,
         Self::Guard,
