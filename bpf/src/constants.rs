@@ -20,6 +20,11 @@ pub const REAL_COUNTS: u32 = Constant::RealCounts as u32;
 pub const LOOK_UP_VIPS: u32 = Constant::LookUpVips as u32;
 pub const LOOK_UP_FLOWS: u32 = Constant::LookUpFlows as u32;
 pub const LOOK_UP_COUNTS: u32 = Constant::LookUpCounts as u32;
+pub const GUARD: u32 = Constant::Guard as u32;
+pub const TCP_ID: u32 = Constant::TcpId as u32;
+pub const DECAP_GUE: u32 = Constant::DecapGue as u32;
+pub const PREFIX_VIPS: u32 = Constant::PrefixVips as u32;
+pub const NAT: u32 = Constant::Nat as u32;
 
 /// A load-time constant: the number stands in the instruction, and the loader puts the value there. Not `pure`, or LLVM would keep it in
 /// a register or on the stack. In 64 bits, because older verifiers forget what they know of anything shorter.

@@ -22,8 +22,8 @@ use tandem_engine::nat::{self, Ask};
 use tandem_engine::{Entry, Flow, NO_VIP, remember};
 
 use crate::constants::{
-    BLOCK_BYTES, BLOCKS, CPU_MASK, FEATURES, FLOW_MASK, LOOK_UP_COUNTS, LOOK_UP_FLOWS, LOOK_UP_VIPS, REAL_COUNTS, REAL_MASK,
-    REPLAY, SLOT_MASK, TRACED, UNUSUAL, VIP_MASK, behind, constant, is, is_below, is_set, masked, times,
+    self, BLOCK_BYTES, BLOCKS, CPU_MASK, FEATURES, FLOW_MASK, LOOK_UP_COUNTS, LOOK_UP_FLOWS, LOOK_UP_VIPS, REAL_COUNTS,
+    REAL_MASK, REPLAY, SLOT_MASK, TRACED, UNUSUAL, VIP_MASK, behind, constant, is, is_below, is_set, masked, times,
 };
 
 /// `BPF_F_MMAPABLE` (kernel fc9702273e2e, v5.5): only plain arrays can have it.
@@ -322,11 +322,11 @@ impl<const KNOWN: u32> Kernel<KNOWN> {
             return self.features & feature as u64 != 0;
         }
         match feature {
-            features::GUARD => is_set::<{ Constant::Guard as u32 }>(),
-            features::TCP_ID => is_set::<{ Constant::TcpId as u32 }>(),
-            features::DECAP_GUE => is_set::<{ Constant::DecapGue as u32 }>(),
-            features::PREFIX_VIPS => is_set::<{ Constant::PrefixVips as u32 }>(),
-            features::NAT => is_set::<{ Constant::Nat as u32 }>(),
+            features::GUARD => is_set::<{ constants::GUARD }>(),
+            features::TCP_ID => is_set::<{ constants::TCP_ID }>(),
+            features::DECAP_GUE => is_set::<{ constants::DECAP_GUE }>(),
+            features::PREFIX_VIPS => is_set::<{ constants::PREFIX_VIPS }>(),
+            features::NAT => is_set::<{ constants::NAT }>(),
             _ => true,
         }
     }
