@@ -44,7 +44,7 @@ const TRANSLATED: u32 = 8000;
 const VERIFIED: u32 = 150_000;
 /// The same where usual frames have a way of their own beside the one for all: compiled twice, for IPv4 and IPv6.
 const TRANSLATED_USUAL: u32 = 12_000;
-const VERIFIED_USUAL: u32 = 300_000;
+const VERIFIED_USUAL: u32 = 250_000;
 const TRANSLATED_BOTH: u32 = 24_000;
 /// The same for the program with everything that can be configured.
 const TRANSLATED_FULL: u32 = 18_000;

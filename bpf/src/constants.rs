@@ -36,6 +36,15 @@ pub fn constant<const NUMBER: u32>() -> u64 {
     value
 }
 
+/// The same, which the compiler may keep: it then knows that questions about it have one answer.
+#[inline(always)]
+pub fn known<const NUMBER: u32>() -> u64 {
+    let value: u64;
+    // SAFETY: as in `constant`.
+    unsafe { asm!("{value} = {number}", value = out(reg) value, number = const NUMBER, options(pure, nomem, nostack)) };
+    value
+}
+
 /// Whether a load-time constant is not 0. Any number is asked: the loader makes the comparison one that no number passes, or every one,
 /// and the verifier, which sees that, removes it. It costs nothing where what is behind it is reached from here alone.
 #[inline(always)]

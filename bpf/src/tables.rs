@@ -15,15 +15,15 @@ use tandem_engine::handover::{INTERFACES, QUEUES};
 use tandem_engine::memory::counters::{Block, HEAD, MAX_CPUS};
 use tandem_engine::memory::prefixes::{self, SPACES, Space};
 use tandem_engine::memory::{
-    Addr, Answer, FlowSet, HashLine, IdKey, IdLine, Line, Memory, Nat, PrefixSlot, Real, RealLine, RingLine, Root, Trace, Tree,
+    Addr, Answer, FlowSet, HashLine, IdKey, IdLine, Line, Memory, Nat, PrefixSlot, Real, RealLine, RingLine, Root, Tag, Trace, Tree,
     VipSlot, features, ids, nats,
 };
 use tandem_engine::nat::{self, Ask};
-use tandem_engine::{Entry, Flow, NO_VIP, remember};
+use tandem_engine::{Flow, NO_VIP, enter};
 
 use crate::constants::{
     self, BLOCK_BYTES, BLOCKS, CPU_MASK, FEATURES, FLOW_MASK, LOOK_UP_COUNTS, LOOK_UP_FLOWS, LOOK_UP_VIPS, REAL_COUNTS,
-    REAL_MASK, REPLAY, SLOT_MASK, TRACED, UNUSUAL, VIP_MASK, behind, constant, is, is_below, is_set, masked, times,
+    REAL_MASK, REPLAY, SLOT_MASK, TRACED, UNUSUAL, VIP_MASK, behind, constant, is, is_below, is_set, known, masked, times,
 };
 
 /// `BPF_F_MMAPABLE` (kernel fc9702273e2e, v5.5): only plain arrays can have it.
@@ -264,17 +264,16 @@ pub extern "C" fn tandem_nat_place(ask: u32, real: u32) -> u32 {
     }
 }
 
-/// Enters the frame's flow, or the packet that it is a fragment of. Global for the same reason.
+/// Enters a flow into its table. Global for the same reason: inlined, the verifier would follow each of its ten places for every way
+/// that a frame may have taken until then.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tandem_remember(entry: u32, real: u32, now: u32) -> u32 {
-    let Some(kernel) = Kernel::<EVERYTHING>::new() else { return 0 };
-    // SAFETY: `Kernel::remember` hid it.
-    let flow = unsafe { known_flow() };
-    if let Some(root) = kernel.root() {
-        remember(&kernel, root, flow, Entry::of_number(entry), real, now);
+pub extern "C" fn tandem_enter(set: u32, print: u64, real: u32, hash: u32, now: u32) -> u64 {
+    let kernel = Kernel::<EVERYTHING>::without_counters();
+    match kernel.root() {
+        Some(root) => enter(&kernel, root, &Tag { one: set, print }, real, hash, now),
+        None => 0,
     }
-    0
 }
 
 /// The CPU that the program runs on.
@@ -290,36 +289,40 @@ pub fn cpu() -> u64 {
 pub struct Kernel<const KNOWN: u32 = EVERYTHING> {
     /// Its block of counters.
     counts: &'static Block,
-    features: u64,
 }
 
 /// What a program knows that can do everything.
 pub const EVERYTHING: u32 = features::ALL | features::KATRAN;
 
 impl<const KNOWN: u32> Kernel<KNOWN> {
-    /// Whether usual frames alone are looked at ([`tandem_engine::Packet::PLAIN`]).
+    /// Whether usual frames alone are looked at ([`tandem_engine::plain`]).
     const PLAIN: bool = KNOWN == features::PLAIN;
 
     /// This CPU's view; `None` if there is no block of counters for it.
     #[inline(always)]
     pub fn new() -> Option<Self> {
-        let features = if Self::PLAIN { 0 } else { constant::<FEATURES>() };
         let cpu = masked::<CPU_MASK>(cpu());
         if is::<LOOK_UP_COUNTS>(cpu) {
             // SAFETY: an entry is a block, and what is behind it.
-            return Some(Self { counts: unsafe { COUNTS_MAP.get(cpu) }?, features });
+            return Some(Self { counts: unsafe { COUNTS_MAP.get(cpu) }? });
         }
         if !is_below::<BLOCKS>(cpu) {
             return None;
         }
-        Some(Self { counts: COUNTS.behind(times::<BLOCK_BYTES>(cpu)), features })
+        Some(Self { counts: COUNTS.behind(times::<BLOCK_BYTES>(cpu)) })
+    }
+
+    /// The view of something that counts nothing.
+    #[inline(always)]
+    fn without_counters() -> Self {
+        Self { counts: COUNTS.at(0) }
     }
 
     /// Whether the program is loaded for it.
     #[inline(always)]
-    fn is_loaded_for(&self, feature: u32) -> bool {
+    fn is_loaded_for(feature: u32) -> bool {
         if !Self::PLAIN {
-            return self.features & feature as u64 != 0;
+            return known::<FEATURES>() & feature as u64 != 0;
         }
         match feature {
             features::GUARD => is_set::<{ constants::GUARD }>(),
@@ -414,22 +417,17 @@ impl<const KNOWN: u32> Memory for Kernel<KNOWN> {
         tandem_nat_place(ask as u32, real)
     }
     #[inline(always)]
-    fn remember(&self, root: &Root, flow: &Flow, entry: Entry, real: u32, now: u32) {
-        if Self::PLAIN {
-            // The stack has no room for the time since then: it is the same, or the next tick.
-            return remember(self, root, flow, entry, real, self.now());
-        }
-        black_box(core::ptr::from_ref(flow));
-        tandem_remember(entry as u32, real, now);
+    fn enter(&self, _root: &Root, tag: &Tag, real: u32, hash: u32, now: u32) -> u64 {
+        tandem_enter(tag.one, tag.print, real, hash, now)
     }
     #[inline(always)]
     fn has(&self, root: &Root, feature: u32) -> bool {
         // The constants first: the compiler and the verifier remove what they leave out.
-        KNOWN & feature != 0 && self.is_loaded_for(feature) && root.features.get() & feature != 0
+        KNOWN & feature != 0 && Self::is_loaded_for(feature) && root.features.get() & feature != 0
     }
     #[inline(always)]
     fn can(&self, feature: u32) -> bool {
-        KNOWN & feature != 0 && self.is_loaded_for(feature)
+        KNOWN & feature != 0 && Self::is_loaded_for(feature)
     }
     #[inline(always)]
     fn count(&self, index: u32) -> Option<&Line> {

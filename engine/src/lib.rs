@@ -61,7 +61,7 @@ pub use memory::{Addr, Memory};
 pub use packet::Packet;
 pub use parse::{Flow, Part};
 pub use plain::{go, look, plain};
-pub use select::{Entry, remember};
+pub use select::enter;
 pub use verdict::{Action, From, NO_VIP, Reason, Stop, Verdict};
 
 /// The steps of [`process`] one by one: for programs that put something else between them, to be measured against it.
@@ -113,7 +113,7 @@ fn forward<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow: 
     let verdict =
         if nat && flow.nat != 0 { translated(packet, memory, root, flow)? } else { to_choice(packet, memory, root, flow, now)? };
     if flow.part == Part::First {
-        memory.remember(root, flow, Entry::Fragment, verdict.real, now);
+        select::remember_fragment(memory, root, flow, verdict.real, now);
     }
     Ok(verdict)
 }
@@ -137,7 +137,7 @@ fn to_choice<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, flow
     }
     // Last: a frame that could not be sent leaves no flow, and the verifier's many ways through a set end right here.
     if choice.enter {
-        memory.remember(root, flow, Entry::Flow, real, now);
+        select::remember(memory, root, flow, real, now);
     }
     if choice.named != 0 {
         select::agree(memory, root, flow, &choice, now);

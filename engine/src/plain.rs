@@ -13,7 +13,7 @@ use crate::memory::vips::{self, NO_SOURCE_PORT, SPECIAL, VipKey, VipSlot};
 use crate::memory::{Memory, Mode, Root, features};
 use crate::packet::Packet;
 use crate::parse::Flow;
-use crate::select::{self, Entry};
+use crate::select;
 use crate::server_id;
 use crate::verdict::{Action, From, Reason, Stop, Verdict};
 use crate::wire::{
@@ -210,7 +210,7 @@ fn forward<P: Packet, M: Memory>(
     count_event(memory, Event::RingDecisions);
     sent?;
     if enter {
-        memory.remember(root, flow, Entry::Flow, real, now);
+        select::remember(memory, root, flow, real, now);
     }
     let verdict = Verdict::forward(flow.vip.id, real, flow.len, From::Ring);
     account(&verdict, flow, memory);

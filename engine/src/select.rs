@@ -286,58 +286,71 @@ fn guard<M: Memory>(memory: &M, root: &Root) -> bool {
     count >= root.guard_limit.get() as u64
 }
 
-/// What is entered into the flow table.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub enum Entry {
-    /// The flow.
-    Flow = 0,
-    /// The packet's identification, by which its later fragments find where the first one was sent.
-    Fragment = 1,
-}
-
-impl Entry {
-    /// From its number.
-    #[inline(always)]
-    pub const fn of_number(number: u32) -> Self {
-        if number == 0 { Self::Flow } else { Self::Fragment }
-    }
-}
-
-/// Enters a flow, or a fragmented packet, as seen at `now`.
+/// Enters a flow as seen at `now`, and counts it.
 #[inline(always)]
-pub fn remember<M: Memory>(memory: &M, root: &Root, flow: &Flow, entry: Entry, real: u32, now: u32) {
-    if entry == Entry::Fragment {
-        let tag = hash::tag(root, memory.has(root, features::KATRAN), flow, Kind::Fragment);
-        trace_fragment(memory, root, &tag);
-        enter(memory, root, &tag, real, HashLine::NONE, now);
-        return;
-    }
-    let Some((set, way, evicted)) = enter(memory, root, &flow.tag, real, flow.asked, now) else { return };
+pub(crate) fn remember<M: Memory>(memory: &M, root: &Root, flow: &Flow, real: u32, now: u32) {
+    let Some(place) = Place::of_number(memory.enter(root, &flow.tag, real, flow.asked, now)) else { return };
     if let Some(line) = memory.vip_count(flow.vip.id) {
         line.add(VipCounter::Entered as usize, 1);
-        if evicted {
+        if place.evicts() {
             line.add(VipCounter::Evicted as usize, 1);
         }
     }
     if let Some(trace) = memory.trace() {
         let [at, in_way] = &trace.written;
-        at.set(set.wrapping_add(1));
-        in_way.set(way);
-        trace.evicted.set(evicted as u32);
+        at.set(place.set().wrapping_add(1));
+        in_way.set(place.way());
+        trace.evicted.set(place.evicts() as u32);
     }
 }
 
-/// Writes the flow into the best place of its sets: gives set, way, and whether another flow lost it.
+/// Enters a fragmented packet: its later fragments find by its identification where the first one was sent.
 #[inline(always)]
-fn enter<M: Memory>(memory: &M, root: &Root, tag: &Tag, real: u32, hash: u32, now: u32) -> Option<(u32, u32, bool)> {
+pub(crate) fn remember_fragment<M: Memory>(memory: &M, root: &Root, flow: &Flow, real: u32, now: u32) {
+    let tag = hash::tag(root, memory.has(root, features::KATRAN), flow, Kind::Fragment);
+    trace_fragment(memory, root, &tag);
+    memory.enter(root, &tag, real, HashLine::NONE, now);
+}
+
+/// Where something was entered. One number, 0 for nowhere, as a function of the kernel program returns it:
+/// `1 << 63 | another flow lost its place << 62 | set << 8 | way`.
+#[derive(Clone, Copy)]
+struct Place(u64);
+
+impl Place {
+    const SOME: u64 = 1 << 63;
+    const EVICTS: u64 = 1 << 62;
+    const SET: u32 = 8;
+
+    #[inline(always)]
+    fn of_number(number: u64) -> Option<Self> {
+        if number == 0 { None } else { Some(Self(number)) }
+    }
+    #[inline(always)]
+    fn evicts(self) -> bool {
+        self.0 & Self::EVICTS != 0
+    }
+    #[inline(always)]
+    fn set(self) -> u32 {
+        (self.0 >> Self::SET) as u32
+    }
+    #[inline(always)]
+    fn way(self) -> u32 {
+        (self.0 & const { (1 << Self::SET) - 1 }) as u32
+    }
+}
+
+/// Writes into the best place of a tag's sets, as seen at `now`, and gives the number of the place. `hash`: what the ring was asked by.
+#[inline(always)]
+pub fn enter<M: Memory>(memory: &M, root: &Root, tag: &Tag, real: u32, hash: u32, now: u32) -> u64 {
     let second = tag.second(root.flow_mask.get());
-    let (one, two) = (memory.flows(tag.one)?, memory.flows(second)?);
+    let (Some(one), Some(two)) = (memory.flows(tag.one), memory.flows(second)) else { return 0 };
     let worth = two.place(tag, now, 0, one.place(tag, now, FIRST, Worth::NONE));
     let (set, at) = if worth.is_second() { (two, second) } else { (one, tag.one) };
     set.write(worth.way(), tag, real, now);
     keep_hash(memory, at, worth.way(), hash);
-    Some((at, worth.way(), worth.evicts()))
+    let evicts = if worth.evicts() { Place::EVICTS } else { 0 };
+    Place::SOME | evicts | (at as u64) << Place::SET | worth.way() as u64
 }
 
 /// Keeps what a flow asked the ring by beside its entry.
@@ -380,7 +393,7 @@ pub(crate) fn agree<M: Memory>(memory: &M, root: &Root, flow: &Flow, choice: &Ch
                 let idle = root.udp_idle.get();
                 let stale = katran && flow.protocol == IPPROTO_UDP && idle != 0;
                 let then = if stale { now.wrapping_sub(idle).wrapping_sub(1) } else { now };
-                memory.remember(root, flow, Entry::Flow, real, then);
+                remember(memory, root, flow, real, then);
             }
             count(Event::QuicNotFound);
         }

@@ -2,6 +2,7 @@
 //! frames and the shared memory, so that tests and benchmarks run it without a kernel.
 
 use tandem_engine::memory::counters::count_seat;
+use tandem_engine::memory::root::LAYOUT;
 use tandem_engine::memory::{Memory, Root, SeatCounter, features};
 use tandem_engine::{Action, Flow, Reason, Stop, Verdict, account, classify, exit, finish, go, look, soon};
 
@@ -41,7 +42,7 @@ pub fn handle<M: Memory>(
     tap: &Tap,
 ) {
     let Some(root) = memory.root() else { return };
-    let has_usual = features::has_usual(root.features.get());
+    let has_usual = root.layout() == LAYOUT && features::has_usual(root.features.get());
     // One bit for each frame that has a VIP, and for each of these that is a usual one.
     let (mut ready, mut usual) = (0_u32, 0_u32);
     for (i, (frame, flow)) in frames.iter_mut().zip(flows.iter_mut()).enumerate() {

@@ -32,7 +32,7 @@ pub use vips::{Vip, VipKey, VipSlot};
 
 use crate::nat;
 use crate::parse::Flow;
-use crate::select::{self, Entry};
+use crate::select;
 
 /// An address as it is on the wire, in two words of the machine's byte order; an IPv4 address fills the first half of the first word.
 pub type Addr = [u64; 2];
@@ -74,13 +74,13 @@ pub trait Memory {
     {
         nat::place(self, root, flow, ask, real)
     }
-    /// [`select::remember`].
+    /// [`select::enter`].
     #[inline(always)]
-    fn remember(&self, root: &Root, flow: &Flow, entry: Entry, real: u32, now: u32)
+    fn enter(&self, root: &Root, tag: &Tag, real: u32, hash: u32, now: u32) -> u64
     where
         Self: Sized,
     {
-        select::remember(self, root, flow, entry, real, now);
+        select::enter(self, root, tag, real, hash, now)
     }
     /// Whether the configuration uses a feature ([`features`]). The kernel knows at load time what it can leave out.
     #[inline(always)]
