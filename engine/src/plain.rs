@@ -6,7 +6,7 @@
 //! neither been changed nor counted, and takes the other way, which is for all. So what is rare, or fails, is not here at all.
 
 use crate::encap::{self, Path};
-use crate::hash::{self, Kind};
+use crate::hash;
 use crate::memory::counters::{Event, count_event};
 use crate::memory::reals::Method;
 use crate::memory::vips::{self, NO_SOURCE_PORT, SPECIAL, VipKey, VipSlot};
@@ -234,7 +234,7 @@ fn find_vip<'m, M: Memory>(memory: &'m M, root: &Root, flow: &mut Flow) -> Resul
         }
         flow.ports &= classify::DESTINATION_PORT;
     }
-    flow.tag = hash::tag(root, false, flow, Kind::Flow);
+    flow.tag = hash::tag_of_usual(root, flow);
     Ok(vip)
 }
 

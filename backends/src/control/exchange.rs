@@ -13,10 +13,11 @@ use tandem_engine::memory::flows::{FIRST, TIME, Worth, silence};
 use tandem_engine::memory::{HashLine, Tag, Vip};
 
 use super::apply::Control;
-use super::{fnv, key_name, vip_table, words_addr};
+use super::{fnv, is_v6, key_name, vip_table, words_addr};
 
-/// The version of a [`FlowExport`]. Version 1 had four more bits of each print, which are not looked at any more.
-pub const FLOWS_VERSION: u32 = 2;
+/// The version of a [`FlowExport`]. Version 1 had four more bits of each print, which are not looked at any more. Before version 3 prints
+/// of IPv6 flows had their destination in them, which those of VIPs that are one address have no more.
+pub const FLOWS_VERSION: u32 = 3;
 
 /// Flows of a balancer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -98,7 +99,7 @@ pub struct Imported {
     pub known: u64,
     /// Their VIP is not here, or not with this real.
     pub no_real: u64,
-    /// Their VIP has another id here, so that their prints fit nothing.
+    /// Their VIP has another id here, or the version that exported them made other prints, so that they fit nothing.
     pub other_id: u64,
     /// Longer silent than a stamp can tell.
     pub too_old: u64,
@@ -177,18 +178,20 @@ impl Control {
         if import.key != here {
             return Err(ImportError::Key { found: import.key, here });
         }
-        let vips: HashMap<String, u32> = self.vips.iter().map(|(key, id)| (key_name(key), *id)).collect();
+        // Their ids, and whether the prints of their flows are others since version 3.
+        let vips: HashMap<String, (u32, bool)> =
+            self.vips.iter().map(|(key, id)| (key_name(key), (*id, is_v6(key) && key.prefix_len().is_none()))).collect();
         let mut done = Imported::default();
         for flow in &import.flows {
             let Some(name) = usize::try_from(flow.real).ok().and_then(|at| import.reals.get(at)) else {
                 done.no_real += 1;
                 continue;
             };
-            let Some(vip) = vips.get(&name.vip) else {
+            let Some((vip, changed)) = vips.get(&name.vip) else {
                 done.no_real += 1;
                 continue;
             };
-            if *vip != name.vip_id {
+            if *vip != name.vip_id || *changed && import.version < 3 {
                 done.other_id += 1;
                 continue;
             }

@@ -86,21 +86,26 @@ pub fn vip_key(vip: &Vip) -> VipKey {
     }
 }
 
+/// Whether a key that is no prefix is of an IPv6 address.
+fn is_v6(key: &VipKey) -> bool {
+    let [a, b] = key.addr;
+    b != 0 || a >> 32 != 0
+}
+
 /// A VIP's key as text: `10.200.1.1:80/udp`, `[fc00:1::/96]:80/tcp`; that of an address: `10.200.1.1`.
 ///
 /// An IPv4 address fills only the first half of the first word; no IPv6 unicast address that a plan accepts looks like it. The
 /// lengths of prefixes say which family they are of.
 pub fn key_name(key: &VipKey) -> String {
-    let [a, b] = key.addr;
     let port = u16::from_be(key.port_be());
     let protocol = match key.protocol() {
         tandem_engine::wire::IPPROTO_TCP => "tcp",
         tandem_engine::wire::IPPROTO_UDP => "udp",
-        _ => return words_addr(key.addr, b != 0 || a >> 32 != 0).to_string(),
+        _ => return words_addr(key.addr, is_v6(key)).to_string(),
     };
     match key.prefix_len() {
         Some(len) if len >= V4 => format!("{}/{}:{port}/{protocol}", words_addr(key.addr, false), len - V4),
         Some(len) => format!("[{}/{len}]:{port}/{protocol}", words_addr(key.addr, true)),
-        None => format!("{}/{protocol}", SocketAddr::new(words_addr(key.addr, b != 0 || a >> 32 != 0), port)),
+        None => format!("{}/{protocol}", SocketAddr::new(words_addr(key.addr, is_v6(key)), port)),
     }
 }

@@ -293,7 +293,8 @@ impl Control {
         let needs = own.fold(if others { scene.unowned } else { Needs::default() }, Needs::and);
         let [plain, tagged] = needs.room;
         let same = if tagged > plain { flags::SAME_TAG } else { 0 };
-        Entry::flags_with_room(bits(vip.flags) | same | needs.flags, plain)
+        let prefix = if vip.prefix_len.is_some() { flags::PREFIX } else { 0 };
+        Entry::flags_with_room(bits(vip.flags) | same | prefix | needs.flags, plain)
     }
 
     /// An id for a new VIP, and ids for its reals. The VIP's is the lowest free one; in a group with a key of its own one that

@@ -2,7 +2,7 @@
 
 mod katran;
 
-use crate::memory::vips::MAX_VIPS;
+use crate::memory::vips::{MAX_VIPS, PREFIX};
 use crate::memory::{Addr, Root, Tag};
 use crate::parse::Flow;
 
@@ -55,10 +55,22 @@ pub enum Kind {
 /// The flow's places and print in the flow table.
 ///
 /// NH (UMAC, RFC 4418 section 5.2) twice over the flow's 32-bit words with shifted keys, then mixed. The key is the
-/// instance's own, so nobody outside can aim at a set or at another flow's print. The VIP's id is part of the input.
+/// instance's own, so nobody outside can aim at a set or at another flow's print. The VIP's id is part of the input; so an IPv6
+/// destination is only where the VIP does not say which it is: of a VIP that is a prefix ([`PREFIX`]), and of fragments.
 #[inline(always)]
 pub(crate) fn tag(root: &Root, katran: bool, flow: &Flow, kind: Kind) -> Tag {
     // Katran's key does not know the VIP.
+    tag_of(root, katran, flow, kind, katran || kind == Kind::Fragment || flow.vip.flags & PREFIX != 0)
+}
+
+/// The same for a flow of a VIP that is one address.
+#[inline(always)]
+pub(crate) fn tag_of_usual(root: &Root, flow: &Flow) -> Tag {
+    tag_of(root, false, flow, Kind::Flow, false)
+}
+
+#[inline(always)]
+fn tag_of(root: &Root, katran: bool, flow: &Flow, kind: Kind, with_destination: bool) -> Tag {
     let vip = if katran { 0 } else { flow.vip.id };
     let (ports, owner) = match kind {
         Kind::Flow => (flow.ports, vip),
@@ -67,12 +79,14 @@ pub(crate) fn tag(root: &Root, katran: bool, flow: &Flow, kind: Kind) -> Tag {
     };
     let last = flow.protocol as u32 | owner << 8;
     let ([s0, s1], [d0, d1]) = (flow.src, flow.dst);
-    let whole = |word: u64| (word as u32, (word >> 32) as u32);
+    let halves = |word: u64| (word as u32, (word >> 32) as u32);
     let first = (ports, last);
-    let (a, b) = if flow.is_v6 {
-        twice(root, [first, whole(s0), whole(s1), whole(d0), whole(d1)])
-    } else {
+    let (a, b) = if !flow.is_v6 {
         twice(root, [first, (s0 as u32, d0 as u32)])
+    } else if with_destination {
+        twice(root, [first, halves(s0), halves(s1), halves(d0), halves(d1)])
+    } else {
+        twice(root, [first, halves(s0), halves(s1)])
     };
     let mask = root.flow_mask.get();
     let mut set = a.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -145,4 +159,54 @@ fn product(x: u32, y: u32, k: u32, l: u32) -> u64 {
 fn pair(root: &Root, key: usize, x: u32, y: u32) -> u64 {
     let (k, l) = keys(root, key);
     product(x, y, k, l)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Vip;
+
+    fn root() -> Root {
+        let root = Root::default();
+        root.key.iter().zip(1_u32..).for_each(|(cell, n)| cell.set(n.wrapping_mul(0x9e37_79b9)));
+        root.flow_mask.set(u32::MAX);
+        root
+    }
+
+    /// NH as RFC 4418 section 5.2.2 has it: the sum of the products of pairs of words, to each of which its key was added.
+    fn nh(root: &Root, shift: usize, words: &[u32]) -> u64 {
+        let key = |at: usize| root.key[at + shift].get();
+        let product = |(i, pair): (usize, &[u32])| {
+            u64::from(pair[0].wrapping_add(key(2 * i))).wrapping_mul(u64::from(pair[1].wrapping_add(key(2 * i + 1))))
+        };
+        words.chunks(2).enumerate().map(product).fold(0, u64::wrapping_add)
+    }
+
+    #[test]
+    fn both_sums_are_nh_with_shifted_keys() {
+        let root = root();
+        let words = [(1, 2), (0xffff_ffff, 3), (0x1234_5678, 0x9abc_def0), (5, 6), (7, 8)];
+        let flat = words.map(|(x, y)| [x, y]).concat();
+        assert_eq!(twice(&root, words), (nh(&root, 0, &flat), nh(&root, 2, &flat)));
+        let [first, second, ..] = words;
+        assert_eq!(twice(&root, [first, second]), (nh(&root, 0, &flat[..4]), nh(&root, 2, &flat[..4])));
+    }
+
+    #[test]
+    fn the_destination_is_hashed_where_the_vip_does_not_say_it() {
+        let root = root();
+        let flow = |dst: u64, flags: u32| Flow {
+            is_v6: true,
+            src: [1, 2],
+            dst: [3, dst],
+            ports: 4,
+            vip: Vip { id: 5, flags, ..Vip::default() },
+            ..Flow::default()
+        };
+        let same = |katran, flags, kind| tag(&root, katran, &flow(1, flags), kind) == tag(&root, katran, &flow(2, flags), kind);
+        assert!(same(false, 0, Kind::Flow) && same(false, 0, Kind::Global));
+        assert!(!same(false, PREFIX, Kind::Flow) && !same(false, PREFIX, Kind::Global));
+        assert!(!same(false, 0, Kind::Fragment) && !same(true, 0, Kind::Flow));
+        assert_eq!(tag_of_usual(&root, &flow(1, 0)), tag(&root, false, &flow(1, 0), Kind::Flow));
+    }
 }

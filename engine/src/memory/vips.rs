@@ -48,6 +48,8 @@ pub const NAT_SOURCE: u32 = 1 << 20;
 /// VIP flag: a real's frames have the tag that they came with, so that tagged ones need [`TAG_LEN`](crate::wire::TAG_LEN) more
 /// room.
 pub const SAME_TAG: u32 = 1 << 19;
+/// VIP flag: it is a prefix, so its id does not say which address a flow is to.
+pub const PREFIX: u32 = 1 << 21;
 /// Where the VIP's room (bytes before the inner packet, at most 255) sits in the flags.
 const ROOM_SHIFT: u32 = 24;
 
