@@ -15,8 +15,8 @@ use tandem_engine::handover::{INTERFACES, QUEUES};
 use tandem_engine::memory::counters::{Block, HEAD, MAX_CPUS};
 use tandem_engine::memory::prefixes::{self, SPACES, Space};
 use tandem_engine::memory::{
-    Addr, Answer, FlowSet, HashLine, IdKey, IdLine, Line, Memory, Nat, PrefixSlot, Real, RealLine, RingLine, Root, Tag, Trace, Tree,
-    VipSlot, features, ids, nats,
+    Addr, Answer, FlowSet, HashLine, IdKey, IdLine, Line, Memory, Nat, PrefixSlot, Real, RealLine, RingLine, Root, Tag, Trace,
+    Tree, VipSlot, features, ids, nats,
 };
 use tandem_engine::nat::{self, Ask};
 use tandem_engine::{Flow, NO_VIP, enter};
@@ -318,7 +318,7 @@ impl<const KNOWN: u32> Kernel<KNOWN> {
         Self { counts: COUNTS.at(0) }
     }
 
-    /// Whether the program is loaded for it.
+    /// Whether the program is loaded for it. Not kept here: it would be handed to functions on the stack.
     #[inline(always)]
     fn is_loaded_for(feature: u32) -> bool {
         if !Self::PLAIN {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use tandem_backends::config::{OnControlLoss, OnRemoval, Plan, Protocol, RealState};
-use tandem_backends::control::Depending;
+use tandem_backends::control::{Depending, FLOWS_VERSION, FlowExport};
 use tandem_backends::memory::Sizes;
 use tandem_backends::replay::{Backend, Instance, Tuple};
 use tandem_backends::xdp::Headroom;

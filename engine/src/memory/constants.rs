@@ -8,6 +8,9 @@ const FIRST: u32 = 0x7a7d_0000;
 /// Numbers that are kept for them.
 const NUMBERS: u32 = 0x100;
 
+// The kernel extends an immediate's sign.
+const _: () = assert!(FIRST + NUMBERS < 1 << 31);
+
 /// A number that the loader puts into the programs, below 2^31.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
@@ -102,7 +105,5 @@ mod tests {
         }
         assert_eq!(Constant::of(FIRST + Constant::ALL.len() as u32), None);
         assert!(!Constant::is_one(FIRST - 1) && Constant::is_one(FIRST + NUMBERS - 1) && !Constant::is_one(FIRST + NUMBERS));
-        // The kernel extends an immediate's sign.
-        assert!(FIRST + NUMBERS < 1 << 31);
     }
 }
