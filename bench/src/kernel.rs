@@ -37,7 +37,6 @@ impl References {
         let extent = sizes.extent;
         let direct = Direct::make(sizes, None)?;
         let mut ebpf = EbpfLoader::new()
-            .map_max_entries("RINGS", sizes.ring_lines)
             .map_max_entries("FLOW_HASH", flows)
             .load(&prepare(REFERENCES, sizes, 0, &direct)?)
             .context("the benchmarks' object")?;
@@ -84,7 +83,7 @@ fn copy(tables: &Tables, ebpf: &mut Ebpf, direct: &Direct) -> Result<()> {
         }
         to.set_layout(from.layout());
     }
-    for (to, from) in area::<RingLine>(ebpf, "RINGS", tables.rings().len())?.iter().zip(tables.rings()) {
+    for (to, from) in direct.area::<RingLine>("RINGS", tables.rings().len())?.iter().zip(tables.rings()) {
         let numbers: Vec<u16> = (0..SLOTS_PER_LINE).map(|slot| from.get(slot) as u16).collect();
         to.fill(&numbers);
     }

@@ -22,8 +22,9 @@ use tandem_engine::nat::{self, Ask};
 use tandem_engine::{Flow, NO_VIP, enter};
 
 use crate::constants::{
-    self, BLOCK_BYTES, BLOCKS, CPU_MASK, FEATURES, FLOW_MASK, LOOK_UP_COUNTS, LOOK_UP_FLOWS, LOOK_UP_VIPS, REAL_COUNTS,
-    REAL_MASK, REPLAY, SLOT_MASK, TRACED, UNUSUAL, VIP_MASK, behind, constant, is, is_below, is_set, known, masked, times,
+    self, BLOCK_BYTES, BLOCKS, CPU_MASK, FEATURES, FLOW_MASK, HASH_MASK, LOOK_UP_COUNTS, LOOK_UP_FLOWS, LOOK_UP_HASHES,
+    LOOK_UP_RINGS, LOOK_UP_VIPS, REAL_COUNTS, REAL_MASK, REPLAY, RING_LINES, SLOT_MASK, TRACED, UNUSUAL, VIP_MASK, behind,
+    constant, is, is_below, is_set, known, masked, times,
 };
 
 /// `BPF_F_MMAPABLE` (kernel fc9702273e2e, v5.5): only plain arrays can have it.
@@ -117,10 +118,18 @@ static COUNTS: Direct<Block> = Direct::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".bss.COUNTS.map")]
 static COUNTS_MAP: Entries = Entries::new();
-#[map]
-static RINGS: Array<RingLine> = Array::with_max_entries(1, MMAPABLE);
-#[map]
-static HASHES: Array<HashLine> = Array::with_max_entries(1, MMAPABLE);
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.RINGS")]
+static RINGS: Direct<RingLine> = Direct::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.RINGS.map")]
+static RINGS_MAP: Entries = Entries::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.HASHES")]
+static HASHES: Direct<HashLine> = Direct::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.HASHES.map")]
+static HASHES_MAP: Entries = Entries::new();
 #[map]
 static IDS: Array<IdLine> = Array::with_max_entries(1, MMAPABLE);
 #[map]
@@ -362,7 +371,12 @@ impl<const KNOWN: u32> Memory for Kernel<KNOWN> {
     }
     #[inline(always)]
     fn ring(&self, index: u32) -> Option<&RingLine> {
-        RINGS.get(index)
+        let index = index as u64;
+        if is::<LOOK_UP_RINGS>(index) {
+            // SAFETY: an entry is a line.
+            return unsafe { RINGS_MAP.get(index) };
+        }
+        if is_below::<RING_LINES>(index) { Some(RINGS.at(index)) } else { None }
     }
     #[inline(always)]
     fn real(&self, id: u32) -> Option<&Real> {
@@ -379,7 +393,12 @@ impl<const KNOWN: u32> Memory for Kernel<KNOWN> {
     }
     #[inline(always)]
     fn hashes(&self, index: u32) -> Option<&HashLine> {
-        HASHES.get(index)
+        let index = masked::<HASH_MASK>(index as u64);
+        if is::<LOOK_UP_HASHES>(index) {
+            // SAFETY: an entry is a line.
+            return unsafe { HASHES_MAP.get(index) };
+        }
+        Some(HASHES.at(index))
     }
     #[inline(always)]
     fn ids(&self, index: u32) -> Option<&IdLine> {

@@ -21,15 +21,19 @@ use crate::control;
 pub struct LookedUp {
     /// The VIP table. The way of usual frames is only taken without it.
     pub vips: bool,
+    /// The rings.
+    pub rings: bool,
     /// The flow table.
     pub flows: bool,
+    /// What its flows asked the ring by.
+    pub hashes: bool,
     /// The counters of each core.
     pub counts: bool,
 }
 
 impl LookedUp {
     /// All of them.
-    pub const ALL: Self = Self { vips: true, flows: true, counts: true };
+    pub const ALL: Self = Self { vips: true, rings: true, flows: true, hashes: true, counts: true };
 }
 
 /// Numbers of entries that depend on the configuration and the host, and what the program is loaded for.

@@ -80,6 +80,8 @@ fn value(constant: Constant, sizes: Sizes, replay: u32, looked_up: LookedUp) -> 
         Constant::RealMask => extent.reals - 1,
         Constant::VipMask => extent.vips - 1,
         Constant::FlowMask => sizes.flow_sets - 1,
+        Constant::HashMask => sizes.hash_lines - 1,
+        Constant::RingLines => sizes.ring_lines,
         Constant::CpuMask => {
             if replay == 0 {
                 MAX_CPUS - 1
@@ -91,7 +93,9 @@ fn value(constant: Constant, sizes: Sizes, replay: u32, looked_up: LookedUp) -> 
         Constant::BlockBytes => block_bytes(extent),
         Constant::RealCounts => (HEAD + extent.vips) * size_of::<Line>() as u32,
         Constant::LookUpVips => looked_up.vips.into(),
+        Constant::LookUpRings => looked_up.rings.into(),
         Constant::LookUpFlows => looked_up.flows.into(),
+        Constant::LookUpHashes => looked_up.hashes.into(),
         Constant::LookUpCounts => looked_up.counts.into(),
         Constant::Guard => features & GUARD,
         Constant::TcpId => features & TCP_ID,

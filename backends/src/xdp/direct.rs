@@ -17,7 +17,7 @@ use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
 use object::elf::{FileHeader64, SHF_EXECINSTR, SHT_SYMTAB};
 use object::read::elf::{FileHeader, Rel, SectionHeader, Sym};
 use object::{LittleEndian, SectionIndex, SymbolIndex};
-use tandem_engine::memory::{FlowSet, Real, Root, VipSlot};
+use tandem_engine::memory::{FlowSet, HashLine, Real, RingLine, Root, VipSlot};
 
 use super::constants::block_bytes;
 use super::error::{XdpError, chain, errno, load_cure};
@@ -25,7 +25,8 @@ use crate::memory::{Area, LookedUp, Shared, Sizes};
 
 /// The tables, by the names of their pins. The object has an address of each in a section `.bss.NAME`, and beside it what is looked
 /// up, in `.bss.NAME.map`.
-pub(super) const DIRECT: [&str; 5] = ["ROOT", "VIPS", "REALS", "FLOWS", "COUNTS"];
+pub(super) const DIRECT: [&str; TABLES] = ["ROOT", "VIPS", "RINGS", "REALS", "FLOWS", "HASHES", "COUNTS"];
+const TABLES: usize = 7;
 const SECTION: &str = ".bss.";
 const LOOKED_UP: &str = ".map";
 /// `BPF_F_MMAPABLE` (Linux 5.5).
@@ -50,7 +51,7 @@ struct Table {
 
 /// The arrays. They have to live until the programs are loaded.
 #[derive(Debug)]
-pub struct Direct([Table; 5]);
+pub struct Direct([Table; TABLES]);
 
 impl Direct {
     /// Makes the arrays, or takes them over from their pins in `pins`.
@@ -60,14 +61,17 @@ impl Direct {
     pub fn make(sizes: Sizes, pins: Option<&Path>) -> Result<Self, XdpError> {
         let slot = size_of::<VipSlot>() as u32;
         let (real, set) = (size_of::<Real>() as u32, size_of::<FlowSet>() as u32);
-        let [root, vips, reals, flows, counts] = DIRECT;
+        let (line, hashed) = (size_of::<RingLine>() as u32, size_of::<HashLine>() as u32);
+        let [root, vips, rings, reals, flows, hashes, counts] = DIRECT;
         let as_told = sizes.looked_up;
         let make = |name, entry, len, looked_up| Table::make(name, entry, len, looked_up, sizes, pins);
         Ok(Self([
             make(root, size_of::<Root>() as u32, 1, false)?,
             make(vips, slot, 2 * sizes.vip_slots, as_told.vips)?,
+            make(rings, line, sizes.ring_lines, as_told.rings)?,
             make(reals, real * sizes.extent.reals, 1, false)?,
             make(flows, set, sizes.flow_sets, as_told.flows)?,
+            make(hashes, hashed, sizes.hash_lines, as_told.hashes)?,
             make(counts, block_bytes(sizes.extent), sizes.blocks, as_told.counts)?,
         ]))
     }
@@ -78,8 +82,8 @@ impl Direct {
 
     /// Which of them are looked up.
     pub fn looked_up(&self) -> LookedUp {
-        let [_, vips, _, flows, counts] = self.0.each_ref().map(|table| table.looked_up);
-        LookedUp { vips, flows, counts }
+        let [_, vips, rings, _, flows, hashes, counts] = self.0.each_ref().map(|table| table.looked_up);
+        LookedUp { vips, rings, flows, hashes, counts }
     }
 
     /// The table, mapped: `len` entries.

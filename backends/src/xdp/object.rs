@@ -94,8 +94,6 @@ pub(super) fn load(role: &Role, sizes: Sizes, capture: Option<&Wish>) -> Result<
         put_filter(&mut object, &filter)?;
     }
     loader
-        .map_max_entries("RINGS", sizes.ring_lines)
-        .map_max_entries("HASHES", sizes.hash_lines)
         .map_max_entries("IDS", sizes.id_lines)
         .map_max_entries("PREFIXES", 2 * sizes.prefix_slots)
         .map_max_entries("NATS", sizes.nat_places);

@@ -96,10 +96,10 @@ fn area(tables: &Tables, name: &str, map: &aya_obj::Map) -> Area {
     let (start, bytes) = match name {
         ".bss.ROOT" => of(std::slice::from_ref(tables.root())),
         ".bss.VIPS" => of(tables.vips()),
-        "RINGS" => of(tables.rings()),
+        ".bss.RINGS" => of(tables.rings()),
         ".bss.REALS" => of(tables.reals()),
         ".bss.FLOWS" => of(tables.flows()),
-        "HASHES" => of(tables.hashes()),
+        ".bss.HASHES" => of(tables.hashes()),
         ".bss.COUNTS" => {
             let (start, bytes) = of(tables.block(0));
             (start, bytes * tables.blocks() as usize)

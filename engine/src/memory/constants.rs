@@ -31,6 +31,10 @@ pub enum Constant {
     VipMask,
     /// Sets of the flow table, less one.
     FlowMask,
+    /// Lines that keep what their flows asked the ring by, less one.
+    HashMask,
+    /// Lines of the rings.
+    RingLines,
     /// What is taken of a CPU's number: nothing of it for replays.
     CpuMask,
     /// Blocks of counters.
@@ -41,8 +45,12 @@ pub enum Constant {
     RealCounts,
     /// 0 where the VIP table is one value, whose address is in the program; else its slots are looked up.
     LookUpVips,
+    /// The same of the rings' lines.
+    LookUpRings,
     /// The same of the flow table's sets.
     LookUpFlows,
+    /// The same of the lines beside them.
+    LookUpHashes,
     /// The same of the blocks of counters.
     LookUpCounts,
     /// Not 0 where the program is loaded for this feature, as all from here on: the way of the usual frames asks for them one by one.
@@ -59,7 +67,7 @@ pub enum Constant {
 
 impl Constant {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 24] = [
         Self::Replay,
         Self::Traced,
         Self::Features,
@@ -68,12 +76,16 @@ impl Constant {
         Self::RealMask,
         Self::VipMask,
         Self::FlowMask,
+        Self::HashMask,
+        Self::RingLines,
         Self::CpuMask,
         Self::Blocks,
         Self::BlockBytes,
         Self::RealCounts,
         Self::LookUpVips,
+        Self::LookUpRings,
         Self::LookUpFlows,
+        Self::LookUpHashes,
         Self::LookUpCounts,
         Self::Guard,
         Self::TcpId,
