@@ -22,6 +22,11 @@ impl Series {
         self.0.push(time.as_nanos() as f64 / f64::from(frames.max(1)));
     }
 
+    /// Adds what another one has.
+    pub fn join(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     /// The fastest: what the code costs when nothing disturbs it.
     pub fn min(&self) -> f64 {
         self.0.iter().copied().fold(f64::NAN, f64::min)
@@ -65,6 +70,10 @@ mod tests {
         }
         assert_eq!((series.min(), series.median()), (10.0, 30.0));
         assert!(Series::default().median().is_nan());
+        let mut other = Series::default();
+        other.add(Duration::from_nanos(20), 10);
+        series.join(other);
+        assert_eq!(series.min(), 2.0);
     }
 
     #[test]
