@@ -228,12 +228,10 @@ fn vip<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &mut Flow) -> Opt
         return Some(true);
     }
     let prefixes = memory.has(root, features::PREFIX_VIPS);
-    if prefixes {
-        if let Some(vip) = prefix_vip(memory, root, flow, port) {
-            flow.vip = vip;
-            // Katran forgets that the port was right.
-            return Some(!katran);
-        }
+    if prefixes && let Some(vip) = prefix_vip(memory, root, flow, port) {
+        flow.vip = vip;
+        // Katran forgets that the port was right.
+        return Some(!katran);
     }
     if root.any_port.get() == 0 {
         return None;
