@@ -304,7 +304,7 @@ pub struct Kernel<const KNOWN: u32 = EVERYTHING> {
 pub const EVERYTHING: u32 = features::ALL | features::KATRAN;
 
 impl<const KNOWN: u32> Kernel<KNOWN> {
-    /// Whether usual frames alone are looked at ([`tandem_engine::plain`]).
+    /// Whether usual frames alone are looked at ([`tandem_engine::plain()`]).
     const PLAIN: bool = KNOWN == features::PLAIN;
 
     /// This CPU's view; `None` if there is no block of counters for it.

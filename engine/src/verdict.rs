@@ -60,7 +60,7 @@ impl Stop {
     /// Stripped, and to be looked at again from its start.
     pub const AGAIN: Self = Self::encode(Reason::Decapsulated, AGAIN);
 
-    /// Nothing is done yet: an unusual frame on the way of the usual ones ([`crate::plain`]).
+    /// Nothing is done yet: an unusual frame on the way of the usual ones ([`crate::plain()`]).
     pub const ASIDE: Self = Self::encode(Reason::NotConfigured, ASIDE);
 
     /// Stops a frame for this reason.

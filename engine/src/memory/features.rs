@@ -50,10 +50,10 @@ pub const RELAY: u32 = 1 << 21;
 pub const CONTROL_LOSS: u32 = 1 << 22;
 /// What a flow asked the ring by is kept beside its entry.
 pub const RING_HASHES: u32 = 1 << 23;
-/// A VIP may have usual frames ([`crate::plain`]): it has no flag of [`SPECIAL`](super::vips::SPECIAL).
+/// A VIP may have usual frames ([`crate::plain()`]): it has no flag of [`SPECIAL`](super::vips::SPECIAL).
 pub const USUAL: u32 = 1 << 24;
 
-/// What the way of the usual frames ([`crate::plain`]) has to do with: what the standard profile has without being asked, and what
+/// What the way of the usual frames ([`crate::plain()`]) has to do with: what the standard profile has without being asked, and what
 /// is only looked at there to leave a frame to the other way.
 pub const PLAIN: u32 = GUARD | RING_HASHES | DECAP_GUE | TCP_ID | PREFIX_VIPS | NAT;
 /// Of these, what it does not ask for: it is taken where they are used.

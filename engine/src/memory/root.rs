@@ -47,7 +47,7 @@ const SKEW: u32 = 256;
 pub struct Root {
     /// `mode << 32 | layout`: the [`Mode`], and [`LAYOUT`], written last. One load tells whether a frame is forwarded here.
     state: S64,
-    /// The VIP table in force: [`table`](super::vips::table). One store replaces the whole table.
+    /// The VIP table in force: [`vips::table`](super::vips::table). One store replaces the whole table.
     pub vips: S64,
     /// Slots of one half of the VIP table, minus one (a power of two minus one).
     pub vip_mask: S32,

@@ -35,7 +35,7 @@ pub const UDP_FLOW_MIGRATION: u32 = 1 << 9;
 pub const NAT_V4: u32 = 1 << 10;
 /// VIP flag: an IPv6 real of it is reached by NAT.
 pub const NAT_V6: u32 = 1 << 11;
-/// Flags of a VIP whose frames are not usual ([`crate::plain`]): all of these but [`NO_SOURCE_PORT`].
+/// Flags of a VIP whose frames are not usual ([`crate::plain()`]): all of these but [`NO_SOURCE_PORT`].
 pub const SPECIAL: u32 = (1 << 12) - 1 - NO_SOURCE_PORT;
 /// Flag of an address: it has VIPs.
 pub const HAS_VIPS: u32 = 1 << 16;
