@@ -4,7 +4,7 @@
 use hashbrown::HashMap;
 use tandem_engine::memory::rings::{SLOTS_PER_LINE, slot_of};
 use tandem_engine::memory::vips::BYPASS_FLOW_TABLE;
-use tandem_engine::memory::{Memory, Root, Vip, VipKey};
+use tandem_engine::memory::{Memory, Vip, VipKey};
 use tandem_engine::wire::IPPROTO_UDP;
 use tandem_engine::{Flow, From, Packet, Reason, Stop, Verdict, account, hash, steps};
 
@@ -51,8 +51,10 @@ impl Rival {
     /// One usual frame, all the way.
     #[inline]
     pub fn process<P: Packet, M: Memory>(&mut self, packet: &mut P, memory: &M) -> Verdict {
-        let known = memory.root().and_then(|root| read(packet, memory, root));
-        let Some(mut flow) = known else { return Verdict::stop(Reason::NotConfigured) };
+        let mut flow = Flow::default();
+        if memory.root().and_then(|root| steps::read(packet, memory, root, &mut flow)).is_none() {
+            return Verdict::stop(Reason::NotConfigured);
+        }
         let verdict = self.forward(packet, memory, &mut flow).unwrap_or_else(Verdict::stopped);
         account(&verdict, &flow, memory);
         verdict
@@ -142,15 +144,6 @@ impl Rival {
         }
         let entry = &mut self.entries[at as usize];
         (entry.newer, entry.older) = (NOBODY, before);
-    }
-}
-
-#[inline]
-fn read<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root) -> Option<Flow> {
-    let (head, frame) = packet.head()?;
-    match steps::family(head)? {
-        steps::Family::V4(head) => steps::read_v4(head, frame, memory, root),
-        steps::Family::V6(head) => steps::read_v6(packet, head, frame, memory, root),
     }
 }
 

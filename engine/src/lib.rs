@@ -66,7 +66,7 @@ pub use verdict::{Action, From, NO_VIP, Reason, Stop, Verdict};
 
 /// The steps of [`process`] one by one: for programs that put something else between them, to be measured against it.
 pub mod steps {
-    pub use crate::plain::{Family, family, read_v4, read_v6, send};
+    pub use crate::plain::{Family, family, read, read_v4, read_v6, send};
 }
 
 use memory::counters::{Event, RealCounter, VipCounter, add_real, count_event, reason_at};

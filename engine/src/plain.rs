@@ -37,16 +37,16 @@ pub fn plain<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root) -> O
     }
     // Compiled for each family apart: all that depends on it is known then.
     let (head, frame) = packet.head::<HEAD>()?;
-    match family(head) {
-        Some(Family::V4(head)) => {
-            let flow = read_v4(head, frame, memory, root)?;
+    let mut flow = Flow::default();
+    match family(head)? {
+        Family::V4(head) => {
+            read_v4(head, frame, memory, root, &mut flow)?;
             decided(packet, memory, root, flow)
         }
-        Some(Family::V6(head)) => {
-            let flow = read_v6(packet, head, frame, memory, root)?;
+        Family::V6(head) => {
+            read_v6(packet, head, frame, memory, root, &mut flow)?;
             decided(packet, memory, root, flow)
         }
-        None => None,
     }
 }
 
@@ -71,10 +71,10 @@ pub fn family(head: &[u8; HEAD]) -> Option<Family<'_>> {
     }
 }
 
-/// What is known of a usual IPv4 frame of `frame` bytes, which the next steps take.
+/// Fills what is known of a usual IPv4 frame of `frame` bytes, which the next steps take; `flow` is the default one.
 #[inline(always)]
-pub fn read_v4<M: Memory>(head: &Tcp4, frame: usize, memory: &M, root: &Root) -> Option<Flow> {
-    let mut flow = Flow { frame: frame as u32, l4: const { (Ethernet::LEN + Ipv4::LEN) as u32 }, ..Flow::default() };
+pub fn read_v4<M: Memory>(head: &Tcp4, frame: usize, memory: &M, root: &Root, flow: &mut Flow) -> Option<()> {
+    (flow.frame, flow.l4) = (frame as u32, const { (Ethernet::LEN + Ipv4::LEN) as u32 });
     // Without options.
     if head.ip.version_ihl != 0x45 || head.ip.is_fragment() {
         return None;
@@ -82,17 +82,24 @@ pub fn read_v4<M: Memory>(head: &Tcp4, frame: usize, memory: &M, root: &Root) ->
     flow.set_ipv4(&head.ip);
     flow.ports = u32::from_ne_bytes(head.tcp.ports);
     let least = match flow.protocol {
-        IPPROTO_TCP => set_tcp(&mut flow, &head.tcp, memory, root, Ipv4::LEN)?,
-        IPPROTO_UDP => of_udp(&flow, memory, root, Ipv4::LEN)?,
+        IPPROTO_TCP => set_tcp(flow, &head.tcp, memory, root, Ipv4::LEN)?,
+        IPPROTO_UDP => of_udp(flow, memory, root, Ipv4::LEN)?,
         _ => return None,
     };
-    fits(root, &flow, least).then_some(flow)
+    fits(root, flow, least).then_some(())
 }
 
 /// The same of IPv6, without extension headers.
 #[inline(always)]
-pub fn read_v6<P: Packet, M: Memory>(packet: &P, head: &Head6, frame: usize, memory: &M, root: &Root) -> Option<Flow> {
-    let mut flow = Flow { frame: frame as u32, l4: HEAD as u32, ..Flow::default() };
+pub fn read_v6<P: Packet, M: Memory>(
+    packet: &P,
+    head: &Head6,
+    frame: usize,
+    memory: &M,
+    root: &Root,
+    flow: &mut Flow,
+) -> Option<()> {
+    (flow.frame, flow.l4) = (frame as u32, HEAD as u32);
     if head.ip.version_class_label.get() >> 28 != 6 {
         return None;
     }
@@ -101,15 +108,15 @@ pub fn read_v6<P: Packet, M: Memory>(packet: &P, head: &Head6, frame: usize, mem
         IPPROTO_TCP => {
             let tcp = Tcp::view(packet, HEAD)?;
             flow.ports = u32::from_ne_bytes(tcp.ports);
-            set_tcp(&mut flow, tcp, memory, root, Ipv6::LEN)?
+            set_tcp(flow, tcp, memory, root, Ipv6::LEN)?
         }
         IPPROTO_UDP => {
             flow.ports = u32::from_ne_bytes(Udp::view(packet, HEAD)?.ports);
-            of_udp(&flow, memory, root, Ipv6::LEN)?
+            of_udp(flow, memory, root, Ipv6::LEN)?
         }
         _ => return None,
     };
-    fits(root, &flow, least).then_some(flow)
+    fits(root, flow, least).then_some(())
 }
 
 /// Bytes of an IP packet with a TCP header, if the one here has no server id among its options.
@@ -152,20 +159,26 @@ fn decided<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, mut fl
 /// there are such frames ([`features::has_usual`]).
 #[inline]
 pub fn look<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, flow: &mut Flow) -> bool {
-    let read = || {
-        let (head, frame) = packet.head::<HEAD>()?;
-        match family(head)? {
-            Family::V4(head) => read_v4(head, frame, memory, root),
-            Family::V6(head) => read_v6(packet, head, frame, memory, root),
-        }
-    };
-    let Some(known) = read() else { return false };
-    *flow = known;
+    // In its place: made elsewhere and moved, it would be loaded before its parts were stored.
+    *flow = Flow::default();
+    if read(packet, memory, root, flow).is_none() {
+        return false;
+    }
     match find_vip(memory, root, flow) {
         Ok(vip) => flow.vip = vip.read(),
         Err(_) => return false,
     }
     true
+}
+
+/// Fills what is known of a usual frame of either family.
+#[inline(always)]
+pub fn read<P: Packet, M: Memory>(packet: &P, memory: &M, root: &Root, flow: &mut Flow) -> Option<()> {
+    let (head, frame) = packet.head::<HEAD>()?;
+    match family(head)? {
+        Family::V4(head) => read_v4(head, frame, memory, root, flow),
+        Family::V6(head) => read_v6(packet, head, frame, memory, root, flow),
+    }
 }
 
 /// The second half: the frame on its way, and counted; [`Stop::ASIDE`]: nothing was done.

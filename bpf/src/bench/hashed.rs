@@ -36,13 +36,14 @@ fn balance(ctx: &XdpContext) -> Option<u32> {
     let root = kernel.root()?;
     let mut frame = Frame::<true>::new(ctx.ctx);
     let (head, len) = frame.head()?;
+    let mut flow = Flow::default();
     match steps::family(head)? {
         steps::Family::V4(head) => {
-            let flow = steps::read_v4(head, len, &kernel, root)?;
+            steps::read_v4(head, len, &kernel, root, &mut flow)?;
             count(&mut frame, &kernel, root, flow)
         }
         steps::Family::V6(head) => {
-            let flow = steps::read_v6(&frame, head, len, &kernel, root)?;
+            steps::read_v6(&frame, head, len, &kernel, root, &mut flow)?;
             count(&mut frame, &kernel, root, flow)
         }
     }
