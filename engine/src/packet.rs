@@ -1,6 +1,6 @@
 //! A frame, seen through windows of fixed size.
 
-use crate::memory::{Memory, Real, Root};
+use crate::memory::{Memory, Root};
 use crate::parse::Flow;
 use crate::vlan;
 
@@ -89,14 +89,6 @@ pub trait Packet {
         Self: Sized,
     {
         crate::nat::error(self, memory, root, flow, real)
-    }
-    /// [`crate::encap::narrow`].
-    #[inline(always)]
-    fn narrow(&mut self, flow: &Flow, real: &Real, answers: bool) -> u32
-    where
-        Self: Sized,
-    {
-        crate::encap::narrow(self, flow, real, answers)
     }
     /// Turns the frame into an ICMP error to its sender that names this MTU: see [`crate::answer_too_big`].
     #[inline(never)]

@@ -93,13 +93,13 @@ pub(crate) fn fits_way<P: Packet, M: Memory>(
     if !memory.has(root, features::PATH_MTU) || memory.has(root, features::KATRAN) || !real.hop().is_narrow() {
         return Ok(());
     }
-    done(packet.narrow(flow, real, memory.has(root, features::TOO_BIG)))
+    done(narrow(packet, flow, real, memory.has(root, features::TOO_BIG)))
 }
 
 /// Gives a raw [`Stop`], 0: it fits. What has become an answer gets its tag back. Not inlined: off the usual way, and asked
 /// for in several places.
 #[inline(never)]
-pub fn narrow<P: Packet>(packet: &mut P, flow: &Flow, real: &Real, answers: bool) -> u32 {
+fn narrow<P: Packet>(packet: &mut P, flow: &Flow, real: &Real, answers: bool) -> u32 {
     let stop = match fits_the_way(packet, flow, real.hop(), real.out().mtu, answers) {
         Err(stop) if stop.action() == Action::Tx => as_it_came(packet, flow).err().or(Some(stop)),
         other => other.err(),

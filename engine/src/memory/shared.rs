@@ -109,21 +109,6 @@ pub fn in_order() {
     core::sync::atomic::fence(core::sync::atomic::Ordering::Acquire);
 }
 
-/// `value`, calculated before whatever is read next: the BPF compiler would begin many calculations at once and keep their parts on
-/// the stack, of which it has 512 bytes.
-#[inline(always)]
-pub fn settled(value: u64) -> u64 {
-    #[cfg(target_arch = "bpf")]
-    let value = {
-        let mut value = value;
-        // SAFETY: a register is moved to itself (without any instruction, the line information would have a place twice, which the
-        // kernel refuses), and no memory is touched.
-        unsafe { core::arch::asm!("{value} = {value}", value = inout(reg) value, options(nostack)) };
-        value
-    };
-    value
-}
-
 impl S64 {
     /// Adds `n` (modulo 2^64) in one step that no other core's comes between. BPF had no other such step before Linux 5.12.
     ///
