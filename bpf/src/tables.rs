@@ -277,12 +277,8 @@ pub extern "C" fn tandem_nat_place(ask: u32, real: u32) -> u32 {
 /// that a frame may have taken until then.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tandem_enter(set: u32, print: u64, real: u32, hash: u32, now: u32) -> u64 {
-    let kernel = Kernel::<EVERYTHING>::without_counters();
-    match kernel.root() {
-        Some(root) => enter(&kernel, root, &Tag { one: set, print }, real, hash, now),
-        None => 0,
-    }
+pub extern "C" fn tandem_enter(print: u64, real: u32, hash: u32, now: u32) -> u64 {
+    enter(&Kernel::<EVERYTHING>::without_counters(), &Tag { print }, real, hash, now)
 }
 
 /// The CPU that the program runs on.
@@ -393,7 +389,8 @@ impl<const KNOWN: u32> Memory for Kernel<KNOWN> {
     }
     #[inline(always)]
     fn hashes(&self, index: u32) -> Option<&HashLine> {
-        let index = masked::<HASH_MASK>(index as u64);
+        // Its set's line; the second mask is for the verifier.
+        let index = masked::<HASH_MASK>(masked::<FLOW_MASK>(index as u64));
         if is::<LOOK_UP_HASHES>(index) {
             // SAFETY: an entry is a line.
             return unsafe { HASHES_MAP.get(index) };
@@ -436,8 +433,8 @@ impl<const KNOWN: u32> Memory for Kernel<KNOWN> {
         tandem_nat_place(ask as u32, real)
     }
     #[inline(always)]
-    fn enter(&self, _root: &Root, tag: &Tag, real: u32, hash: u32, now: u32) -> u64 {
-        tandem_enter(tag.one, tag.print, real, hash, now)
+    fn enter(&self, tag: &Tag, real: u32, hash: u32, now: u32) -> u64 {
+        tandem_enter(tag.print, real, hash, now)
     }
     #[inline(always)]
     fn has(&self, root: &Root, feature: u32) -> bool {

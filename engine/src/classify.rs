@@ -181,9 +181,9 @@ fn relayed<P: Packet, M: Memory>(packet: &mut P, memory: &M, root: &Root, stop: 
 
 /// Asks for both flow sets of a classified flow to be near soon.
 #[inline(always)]
-pub fn soon<M: Memory>(memory: &M, root: &Root, flow: &Flow) {
-    memory.soon(flow.tag.one);
-    memory.soon(flow.tag.second(root.flow_mask.get()));
+pub fn soon<M: Memory>(memory: &M, flow: &Flow) {
+    memory.soon(flow.tag.first());
+    memory.soon(flow.tag.second());
 }
 
 /// Pings and later fragments have no port: they are ours if their address has VIPs.

@@ -7,6 +7,7 @@ use crate::hash::{self, Kind};
 use crate::memory::counters::{Event, GUARD_LINE, VipCounter, count_event, count_vip};
 use crate::memory::flows::{FIRST, Hit, Worth};
 use crate::memory::rings::{SLOTS_PER_LINE, slot_of};
+use crate::memory::shared::S32;
 use crate::memory::vips::{
     BYPASS_FLOW_TABLE, GLOBAL_FLOW_TABLE, HASH_DPORT_ONLY, QUIC, SOURCE_ROUTING, UDP_FLOW_MIGRATION, UDP_STABLE_ROUTING,
 };
@@ -117,7 +118,7 @@ fn known<M: Memory>(memory: &M, root: &Root, katran: bool, flow: &Flow, now: u32
     let mut real = lookup(memory, root, flow, now);
     if memory.has(root, features::GLOBAL) && flow.vip.flags & GLOBAL_FLOW_TABLE != 0 && real == 0 && !flow.is_syn() {
         let tag = hash::tag(root, katran, flow, Kind::Global);
-        real = get(memory, root, &tag, now, 0).1.real();
+        real = get(memory, &tag, now, 0).1.real();
         if real != 0 {
             count_event(memory, Event::GlobalFlowHit);
         }
@@ -141,12 +142,9 @@ fn lookup<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> u32 {
     if flow.vip.flags & BYPASS_FLOW_TABLE != 0 {
         return 0;
     }
-    let tag = &flow.tag;
     if let Some(trace) = memory.trace() {
-        let [one, two] = &trace.sets;
-        one.set(tag.one.wrapping_add(1));
-        two.set(tag.second(root.flow_mask.get()).wrapping_add(1));
-        trace.print.set(tag.print);
+        trace_sets(root, &flow.tag, &trace.sets);
+        trace.print.set(flow.tag.print);
     }
     if flow.is_syn() {
         return 0;
@@ -156,7 +154,7 @@ fn lookup<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> u32 {
         && let Some(trace) = memory.trace()
     {
         let [at, in_way] = &trace.found;
-        at.set(set.wrapping_add(1));
+        at.set(plus_one(root, set));
         in_way.set(hit.way());
     }
     hit.real()
@@ -172,24 +170,25 @@ pub(crate) fn in_table<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32
 #[inline(always)]
 fn ask<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> (u32, Hit) {
     let idle = if flow.protocol == IPPROTO_UDP { root.udp_idle.get() } else { 0 };
-    get(memory, root, &flow.tag, now, idle)
+    get(memory, &flow.tag, now, idle)
 }
 
 /// The set that the flow was found in, and what it knows.
 #[inline(always)]
-fn get<M: Memory>(memory: &M, root: &Root, tag: &Tag, now: u32, idle: u32) -> (u32, Hit) {
-    either(memory, root, tag, |set| set.get(tag, now, idle))
+fn get<M: Memory>(memory: &M, tag: &Tag, now: u32, idle: u32) -> (u32, Hit) {
+    either(memory, tag, |set| set.get(tag, now, idle))
 }
 
 /// Asks the flow's first set, then its second.
 #[inline(always)]
-fn either<M: Memory>(memory: &M, root: &Root, tag: &Tag, ask: impl Fn(&FlowSet) -> Hit) -> (u32, Hit) {
-    let hit = memory.flows(tag.one).map_or(Hit::NONE, &ask);
+fn either<M: Memory>(memory: &M, tag: &Tag, ask: impl Fn(&FlowSet) -> Hit) -> (u32, Hit) {
+    let first = tag.first();
+    let hit = memory.flows(first).map_or(Hit::NONE, &ask);
     if hit.is_some() {
-        return (tag.one, hit);
+        return (first, hit);
     }
-    let two = tag.second(root.flow_mask.get());
-    (two, memory.flows(two).map_or(Hit::NONE, &ask))
+    let second = tag.second();
+    (second, memory.flows(second).map_or(Hit::NONE, &ask))
 }
 
 /// What a new flow meets.
@@ -289,7 +288,7 @@ fn guard<M: Memory>(memory: &M, root: &Root) -> bool {
 /// Enters a flow as seen at `now`, and counts it.
 #[inline(always)]
 pub(crate) fn remember<M: Memory>(memory: &M, root: &Root, flow: &Flow, real: u32, now: u32) {
-    let Some(place) = Place::of_number(memory.enter(root, &flow.tag, real, flow.asked, now)) else { return };
+    let Some(place) = Place::of_number(memory.enter(&flow.tag, real, flow.asked, now)) else { return };
     if let Some(line) = memory.vip_count(flow.vip.id) {
         line.add(VipCounter::Entered as usize, 1);
         if place.evicts() {
@@ -298,7 +297,7 @@ pub(crate) fn remember<M: Memory>(memory: &M, root: &Root, flow: &Flow, real: u3
     }
     if let Some(trace) = memory.trace() {
         let [at, in_way] = &trace.written;
-        at.set(place.set().wrapping_add(1));
+        at.set(plus_one(root, place.set()));
         in_way.set(place.way());
         trace.evicted.set(place.evicts() as u32);
     }
@@ -309,7 +308,7 @@ pub(crate) fn remember<M: Memory>(memory: &M, root: &Root, flow: &Flow, real: u3
 pub(crate) fn remember_fragment<M: Memory>(memory: &M, root: &Root, flow: &Flow, real: u32, now: u32) {
     let tag = hash::tag(root, memory.has(root, features::KATRAN), flow, Kind::Fragment);
     trace_fragment(memory, root, &tag);
-    memory.enter(root, &tag, real, HashLine::NONE, now);
+    memory.enter(&tag, real, HashLine::NONE, now);
 }
 
 /// Where something was entered. One number, 0 for nowhere, as a function of the kernel program returns it:
@@ -342,11 +341,10 @@ impl Place {
 
 /// Writes into the best place of a tag's sets, as seen at `now`, and gives the number of the place. `hash`: what the ring was asked by.
 #[inline(always)]
-pub fn enter<M: Memory>(memory: &M, root: &Root, tag: &Tag, real: u32, hash: u32, now: u32) -> u64 {
-    let second = tag.second(root.flow_mask.get());
-    let (Some(one), Some(two)) = (memory.flows(tag.one), memory.flows(second)) else { return 0 };
+pub fn enter<M: Memory>(memory: &M, tag: &Tag, real: u32, hash: u32, now: u32) -> u64 {
+    let (Some(one), Some(two)) = (memory.flows(tag.first()), memory.flows(tag.second())) else { return 0 };
     let worth = two.place(tag, now, 0, one.place(tag, now, FIRST, Worth::NONE));
-    let (set, at) = if worth.is_second() { (two, second) } else { (one, tag.one) };
+    let (set, at) = if worth.is_second() { (two, tag.second()) } else { (one, tag.first()) };
     set.write(worth.way(), tag, real, now);
     keep_hash(memory, at, worth.way(), hash);
     let evicts = if worth.evicts() { Place::EVICTS } else { 0 };
@@ -373,7 +371,7 @@ pub(crate) fn agree<M: Memory>(memory: &M, root: &Root, flow: &Flow, choice: &Ch
             count_event(memory, quic);
         }
     };
-    let (set, hit) = either(memory, root, &flow.tag, |set| set.peek(&flow.tag));
+    let (set, hit) = either(memory, &flow.tag, |set| set.peek(&flow.tag));
     match hit.is_some() {
         true if is_same(memory, hit.real(), real) => count(Event::QuicMatch),
         true => {
@@ -412,7 +410,7 @@ fn is_same<M: Memory>(memory: &M, one: u32, other: u32) -> bool {
 pub(crate) fn fragment<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> u32 {
     let tag = hash::tag(root, memory.has(root, features::KATRAN), flow, Kind::Fragment);
     trace_fragment(memory, root, &tag);
-    get(memory, root, &tag, now, FRAGMENT_IDLE).1.real()
+    get(memory, &tag, now, FRAGMENT_IDLE).1.real()
 }
 
 /// Ticks after which the fragments of a packet are another packet's: 15 s at 250 Hz (RFC 791 suggests 15 s).
@@ -421,8 +419,18 @@ pub(crate) const FRAGMENT_IDLE: u32 = 59;
 #[inline(always)]
 fn trace_fragment<M: Memory>(memory: &M, root: &Root, tag: &Tag) {
     if let Some(trace) = memory.trace() {
-        let [one, two] = &trace.fragment_sets;
-        one.set(tag.one.wrapping_add(1));
-        two.set(tag.second(root.flow_mask.get()).wrapping_add(1));
+        trace_sets(root, tag, &trace.fragment_sets);
     }
+}
+
+#[inline(always)]
+fn trace_sets(root: &Root, tag: &Tag, [first, second]: &[S32; 2]) {
+    first.set(plus_one(root, tag.first()));
+    second.set(plus_one(root, tag.second()));
+}
+
+/// A set as the trace cell has it: its index in the table, plus one.
+#[inline(always)]
+fn plus_one(root: &Root, set: u32) -> u32 {
+    (set & root.flow_mask.get()).wrapping_add(1)
 }

@@ -16,7 +16,7 @@ use tandem_interleave::{Readers, Watch, exhaust, explore, fails};
 
 /// A flow's print, and the real that it has alone.
 const fn flow(n: u64) -> (Tag, u32) {
-    (Tag { one: 0, print: 1 << 63 | n << 20 | n }, 7 + n as u32)
+    (Tag { print: 1 << 63 | n << 20 | n }, 7 + n as u32)
 }
 
 /// One way of a flow table.

@@ -52,7 +52,7 @@ pub fn handle<M: Memory>(
         };
         let is_usual = has_usual && frame.vlan() == 0 && look(frame, memory, root, flow);
         if is_usual || classified(frame, memory, root, flow, tap) {
-            soon(memory, root, flow);
+            soon(memory, flow);
             ready |= 1 << i;
             usual |= u32::from(is_usual) << i;
         }

@@ -9,15 +9,16 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
-use tandem_engine::memory::flows::{FIRST, TIME, Worth, silence};
+use tandem_engine::memory::flows::{FIRST, NEAR, TIME, Worth, silence};
 use tandem_engine::memory::{HashLine, Tag, Vip};
 
 use super::apply::Control;
 use super::{fnv, is_v6, key_name, vip_table, words_addr};
 
 /// The version of a [`FlowExport`]. Version 1 had four more bits of each print, which are not looked at any more. Before version 3 prints
-/// of IPv6 flows had their destination in them, which those of VIPs that are one address have no more.
-pub const FLOWS_VERSION: u32 = 3;
+/// of IPv6 flows had their destination in them, which those of VIPs that are one address have no more. Since version 4 the set of a flow
+/// is the one that its print names, or one near it.
+pub const FLOWS_VERSION: u32 = 4;
 
 /// Flows of a balancer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -204,7 +205,7 @@ impl Control {
                 done.too_old += 1;
                 continue;
             }
-            match self.enter(import.mask, flow, *real, now.wrapping_sub(age as u32)) {
+            match self.enter(import, flow, *real, now.wrapping_sub(age as u32)) {
                 true => done.entered += 1,
                 false => done.known += 1,
             }
@@ -213,21 +214,23 @@ impl Control {
     }
 
     /// `false`: it is known already.
-    fn enter(&self, mask: u32, flow: &FlowRecord, real: u32, then: u32) -> bool {
+    fn enter(&self, import: &FlowExport, flow: &FlowRecord, real: u32, then: u32) -> bool {
         let tables = &self.tables;
         let here = tables.sizes().flow_sets - 1;
-        // Its second set follows from the print; its first one only if it was found there, in a table no smaller.
-        let mut tag = Tag { one: 0, print: flow.print };
-        let two = tag.second(here);
-        tag.one = if flow.set != tag.second(mask) && here <= mask { flow.set & here } else { two };
-        let (Some(first), Some(other)) = (tables.flows().get(tag.one as usize), tables.flows().get(two as usize)) else {
-            return false;
-        };
-        if first.peek(&tag).is_some() || other.peek(&tag).is_some() {
+        // Its first set follows from the print; its second one only if it lay there, in a table where sets were near each other, and
+        // if that had enough of them to say which of the near ones it is.
+        let knows = import.version >= 4 && here.min(NEAR - 1) <= import.mask;
+        let second = if knows { Tag::of_second(flow.print, flow.set, import.mask) } else { None };
+        let tag = second.unwrap_or(Tag { print: flow.print });
+        let first = tag.first() & here;
+        let other = second.map_or(first, |tag| tag.second() & here);
+        let at = |set: u32| tables.flows().get(set as usize);
+        let (Some(one), Some(two)) = (at(first), at(other)) else { return false };
+        if one.peek(&tag).is_some() || two.peek(&tag).is_some() {
             return false;
         }
-        let worth = other.place(&tag, then, 0, first.place(&tag, then, FIRST, Worth::NONE));
-        let (set, at) = if worth.is_second() { (other, two) } else { (first, tag.one) };
+        let worth = two.place(&tag, then, 0, one.place(&tag, then, FIRST, Worth::NONE));
+        let (set, at) = if worth.is_second() { (two, other) } else { (one, first) };
         set.write(worth.way(), &tag, real, then);
         if let Some(line) = tables.hashes().get(at as usize) {
             line.set(worth.way(), flow.hash);

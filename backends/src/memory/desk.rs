@@ -56,11 +56,11 @@ impl<const TRACED: bool> Memory for Desk<TRACED> {
     }
     #[inline(always)]
     fn flows(&self, index: u32) -> Option<&FlowSet> {
-        self.tables.flows.get(index as usize)
+        self.tables.flows.get(modulo(index, self.tables.flows.len()))
     }
     #[inline(always)]
     fn hashes(&self, index: u32) -> Option<&HashLine> {
-        self.tables.hashes.get(index as usize)
+        self.tables.hashes.get(modulo(index, self.tables.flows.len()))
     }
     #[inline(always)]
     fn ids(&self, index: u32) -> Option<&IdLine> {
@@ -108,6 +108,12 @@ impl<const TRACED: bool> Memory for Desk<TRACED> {
     fn trace(&self) -> Option<&Trace> {
         TRACED.then(|| self.tables.trace())
     }
+}
+
+/// `index` modulo `len`, a power of two.
+#[inline(always)]
+fn modulo(index: u32, len: usize) -> usize {
+    index as usize & len.wrapping_sub(1)
 }
 
 #[inline(always)]

@@ -79,7 +79,7 @@ fn flows_that_fit_nothing_are_refused() {
             let file = scratch.file("other.json", text);
             tandem(["flow".as_ref(), "import".as_ref(), file.as_os_str(), "--name".as_ref(), balancer.name.as_ref()])
         };
-        import(&first, &text.replace("\"version\":3", "\"version\":4")).refused(1, &["version 4", "reads versions up to 3"]);
+        import(&first, &text.replace("\"version\":4", "\"version\":5")).refused(1, &["version 5", "reads versions up to 4"]);
         import(&first, "").refused(2, &["it is empty", "tandem flow export"]);
         import(&first, "{}\n").refused(2, &["line 1", "no flows as `tandem flow export` writes them"]);
         import(&first, &text.replace(VIP_NAME, "192.0.2.100:81/udp")).refused(1, &["none of the 10 flows"]);

@@ -88,14 +88,10 @@ fn tag_of(root: &Root, katran: bool, flow: &Flow, kind: Kind, with_destination: 
     } else {
         twice(root, [first, halves(s0), halves(s1)])
     };
-    let mask = root.flow_mask.get();
-    let mut set = a.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    set ^= set >> 32;
-    let set = (set.wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32) as u32;
     let mut print = b ^ a.rotate_left(32);
     print = (print ^ print >> 31).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     print ^= print >> 29;
-    Tag { one: set & mask, print: print | 1 << 63 }
+    Tag { print: print | 1 << 63 }
 }
 
 /// NH of these words by the keys from the first on, and by those from the third on: all keys but the first and the last two are

@@ -5,13 +5,17 @@
 //! stamp[5] u16: held bit, 15 bits of tick | 4 B spare                                            = 64 B
 //! ```
 //!
-//! *What is compared*: 60 bits of the print, of which one is always set. A flow's second set follows from them, too (so that flows
-//! can be carried into a larger table), and what lies in its own second set there agrees in that many bits before anything is
-//! compared: of 2^18 sets 41 bits are left. In full sets, half of them entered as second, a packet of a flow that is not in the table
-//! is taken for another's about once in 2^41 / 2.5, or 9 * 10^11, packets: at 100,000 new flows a second once in 100 days. It goes to
-//! that flow's real then. (The SYN of TCP never asks; one that hits takes the other's entry, as rarely.) A flow behind one that has
-//! the same word, but another check, is not found, and goes where the ring says: among a million flows there is such a one in every
-//! thirteenth table.
+//! *Where.* Both sets follow from the print: the first from bits that an entry keeps (so that flows can be carried into a larger
+//! table), the second is one of the [`NEAR`] sets of the first one's page of memory. A table of millions of flows is far larger than
+//! what a TLB covers, and the walk of the page tables is most of what a flow costs there: so it is one walk, not two. A page has
+//! 320 ways, and pages fill as evenly as sets of so many ways do: at a load of 0.8 a page runs over once in ten thousand.
+//!
+//! *What is compared*: 60 bits of the print, of which one is always set. What lies in its own first set agrees in the index of that
+//! before anything is compared: of 2^18 sets 41 bits are left (and in the second, which bits that are not kept are part of, 44). In
+//! full sets, half of them entered as second, a packet of a flow that is not in the table is taken for another's about once in
+//! 2^41 / 2.8, or 8 * 10^11, packets: at 100,000 new flows a second once in 90 days. It goes to that flow's real then. (The SYN of TCP
+//! never asks; one that hits takes the other's entry, as rarely.) A flow behind one that has the same word, but another check, is not
+//! found, and goes where the ring says: among a million flows there are two with the same word in every eighteenth table.
 //!
 //! *Torn entries.* Several CPUs and threads write without a lock. Real and 44 bits of the print are one word, and never those of
 //! two writes: whoever matches them is given the real that was written for them. A check of another write makes the entry
@@ -42,21 +46,29 @@ pub const TIME: u16 = HELD - 1;
 /// Ticks that another seat's clock may be ahead: a stamp so little in the future is as young as one can be.
 const AHEAD: u16 = 8;
 
-/// What a flow looks like to the table. Its two sets and its print come from different bits of a keyed hash.
+/// Sets that are near each other: those of one page of 4 KiB, which is what the kernel maps these tables by.
+pub const NEAR: u32 = 4096 / size_of::<FlowSet>() as u32;
+/// Where the print says which of the near sets is the second one: from here on, in bits of which an entry keeps only the upper two.
+const OFFSET: u32 = 16;
+
+/// What a flow looks like to the table: a keyed hash.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Tag {
-    /// Index of its first set.
-    pub one: u32,
     /// 63 bits of hash, of which an entry keeps 59 ([`PRINT`] and [`CHECK`]); the top bit is set, so that no print looks like an
     /// empty way.
     pub print: u64,
 }
 
 impl Tag {
-    /// Index of its second set in a table with this mask: other bits of the print.
+    /// Index of its first set, to be taken modulo their number.
     #[inline(always)]
-    pub const fn second(&self, mask: u32) -> u32 {
-        (self.print >> 24) as u32 & mask
+    pub const fn first(&self) -> u32 {
+        (self.print >> 24) as u32
+    }
+    /// Index of its second set, to be taken modulo their number: near the first, and never the same (but in a table of one set).
+    #[inline(always)]
+    pub const fn second(&self) -> u32 {
+        self.first() ^ ((self.print >> OFFSET) as u32 & const { NEAR.wrapping_sub(1) } | 1)
     }
 }
 
@@ -280,6 +292,19 @@ impl HashLine {
 
 /// The control plane's side.
 #[cfg(not(target_arch = "bpf"))]
+impl Tag {
+    /// The tag of an entry, by what it keeps of its print and by the set that it lies in, in a table with this mask.
+    ///
+    /// In its second set that says the rest of the print; in its first, nothing does: then the second is not known ([`None`]).
+    pub fn of_second(kept: u64, set: u32, mask: u32) -> Option<Self> {
+        let kept = kept & (PRINT | CHECK);
+        let offset = u64::from((set ^ Self { print: kept }.first()) & mask & (NEAR - 1));
+        (offset != 0).then_some(Self { print: kept | offset << OFFSET & !(PRINT | CHECK) })
+    }
+}
+
+/// The control plane's side.
+#[cfg(not(target_arch = "bpf"))]
 impl FlowSet {
     /// The entries in use: way, print (what is kept of it), real, seen again, tick (15 bits).
     pub fn entries(&self) -> impl Iterator<Item = (usize, u64, u32, bool, u16)> + '_ {
@@ -329,7 +354,7 @@ mod tests {
     /// the word, in the check, in both.
     #[test]
     fn a_torn_entry_is_nobody_elses() {
-        let tag = |print: u64| Tag { one: 0, print: print | 1 << 63 };
+        let tag = |print: u64| Tag { print: print | 1 << 63 };
         for other in [0x1234_5678 ^ 1 << 20, 0x1234_5679, 0x9876_4321] {
             let (a, b) = ((tag(0x1234_5678), 0xf_fff7_u32), (tag(other), 8_u32));
             for torn in 0..8 {
@@ -352,12 +377,30 @@ mod tests {
         }
     }
 
-    /// Flows whose words agree, which those that share a second set may: each has an entry of its own, none is given another's
+    /// What an entry in a flow's second set keeps, and where it lies, say all that a larger or smaller table has to know of it.
+    #[test]
+    fn sets_are_near_and_come_back() {
+        for n in 0..10_000_u64 {
+            let tag = Tag { print: (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 << 63 };
+            let (first, second) = (tag.first(), tag.second());
+            assert!(first != second && first / NEAR == second / NEAR, "{tag:?}");
+            for mask in [u32::MAX, (1 << 18) - 1, NEAR - 1, 7] {
+                let kept = tag.print & (PRINT | CHECK);
+                let back = Tag::of_second(kept, second & mask, mask).expect("it is no first set");
+                assert_eq!((back.first(), back.second() & mask), (first, second & mask), "{tag:?}, mask {mask:#x}");
+                assert!(back.second() == second || mask < NEAR - 1, "{tag:?}, mask {mask:#x}");
+                assert_eq!(back.print & (PRINT | CHECK), kept);
+                assert_eq!(Tag::of_second(kept, first & mask, mask), None);
+            }
+        }
+    }
+
+    /// Flows whose words agree, as those of one first set may: each has an entry of its own, none is given another's
     /// real; those behind the first are not found.
     #[test]
     fn flows_that_differ_in_the_check_alone_do_not_meet() {
         let set = FlowSet::default();
-        let flow = |n: u64| Tag { one: 0, print: 1 << 63 | 7 << 20 | n };
+        let flow = |n: u64| Tag { print: 1 << 63 | 7 << 20 | n };
         for n in 0..3 {
             let worth = set.place(&flow(n), 5, 0, Worth::NONE);
             assert!(!worth.evicts());
@@ -375,15 +418,15 @@ mod tests {
     #[test]
     fn ids_and_prints_come_back() {
         let set = FlowSet::default();
-        let flow = |way: u32| (Tag { one: 0, print: 1 << 63 | u64::from(way + 1) << 20 | 0xfeed }, (1 << REAL_BITS) - 1 - way);
+        let flow = |way: u32| (Tag { print: 1 << 63 | u64::from(way + 1) << 20 | 0xfeed }, (1 << REAL_BITS) - 1 - way);
         for way in 0..WAYS as u32 {
             let (tag, real) = flow(way);
             set.write(way, &tag, real, 7);
             let hit = set.get(&tag, 7, 0);
             assert_eq!((hit.real(), hit.way()), (real, way));
             assert_eq!(set.peek(&tag), hit);
-            assert_eq!(set.get(&Tag { print: tag.print ^ 1, ..tag }, 7, 0), Hit::NONE, "the check is compared");
-            assert_eq!(set.get(&Tag { print: tag.print ^ 1 << 40, ..tag }, 7, 0), Hit::NONE, "and the word");
+            assert_eq!(set.get(&Tag { print: tag.print ^ 1 }, 7, 0), Hit::NONE, "the check is compared");
+            assert_eq!(set.get(&Tag { print: tag.print ^ 1 << 40 }, 7, 0), Hit::NONE, "and the word");
         }
         let entries: Vec<_> = set.entries().map(|(way, print, real, ..)| (way as u32, print, real)).collect();
         assert_eq!(entries, [0, 1, 2, 3, 4].map(|way| (way, flow(way).0.print, flow(way).1)));

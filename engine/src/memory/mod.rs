@@ -49,9 +49,9 @@ pub trait Memory {
     fn ring(&self, index: u32) -> Option<&RingLine>;
     /// The real with this id; id 0 is nobody.
     fn real(&self, id: u32) -> Option<&Real>;
-    /// Set `index` of the flow table.
+    /// Set `index` of the flow table, modulo their number.
     fn flows(&self, index: u32) -> Option<&FlowSet>;
-    /// What the flows of set `index` asked the ring by ([`features::RING_HASHES`]).
+    /// What the flows of set `index`, modulo the number of sets, asked the ring by ([`features::RING_HASHES`]).
     #[inline(always)]
     fn hashes(&self, _index: u32) -> Option<&HashLine> {
         None
@@ -76,11 +76,11 @@ pub trait Memory {
     }
     /// [`select::enter`].
     #[inline(always)]
-    fn enter(&self, root: &Root, tag: &Tag, real: u32, hash: u32, now: u32) -> u64
+    fn enter(&self, tag: &Tag, real: u32, hash: u32, now: u32) -> u64
     where
         Self: Sized,
     {
-        select::enter(self, root, tag, real, hash, now)
+        select::enter(self, tag, real, hash, now)
     }
     /// Whether the configuration uses a feature ([`features`]). The kernel knows at load time what it can leave out.
     #[inline(always)]

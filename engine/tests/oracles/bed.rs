@@ -158,7 +158,7 @@ impl Memory for Bed {
         self.reals.get(id as usize)
     }
     fn flows(&self, index: u32) -> Option<&FlowSet> {
-        self.flows.get(index as usize)
+        self.flows.get(index as usize & (self.flows.len() - 1))
     }
     fn ids(&self, index: u32) -> Option<&IdLine> {
         self.ids.get(index as usize)

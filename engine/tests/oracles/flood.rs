@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use tandem_engine::memory::features::GUARD;
-use tandem_engine::memory::flows::WAYS;
+use tandem_engine::memory::flows::{NEAR, WAYS};
 use tandem_engine::{From, Verdict};
 
 use crate::bed::{Bed, Frame, Rng, Tuple, process};
@@ -151,7 +151,11 @@ fn simulate(sets: u32, established: u32, rounds: u32) -> f64 {
     }
     let mut rng = Rng(99);
     let mut table: Vec<Vec<Entry>> = vec![Vec::new(); sets as usize];
-    let homes: Vec<[usize; 2]> = (0..established).map(|_| [rng.below(sets) as usize, rng.below(sets) as usize]).collect();
+    let pair = |rng: &mut Rng| {
+        let first = rng.below(sets);
+        [first, first ^ (rng.below(NEAR) | 1)].map(|set| set as usize)
+    };
+    let homes: Vec<[usize; 2]> = (0..established).map(|_| pair(&mut rng)).collect();
     let enter = |table: &mut Vec<Vec<Entry>>, flow: u32, [a, b]: [usize; 2], at: u32| {
         let emptier = if table[a].len() < table[b].len() { a } else { b };
         if table[emptier].len() < WAYS {
@@ -170,7 +174,7 @@ fn simulate(sets: u32, established: u32, rounds: u32) -> f64 {
     for _ in 0..rounds * established {
         for _ in 0..TIMES {
             now += 1;
-            let places = [rng.below(sets) as usize, rng.below(sets) as usize];
+            let places = pair(&mut rng);
             enter(&mut table, u32::MAX, places, now);
         }
         let flow = rng.below(established);

@@ -14,10 +14,9 @@ const SETS: u32 = 8;
 const FLOWS: u32 = 512;
 const PACKETS: u32 = 3_000_000;
 
-/// Sets and print of the `n`-th flow, as different as those of the keyed hash.
+/// Print of the `n`-th flow, as different as those of the keyed hash.
 fn tag(n: u32) -> Tag {
-    let mut rng = Rng(n.into());
-    Tag { one: rng.below(SETS), print: rng.next() | 1 << 63 }
+    Tag { print: Rng(n.into()).next() | 1 << 63 }
 }
 
 /// Every flow has a real of its own, so that any mistake shows.
@@ -28,7 +27,7 @@ fn real(n: u32) -> u32 {
 /// What a core does with a packet; `true`: the flow was found.
 fn packet(table: &[FlowSet], n: u32, tags: &[Tag], now: u32) -> bool {
     let tag = &tags[n as usize];
-    let (one, two) = (&table[tag.one as usize], &table[tag.second(table.len() as u32 - 1) as usize]);
+    let [one, two] = [tag.first(), tag.second()].map(|set| &table[(set % SETS) as usize]);
     let found = match one.get(tag, now, 0).real() {
         0 => two.get(tag, now, 0).real(),
         found => found,
