@@ -379,8 +379,8 @@ impl<const KNOWN: u32> Memory for Kernel<KNOWN> {
         Some(REALS.at(masked::<REAL_MASK>(id as u64)))
     }
     #[inline(always)]
-    fn flows(&self, index: u32) -> Option<&FlowSet> {
-        let index = masked::<FLOW_MASK>(index as u64);
+    fn flows(&self, index: u64) -> Option<&FlowSet> {
+        let index = masked::<FLOW_MASK>(index);
         if is::<LOOK_UP_FLOWS>(index) {
             // SAFETY: an entry is a set.
             return unsafe { FLOWS_MAP.get(index) };
@@ -388,9 +388,9 @@ impl<const KNOWN: u32> Memory for Kernel<KNOWN> {
         Some(FLOWS.at(index))
     }
     #[inline(always)]
-    fn hashes(&self, index: u32) -> Option<&HashLine> {
+    fn hashes(&self, index: u64) -> Option<&HashLine> {
         // Its set's line; the second mask is for the verifier.
-        let index = masked::<HASH_MASK>(masked::<FLOW_MASK>(index as u64));
+        let index = masked::<HASH_MASK>(masked::<FLOW_MASK>(index));
         if is::<LOOK_UP_HASHES>(index) {
             // SAFETY: an entry is a line.
             return unsafe { HASHES_MAP.get(index) };

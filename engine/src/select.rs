@@ -168,20 +168,20 @@ pub(crate) fn in_table<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32
 
 /// Asks by the rules of its protocol: a UDP flow that was silent for too long is not known.
 #[inline(always)]
-fn ask<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> (u32, Hit) {
+fn ask<M: Memory>(memory: &M, root: &Root, flow: &Flow, now: u32) -> (u64, Hit) {
     let idle = if flow.protocol == IPPROTO_UDP { root.udp_idle.get() } else { 0 };
     get(memory, &flow.tag, now, idle)
 }
 
 /// The set that the flow was found in, and what it knows.
 #[inline(always)]
-fn get<M: Memory>(memory: &M, tag: &Tag, now: u32, idle: u32) -> (u32, Hit) {
+fn get<M: Memory>(memory: &M, tag: &Tag, now: u32, idle: u32) -> (u64, Hit) {
     either(memory, tag, |set| set.get(tag, now, idle))
 }
 
 /// Asks the flow's first set, then its second.
 #[inline(always)]
-fn either<M: Memory>(memory: &M, tag: &Tag, ask: impl Fn(&FlowSet) -> Hit) -> (u32, Hit) {
+fn either<M: Memory>(memory: &M, tag: &Tag, ask: impl Fn(&FlowSet) -> Hit) -> (u64, Hit) {
     let first = tag.first();
     let hit = memory.flows(first).map_or(Hit::NONE, &ask);
     if hit.is_some() {
@@ -330,8 +330,8 @@ impl Place {
         self.0 & Self::EVICTS != 0
     }
     #[inline(always)]
-    fn set(self) -> u32 {
-        (self.0 >> Self::SET) as u32
+    fn set(self) -> u64 {
+        (self.0 & !(Self::SOME | Self::EVICTS)) >> Self::SET
     }
     #[inline(always)]
     fn way(self) -> u32 {
@@ -348,12 +348,12 @@ pub fn enter<M: Memory>(memory: &M, tag: &Tag, real: u32, hash: u32, now: u32) -
     set.write(worth.way(), tag, real, now);
     keep_hash(memory, at, worth.way(), hash);
     let evicts = if worth.evicts() { Place::EVICTS } else { 0 };
-    Place::SOME | evicts | (at as u64) << Place::SET | worth.way() as u64
+    Place::SOME | evicts | at << Place::SET | worth.way() as u64
 }
 
 /// Keeps what a flow asked the ring by beside its entry.
 #[inline(always)]
-fn keep_hash<M: Memory>(memory: &M, set: u32, way: u32, hash: u32) {
+fn keep_hash<M: Memory>(memory: &M, set: u64, way: u32, hash: u32) {
     if memory.can(features::RING_HASHES)
         && let Some(line) = memory.hashes(set)
     {
@@ -431,6 +431,6 @@ fn trace_sets(root: &Root, tag: &Tag, [first, second]: &[S32; 2]) {
 
 /// A set as the trace cell has it: its index in the table, plus one.
 #[inline(always)]
-fn plus_one(root: &Root, set: u32) -> u32 {
-    (set & root.flow_mask.get()).wrapping_add(1)
+fn plus_one(root: &Root, set: u64) -> u32 {
+    (set as u32 & root.flow_mask.get()).wrapping_add(1)
 }

@@ -216,15 +216,15 @@ impl Control {
     /// `false`: it is known already.
     fn enter(&self, import: &FlowExport, flow: &FlowRecord, real: u32, then: u32) -> bool {
         let tables = &self.tables;
-        let here = tables.sizes().flow_sets - 1;
+        let here = u64::from(tables.sizes().flow_sets - 1);
         // Its first set follows from the print; its second one only if it lay there, in a table where sets were near each other, and
         // if that had enough of them to say which of the near ones it is.
-        let knows = import.version >= 4 && here.min(NEAR - 1) <= import.mask;
+        let knows = import.version >= 4 && here.min(NEAR - 1) <= import.mask.into();
         let second = if knows { Tag::of_second(flow.print, flow.set, import.mask) } else { None };
         let tag = second.unwrap_or(Tag { print: flow.print });
         let first = tag.first() & here;
         let other = second.map_or(first, |tag| tag.second() & here);
-        let at = |set: u32| tables.flows().get(set as usize);
+        let at = |set: u64| tables.flows().get(set as usize);
         let (Some(one), Some(two)) = (at(first), at(other)) else { return false };
         if one.peek(&tag).is_some() || two.peek(&tag).is_some() {
             return false;

@@ -55,11 +55,11 @@ impl<const TRACED: bool> Memory for Desk<TRACED> {
         self.tables.reals.get(id as usize)
     }
     #[inline(always)]
-    fn flows(&self, index: u32) -> Option<&FlowSet> {
+    fn flows(&self, index: u64) -> Option<&FlowSet> {
         self.tables.flows.get(modulo(index, self.tables.flows.len()))
     }
     #[inline(always)]
-    fn hashes(&self, index: u32) -> Option<&HashLine> {
+    fn hashes(&self, index: u64) -> Option<&HashLine> {
         self.tables.hashes.get(modulo(index, self.tables.flows.len()))
     }
     #[inline(always)]
@@ -99,7 +99,7 @@ impl<const TRACED: bool> Memory for Desk<TRACED> {
         self.now.get()
     }
     #[inline(always)]
-    fn soon(&self, set: u32) {
+    fn soon(&self, set: u64) {
         if let Some(set) = self.flows(set) {
             prefetch(set);
         }
@@ -112,7 +112,7 @@ impl<const TRACED: bool> Memory for Desk<TRACED> {
 
 /// `index` modulo `len`, a power of two.
 #[inline(always)]
-fn modulo(index: u32, len: usize) -> usize {
+fn modulo(index: u64, len: usize) -> usize {
     index as usize & len.wrapping_sub(1)
 }
 

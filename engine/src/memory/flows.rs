@@ -47,7 +47,7 @@ pub const TIME: u16 = HELD - 1;
 const AHEAD: u16 = 8;
 
 /// Sets that are near each other: those of one page of 4 KiB, which is what the kernel maps these tables by.
-pub const NEAR: u32 = 4096 / size_of::<FlowSet>() as u32;
+pub const NEAR: u64 = 4096 / size_of::<FlowSet>() as u64;
 /// Where the print says which of the near sets is the second one: from here on, in bits of which an entry keeps only the upper two.
 const OFFSET: u32 = 16;
 
@@ -60,15 +60,15 @@ pub struct Tag {
 }
 
 impl Tag {
-    /// Index of its first set, to be taken modulo their number.
+    /// Index of its first set, to be taken modulo their number: 40 bits, as nobody has to cut them off before that.
     #[inline(always)]
-    pub const fn first(&self) -> u32 {
-        (self.print >> 24) as u32
+    pub const fn first(&self) -> u64 {
+        self.print >> 24
     }
     /// Index of its second set, to be taken modulo their number: near the first, and never the same (but in a table of one set).
     #[inline(always)]
-    pub const fn second(&self) -> u32 {
-        self.first() ^ ((self.print >> OFFSET) as u32 & const { NEAR.wrapping_sub(1) } | 1)
+    pub const fn second(&self) -> u64 {
+        self.first() ^ (self.print >> OFFSET & const { NEAR.wrapping_sub(1) } | 1)
     }
 }
 
@@ -79,10 +79,10 @@ impl Tag {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Worth(u64);
 
-/// Seen once: goes before every flow that was seen again.
-const ONCE: u64 = 1 << 32;
-const FREE: u64 = 1 << 33;
-const ITSELF: u64 = 1 << 34;
+/// Seen once: goes before every flow that was seen again. The place of [`HELD`], so that it is the stamp's bit, inverted.
+const ONCE: u64 = HELD as u64;
+const FREE: u64 = 1 << 16;
+const ITSELF: u64 = 1 << 17;
 /// Ways of the first set are numbered from here, those of the second from 0.
 pub const FIRST: u64 = 8;
 
@@ -200,15 +200,12 @@ impl FlowSet {
         let (mut best, print) = (best.0, tag.print & PRINT);
         for way in 0..WAYS {
             let (x, stamp) = (self.x[way].get(), self.stamp[way].get());
-            let age = age(now, stamp) as u64;
             let worth = if x ^ print <= REAL && self.check[way].get() == tag.print as u16 {
                 ITSELF
             } else if x == 0 {
                 FREE.wrapping_add(FIRST).wrapping_sub(way as u64)
-            } else if stamp & HELD == 0 {
-                age.wrapping_add(ONCE)
             } else {
-                age
+                age(now, stamp) as u64 | !stamp as u64 & ONCE
             };
             let worth = worth << 4 | first.wrapping_add(way as u64);
             if worth > best {
@@ -298,7 +295,7 @@ impl Tag {
     /// In its second set that says the rest of the print; in its first, nothing does: then the second is not known ([`None`]).
     pub fn of_second(kept: u64, set: u32, mask: u32) -> Option<Self> {
         let kept = kept & (PRINT | CHECK);
-        let offset = u64::from((set ^ Self { print: kept }.first()) & mask & (NEAR - 1));
+        let offset = (u64::from(set) ^ Self { print: kept }.first()) & u64::from(mask) & (NEAR - 1);
         (offset != 0).then_some(Self { print: kept | offset << OFFSET & !(PRINT | CHECK) })
     }
 }
@@ -380,17 +377,18 @@ mod tests {
     /// What an entry in a flow's second set keeps, and where it lies, say all that a larger or smaller table has to know of it.
     #[test]
     fn sets_are_near_and_come_back() {
+        let of_second = |kept, set: u64, mask: u64| Tag::of_second(kept, set as u32, mask as u32);
         for n in 0..10_000_u64 {
             let tag = Tag { print: (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 << 63 };
             let (first, second) = (tag.first(), tag.second());
             assert!(first != second && first / NEAR == second / NEAR, "{tag:?}");
-            for mask in [u32::MAX, (1 << 18) - 1, NEAR - 1, 7] {
+            for mask in [u32::MAX.into(), (1 << 18) - 1, NEAR - 1, 7] {
                 let kept = tag.print & (PRINT | CHECK);
-                let back = Tag::of_second(kept, second & mask, mask).expect("it is no first set");
+                let back = of_second(kept, second & mask, mask).expect("it is no first set");
                 assert_eq!((back.first(), back.second() & mask), (first, second & mask), "{tag:?}, mask {mask:#x}");
                 assert!(back.second() == second || mask < NEAR - 1, "{tag:?}, mask {mask:#x}");
                 assert_eq!(back.print & (PRINT | CHECK), kept);
-                assert_eq!(Tag::of_second(kept, first & mask, mask), None);
+                assert_eq!(of_second(kept, first & mask, mask), None);
             }
         }
     }

@@ -50,10 +50,10 @@ pub trait Memory {
     /// The real with this id; id 0 is nobody.
     fn real(&self, id: u32) -> Option<&Real>;
     /// Set `index` of the flow table, modulo their number.
-    fn flows(&self, index: u32) -> Option<&FlowSet>;
+    fn flows(&self, index: u64) -> Option<&FlowSet>;
     /// What the flows of set `index`, modulo the number of sets, asked the ring by ([`features::RING_HASHES`]).
     #[inline(always)]
-    fn hashes(&self, _index: u32) -> Option<&HashLine> {
+    fn hashes(&self, _index: u64) -> Option<&HashLine> {
         None
     }
     /// Line `index` of the id table.
@@ -117,7 +117,7 @@ pub trait Memory {
     fn now(&self) -> u32;
     /// Asks for a flow set to be near soon; the kernel cannot.
     #[inline(always)]
-    fn soon(&self, _set: u32) {}
+    fn soon(&self, _set: u64) {}
     /// Where each decision is written down, when somebody wants to know.
     #[inline(always)]
     fn trace(&self) -> Option<&Trace> {

@@ -157,7 +157,7 @@ impl Memory for Bed {
     fn real(&self, id: u32) -> Option<&Real> {
         self.reals.get(id as usize)
     }
-    fn flows(&self, index: u32) -> Option<&FlowSet> {
+    fn flows(&self, index: u64) -> Option<&FlowSet> {
         self.flows.get(index as usize & (self.flows.len() - 1))
     }
     fn ids(&self, index: u32) -> Option<&IdLine> {

@@ -153,7 +153,7 @@ fn simulate(sets: u32, established: u32, rounds: u32) -> f64 {
     let mut table: Vec<Vec<Entry>> = vec![Vec::new(); sets as usize];
     let pair = |rng: &mut Rng| {
         let first = rng.below(sets);
-        [first, first ^ (rng.below(NEAR) | 1)].map(|set| set as usize)
+        [first, first ^ (rng.below(NEAR as u32) | 1)].map(|set| set as usize)
     };
     let homes: Vec<[usize; 2]> = (0..established).map(|_| pair(&mut rng)).collect();
     let enter = |table: &mut Vec<Vec<Entry>>, flow: u32, [a, b]: [usize; 2], at: u32| {

@@ -27,7 +27,7 @@ fn real(n: u32) -> u32 {
 /// What a core does with a packet; `true`: the flow was found.
 fn packet(table: &[FlowSet], n: u32, tags: &[Tag], now: u32) -> bool {
     let tag = &tags[n as usize];
-    let [one, two] = [tag.first(), tag.second()].map(|set| &table[(set % SETS) as usize]);
+    let [one, two] = [tag.first(), tag.second()].map(|set| &table[(set % u64::from(SETS)) as usize]);
     let found = match one.get(tag, now, 0).real() {
         0 => two.get(tag, now, 0).real(),
         found => found,
