@@ -7,8 +7,8 @@
 //!
 //! *Where.* Both sets follow from the print: the first from bits that an entry keeps (so that flows can be carried into a larger
 //! table), the second is one of the [`NEAR`] sets of the first one's page of memory. A table of millions of flows is far larger than
-//! what a TLB covers, and the walk of the page tables is most of what a flow costs there: so it is one walk, not two. A page has
-//! 320 ways, and pages fill as evenly as sets of so many ways do: at a load of 0.8 a page runs over once in ten thousand.
+//! what a TLB covers: a flow takes one walk of the page tables there, not two. A page has 320 ways, and pages fill as evenly as sets
+//! of so many ways do: at a load of 0.8, 256 of them with a deviation of 16.
 //!
 //! *What is compared*: 60 bits of the print, of which one is always set. What lies in its own first set agrees in the index of that
 //! before anything is compared: of 2^18 sets 41 bits are left (and in the second, which bits that are not kept are part of, 44). In
