@@ -5,7 +5,9 @@ stdout: {"methods": [...], "codes": {CODE: COUNT}}
 """
 
 import collections
+import faulthandler
 import json
+import os
 import random
 import sys
 
@@ -108,6 +110,8 @@ with grpc.insecure_channel(target, options=[("grpc.default_authority", "localhos
         methods += pool.FindServiceByName(service.name).methods
     codes = collections.Counter()
     for _ in range(rounds):
+        # Says where, and ends, instead of waiting for ever for what does not come.
+        faulthandler.dump_traceback_later(60, exit=True)
         method = rng.choice(methods)
         kind = message_factory.GetMessageClass(method.input_type)
         data = fill(kind(), 0).SerializeToString()
@@ -121,4 +125,8 @@ with grpc.insecure_channel(target, options=[("grpc.default_authority", "localhos
             call.cancel()
         except grpc.RpcError as error:
             codes[error.code().name] += 1
-    print(json.dumps({"methods": [method.full_name for method in methods], "codes": codes}))
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                break
+    print(json.dumps({"methods": [method.full_name for method in methods], "codes": codes}), flush=True)
+    # Not by way of the interpreter's end: gRPC's threads die there holding locks that the finalizers of calls wait for.
+    os._exit(0)
