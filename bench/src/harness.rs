@@ -149,7 +149,7 @@ pub fn estimate(settings: &Settings) -> Duration {
     let seats = settings.modes.iter().filter(|mode| mode.is_balancer()).count();
     let searched = settings.searched.len() * seats;
     let searches = searched * (settings.steps as usize + settings.latency_rates.len());
-    let memory: f64 = settings.memory_flows.iter().map(|flows| 2.0 + f64::from(*flows) * 8e-6).sum();
+    let memory: f64 = settings.memory_flows.iter().map(|flows| memory_seconds(settings, *flows)).sum();
     window * rows as u32
         + (settings.time / 2 + Duration::from_millis(400)) * searches as u32
         + Duration::from_secs_f64(memory + 5.0)
@@ -427,6 +427,11 @@ fn build(slot: Slot, settings: &Settings, setting: &Setting, interrupt: &Interru
     }
 }
 
+/// How long [`in_memory`] takes for so many flows: all of them are sent to each seat, and then there are the turns.
+fn memory_seconds(settings: &Settings, flows: u32) -> f64 {
+    1.0 + 0.4 * f64::from(settings.repeats) + f64::from(flows) * 8e-6
+}
+
 /// The core alone, by number of flows: the seats in turns.
 fn in_memory(settings: &Settings, interrupt: &Interrupt, progress: &Progress) -> Result<Vec<Run>> {
     let mut runs = Vec::new();
@@ -466,7 +471,7 @@ fn in_memory(settings: &Settings, interrupt: &Interrupt, progress: &Progress) ->
                 }
             }
             rows.iter_mut().for_each(|run| run.settle(3 * settings.repeats));
-            progress.advance(Duration::from_secs_f64(2.0 + f64::from(*flows) * 8e-6));
+            progress.advance(Duration::from_secs_f64(memory_seconds(settings, *flows)));
             runs.append(&mut rows);
         }
         Ok(runs)

@@ -16,8 +16,6 @@ use crate::scenario::Rng;
 use crate::scene::{self, vip};
 use crate::timing::Series;
 
-/// Rounds of one measurement in the kernel.
-const ROUNDS: u32 = 100_000;
 /// Sets of the usual table: 1.3 million flows.
 const USUAL_SETS: u32 = 1 << 18;
 
@@ -92,10 +90,10 @@ impl Core {
         let mut series = Series::default();
         match self {
             Self::Kernel { kernel, floor, .. } => {
-                let time = |timed: &mut Timed| Ok::<_, anyhow::Error>(timed.run(ROUNDS)?.as_nanos() as f64 / f64::from(ROUNDS));
+                let time = |timed: &mut Timed| Ok::<_, anyhow::Error>(timed.run(FRAMES)?.as_nanos() as f64 / f64::from(FRAMES));
                 let [null, room] = floor.as_mut();
                 let floor = f64::midpoint(time(null)?, time(room)?);
-                return Ok((time(kernel)? - floor, ROUNDS));
+                return Ok((time(kernel)? - floor, FRAMES));
             }
             Self::Worker(seat, umem) => measure_once(seat, umem, rng, flows, &mut series)?,
             #[cfg(feature = "bytecode")]
