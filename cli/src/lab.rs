@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
 use tandem_backends::config::Protocol;
-use tandem_lab::{DEFAULT_PREFIX, Host, Lab, LabError, MARKER, Servers, Services, Spec, Status, Topology, find_program};
+use tandem_lab::{DEFAULT_PREFIX, Host, Lab, LabError, MARKER, Removed, Servers, Services, Spec, Status, Topology, find_program};
 
 use crate::Failure;
 use scene::{Service, configuration, iperf3_port};
@@ -27,8 +27,12 @@ pub struct LabArgs {
 enum Verb {
     /// Builds a lab and leaves it there: client, router, balancer and real servers, each a network namespace
     Up(UpArgs),
-    /// Ends a lab's processes and removes the lab, also what a killed `tandem demo` left
-    Down(Which),
+    /// Ends a lab's processes and removes the lab; without a prefix the lab `tandem`, and all labs whose makers were killed
+    Down {
+        /// Which lab: labs of different prefixes coexist
+        #[arg(long)]
+        prefix: Option<String>,
+    },
     /// Shows a lab
     Status {
         #[command(flatten)]
@@ -82,7 +86,7 @@ enum Shape {
 pub fn lab(args: LabArgs) -> Result<(), Failure> {
     match args.verb {
         Verb::Up(args) => up(&args),
-        Verb::Down(which) => down(&which.prefix),
+        Verb::Down { prefix } => down(prefix),
         Verb::Status { which, json } => status(&which.prefix, json),
         Verb::Exec { which, host, command } => exec(&which.prefix, host, &command),
     }
@@ -152,7 +156,7 @@ fn serve(lab: &Lab, wanted: &mut Services) -> Result<Servers, LabError> {
 
 fn try_next(topology: &Topology, file: &str, wanted: &Services) {
     let prefix = &topology.spec.prefix;
-    let option = if prefix == DEFAULT_PREFIX { String::new() } else { format!(" --prefix {prefix}") };
+    let option = option(prefix);
     let name = rig::balancer_name(prefix);
     println!("\nTry:");
     println!("  tandem lab exec{option} lb -- tandem run -c {file} --name {name}");
@@ -165,6 +169,11 @@ fn try_next(topology: &Topology, file: &str, wanted: &Services) {
     println!("  tandem mode set afxdp --name {name}");
     println!("  tandem counters --name {name}");
     println!("  tandem lab down{option}");
+}
+
+/// What names this lab in a command.
+fn option(prefix: &str) -> String {
+    if prefix == DEFAULT_PREFIX { String::new() } else { format!(" --prefix {prefix}") }
 }
 
 fn vip_text(vip: IpAddr) -> String {
@@ -197,20 +206,43 @@ fn join(addresses: &[IpAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn down(prefix: &str) -> Result<(), Failure> {
-    let removed = match Lab::down(prefix) {
-        Err(LabError::Missing { .. }) => {
-            println!("there is no lab `{prefix}`: nothing to remove");
-            return Ok(());
-        }
-        other => other.map_err(|error| failure(error.into()))?,
+fn down(prefix: Option<String>) -> Result<(), Failure> {
+    let mut prefixes = match &prefix {
+        Some(_) => Vec::new(),
+        None => Lab::abandoned().map_err(|error| failure(error.into()))?,
     };
+    let named = prefix.unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
+    if !prefixes.contains(&named) {
+        prefixes.push(named);
+    }
+    // All of them, also after one that cannot be removed; that one is the error.
+    let mut removed = 0;
+    let mut result = Ok(());
+    for prefix in &prefixes {
+        match Lab::down(prefix) {
+            Ok(lab) => {
+                describe_removed(prefix, &lab);
+                removed += 1;
+            }
+            Err(LabError::Missing { .. }) => {}
+            Err(error) => result = result.and(Err(failure(error.into()))),
+        }
+    }
+    if removed == 0 && result.is_ok() {
+        println!("there is no lab `{}`: nothing to remove", prefixes.join("`, `"));
+        for other in Lab::all().map_err(|error| failure(error.into()))? {
+            println!("there is a lab `{other}`: `tandem lab down --prefix {other}` removes it");
+        }
+    }
+    result
+}
+
+fn describe_removed(prefix: &str, removed: &Removed) {
     let processes = removed.processes.len() + removed.stragglers;
     println!("lab `{prefix}` removed: {} namespaces, {processes} processes", removed.namespaces.len());
     for path in &removed.outside {
         println!("  {}", path.display());
     }
-    Ok(())
 }
 
 fn status(prefix: &str, json: bool) -> Result<(), Failure> {
@@ -235,7 +267,7 @@ fn status(prefix: &str, json: bool) -> Result<(), Failure> {
 fn owner(status: &Status) -> String {
     let pid = status.owner.pid;
     match (status.kept, status.owner_alive) {
-        (true, _) => "It stays until `tandem lab down`.".to_owned(),
+        (true, _) => format!("It stays until `tandem lab down{}`.", option(&status.topology.spec.prefix)),
         (false, true) => format!("Process {pid} uses it and will remove it."),
         (false, false) => format!("Process {pid}, whose it was, was killed: `tandem lab down` removes what is left."),
     }

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tandem_lab::MARKER;
@@ -166,6 +168,38 @@ fn lab_down_removes_what_a_killed_demo_leaves() {
     let down = run(&["lab", "down", "--prefix", prefix]);
     assert_eq!(down.status.code(), Some(0));
     assert!(text(&down.stdout).contains("nothing to remove"), "{}", text(&down.stdout));
+}
+
+#[test]
+fn lab_down_without_a_prefix_removes_what_was_killed_and_nothing_else() {
+    if !permitted() {
+        return;
+    }
+    // A /run of this thread and its children, so that no other lab of this host is taken for one of this test's.
+    unshare(CloneFlags::CLONE_NEWNS).expect("mounts of its own");
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).expect("nobody else's");
+    mount(Some("none"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("an empty /run");
+    let (killed, kept, in_use) = ("t-down-killed", "t-down-kept", "t-down-in-use");
+    let down = run(&["lab", "down"]);
+    assert_eq!(text(&down.stdout), "there is no lab `tandem`: nothing to remove\n");
+    let [mut first, mut second] = [killed, in_use].map(Demo::start);
+    first.until("xdp: 200 HTTP");
+    second.until("Building");
+    assert_eq!(run(&["lab", "up", "--prefix", kept, "--reals", "1"]).status.code(), Some(0));
+    assert_eq!(first.end(Signal::SIGKILL), None);
+    assert!(!left(killed).is_empty(), "a killed process cannot clean up: this test shows nothing");
+
+    let down = run(&["lab", "down"]);
+    assert_eq!(down.status.code(), Some(0), "{}", text(&down.stderr));
+    let said = text(&down.stdout);
+    assert!(said.starts_with(&format!("lab `{killed}` removed: 6 namespaces, ")), "{said}");
+    assert_eq!(left(killed), [""; 0], "{said}");
+    let again = text(&run(&["lab", "down"]).stdout);
+    let other = |prefix: &str| format!("there is a lab `{prefix}`: `tandem lab down --prefix {prefix}` removes it\n");
+    assert_eq!(again, format!("there is no lab `tandem`: nothing to remove\n{}{}", other(in_use), other(kept)));
+    assert_eq!(second.end(Signal::SIGINT), Some(1), "it still ran");
+    assert_eq!(run(&["lab", "down", "--prefix", kept]).status.code(), Some(0));
+    assert_eq!([left(kept), left(in_use)].concat(), [""; 0]);
 }
 
 #[test]

@@ -94,6 +94,14 @@ impl Lab {
         State::all()
     }
 
+    /// The prefixes of the labs whose makers were killed and could not remove them, or whose records cannot be read.
+    ///
+    /// # Errors
+    /// [`LabError::File`] if their directory cannot be listed.
+    pub fn abandoned() -> Result<Vec<String>, LabError> {
+        State::abandoned()
+    }
+
     /// Lets the lab stay when this value is dropped and when this process ends.
     ///
     /// # Errors

@@ -75,6 +75,18 @@ impl State {
         Ok(prefixes)
     }
 
+    /// The prefixes of the labs that nobody will remove, sorted: their makers were killed, some before they noted anything.
+    pub fn abandoned() -> Result<Vec<String>, LabError> {
+        if Self::all()?.is_empty() {
+            return Ok(Vec::new());
+        }
+        // With it, no lab is half made by somebody who goes on.
+        let _lock = lock()?;
+        let mut prefixes = Self::all()?;
+        prefixes.retain(|prefix| Self::of(prefix).read().map_or(true, |record| !record.kept && !record.owner.alive()));
+        Ok(prefixes)
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }
