@@ -21,8 +21,9 @@ fn main() {
 
 /// What git answers, without the newline at its end; none where there is no git or no repository.
 fn git(arguments: &[&str]) -> Option<String> {
-    let output = Command::new("git").arg("--no-optional-locks").args(arguments).output().ok()?;
-    output.status.success().then(|| String::from_utf8(output.stdout).ok()).flatten().map(|text| text.trim_end().to_owned())
+    let output = Command::new("git").arg("--no-optional-locks").args(arguments).output();
+    let output = output.ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).ok()?.trim_end().to_owned())
 }
 
 fn git_sources(arguments: &[&str]) -> Option<String> {

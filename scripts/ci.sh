@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Everything is built once: what a second build could use takes a fifth more time.
+# Everything is built once: what a second build could use takes a sixth more time.
 export CARGO_INCREMENTAL=0
 make --no-print-directory setup
 log=$(mktemp)

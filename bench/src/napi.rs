@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use procfs::process::{Process, all_processes};
-use tandem_lab::{Host, Lab};
+use tandem_lab::{Host, Lab, own_mounts};
 
 /// How long a thread may take to appear.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -51,10 +51,8 @@ pub fn out_of_threads(lab: &Lab, host: Host, interface: &str) -> Result<()> {
 
 /// `/sys/class/net` shows the namespace that mounted it: so it is mounted anew, for this thread alone.
 fn switch(interface: &str, on: bool) -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS).context("cannot leave the mount namespace")?;
-    let nothing = None::<&str>;
-    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).context("cannot make the mounts private")?;
-    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), nothing).context("cannot mount sysfs")?;
+    own_mounts().context("cannot have mounts of its own")?;
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>).context("cannot mount sysfs")?;
     let file = format!("/sys/class/net/{interface}/threaded");
     fs::write(&file, if on { "1" } else { "0" }).context(file)
 }

@@ -29,9 +29,7 @@ impl Series {
 
     /// The median: what it costs here, now.
     pub fn median(&self) -> f64 {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+        after_part(self.0.clone(), 2)
     }
 }
 
@@ -70,10 +68,14 @@ impl Loads {
     }
 
     fn quartile(&self, of: fn(&Series) -> f64) -> f64 {
-        let mut places: Vec<f64> = self.0.iter().map(of).collect();
-        places.sort_by(f64::total_cmp);
-        places.get(places.len() / 4).copied().unwrap_or(f64::NAN)
+        after_part(self.0.iter().map(of).collect(), 4)
     }
+}
+
+/// The one that has a `part`th of them before it, in order; `NaN` of none.
+fn after_part(mut values: Vec<f64>, part: usize) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / part).copied().unwrap_or(f64::NAN)
 }
 
 /// Keeps the thread on the last core, so that its caches and its counters' block stay the same.

@@ -12,7 +12,9 @@ use std::process::Command;
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
 use tandem_backends::config::Protocol;
-use tandem_lab::{DEFAULT_PREFIX, Host, Lab, LabError, MARKER, Removed, Servers, Services, Spec, Status, Topology, find_program};
+use tandem_lab::{
+    DEFAULT_PREFIX, Host, Lab, LabError, MARKER, Removed, Servers, Services, Spec, Status, Topology, find_program, prefix_option,
+};
 
 use crate::Failure;
 use scene::{Service, configuration, iperf3_port};
@@ -156,7 +158,7 @@ fn serve(lab: &Lab, wanted: &mut Services) -> Result<Servers, LabError> {
 
 fn try_next(topology: &Topology, file: &str, wanted: &Services) {
     let prefix = &topology.spec.prefix;
-    let option = option(prefix);
+    let option = prefix_option(prefix);
     let name = rig::balancer_name(prefix);
     println!("\nTry:");
     println!("  tandem lab exec{option} lb -- tandem run -c {file} --name {name}");
@@ -169,11 +171,6 @@ fn try_next(topology: &Topology, file: &str, wanted: &Services) {
     println!("  tandem mode set afxdp --name {name}");
     println!("  tandem counters --name {name}");
     println!("  tandem lab down{option}");
-}
-
-/// What names this lab in a command.
-fn option(prefix: &str) -> String {
-    if prefix == DEFAULT_PREFIX { String::new() } else { format!(" --prefix {prefix}") }
 }
 
 fn vip_text(vip: IpAddr) -> String {
@@ -207,14 +204,15 @@ fn join(addresses: &[IpAddr]) -> String {
 }
 
 fn down(prefix: Option<String>) -> Result<(), Failure> {
-    let mut prefixes = match &prefix {
-        Some(_) => Vec::new(),
-        None => Lab::abandoned().map_err(|error| failure(error.into()))?,
+    let prefixes = match prefix {
+        Some(prefix) => vec![prefix],
+        None => {
+            let mut abandoned = Lab::abandoned().map_err(|error| failure(error.into()))?;
+            abandoned.retain(|prefix| prefix != DEFAULT_PREFIX);
+            abandoned.push(DEFAULT_PREFIX.to_owned());
+            abandoned
+        }
     };
-    let named = prefix.unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
-    if !prefixes.contains(&named) {
-        prefixes.push(named);
-    }
     // All of them, also after one that cannot be removed; that one is the error.
     let mut removed = 0;
     let mut result = Ok(());
@@ -267,7 +265,7 @@ fn status(prefix: &str, json: bool) -> Result<(), Failure> {
 fn owner(status: &Status) -> String {
     let pid = status.owner.pid;
     match (status.kept, status.owner_alive) {
-        (true, _) => format!("It stays until `tandem lab down{}`.", option(&status.topology.spec.prefix)),
+        (true, _) => format!("It stays until `tandem lab down{}`.", prefix_option(&status.topology.spec.prefix)),
         (false, true) => format!("Process {pid} uses it and will remove it."),
         (false, false) => format!("Process {pid}, whose it was, was killed: `tandem lab down` removes what is left."),
     }

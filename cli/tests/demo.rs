@@ -11,10 +11,9 @@ use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tandem_lab::MARKER;
+use tandem_lab::{MARKER, own_mounts};
 
 use common::{permitted, tandem};
 
@@ -176,8 +175,7 @@ fn lab_down_without_a_prefix_removes_what_was_killed_and_nothing_else() {
         return;
     }
     // A /run of this thread and its children, so that no other lab of this host is taken for one of this test's.
-    unshare(CloneFlags::CLONE_NEWNS).expect("mounts of its own");
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).expect("nobody else's");
+    own_mounts().expect("mounts of its own");
     mount(Some("none"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("an empty /run");
     let (killed, kept, in_use) = ("t-down-killed", "t-down-kept", "t-down-in-use");
     let down = run(&["lab", "down"]);

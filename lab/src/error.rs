@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::Host;
+use crate::{Host, prefix_option};
 
 /// Why the lab could not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -188,9 +188,4 @@ impl LabError {
         let path = path.into();
         move |source| Self::File { doing, path, source }
     }
-}
-
-/// ` --prefix NAME` where it is not the default.
-fn prefix_option(prefix: &str) -> String {
-    if prefix == crate::DEFAULT_PREFIX { String::new() } else { format!(" --prefix {prefix}") }
 }

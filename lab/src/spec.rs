@@ -6,8 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::LabError;
 
-/// The prefix of the lab that `tandem lab` and `tandem demo` use when none is given.
+/// The prefix of the lab that `tandem lab` uses when none is given.
 pub const DEFAULT_PREFIX: &str = "tandem";
+
+/// What names a lab in a `tandem lab` command: ` --prefix NAME` where it is not the default.
+#[must_use]
+pub fn prefix_option(prefix: &str) -> String {
+    if prefix == DEFAULT_PREFIX { String::new() } else { format!(" --prefix {prefix}") }
+}
 
 /// Most real servers of one lab: each has a /24 of its own in one /16.
 pub const MAX_REALS: u16 = 200;

@@ -77,6 +77,7 @@ impl State {
 
     /// The prefixes of the labs that nobody will remove, sorted: their makers were killed, some before they noted anything.
     pub fn abandoned() -> Result<Vec<String>, LabError> {
+        // Taking the lock would make the directory.
         if Self::all()?.is_empty() {
             return Ok(Vec::new());
         }

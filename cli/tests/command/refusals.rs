@@ -5,12 +5,11 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::mount::{MntFlags, umount2};
 use rtnetlink::packet_route::link::XdpAttached;
 use tandem_backends::config::Attach;
 use tandem_backends::xdp::{Companion, attach_companion};
-use tandem_lab::BPFFS;
+use tandem_lab::{BPFFS, own_mounts};
 
 use super::shell::{Answer, Balancer, Scratch, TANDEM, assert_gone, balancer_name, finish, is_privileged, tandem};
 use super::wire::{NEAR, config, in_namespace};
@@ -70,9 +69,7 @@ fn no_such_interface() {
 fn no_bpf_file_system() {
     in_namespace(|_| {
         // Mounts of this thread and its children alone.
-        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-        let none = None::<&str>;
-        mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).expect("private mounts");
+        own_mounts().expect("private mounts");
         umount2(BPFFS, MntFlags::MNT_DETACH).expect("unmounted");
         let parts = ["/sys/fs/bpf: no BPF file system is mounted there; `mount -t bpf bpf /sys/fs/bpf`"];
         refused(&config("lo", KERNEL), &parts);

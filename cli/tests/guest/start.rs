@@ -30,10 +30,9 @@ pub fn is_privileged() -> bool {
 
 /// Namespaces for network and mounts that end with the process.
 pub fn in_namespaces() {
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("namespaces");
-    let nowhere = None::<&str>;
-    mount(nowhere, "/", nowhere, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nowhere).expect("mounts of our own");
-    mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), nowhere).expect("a BPF file system");
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+    tandem_lab::own_mounts().expect("mounts of our own");
+    mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), None::<&str>).expect("a BPF file system");
 }
 
 /// Runs, and switches the machine off: whatever happens, this does not return.
